@@ -1,0 +1,55 @@
+"""Core states: flat named tuples of arrays, batch axis first."""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch as th
+
+#: A flat ``NamedTuple`` of tensors ``[B, ...]``; every core defines its own
+CoreState: TypeAlias = tuple[th.Tensor, ...]
+
+
+def map_state(function: Any, *states: Any) -> Any:
+    """
+    Apply a function to the matching arrays of one or more core states.
+
+    :param function: takes one array of each state, returns an array
+    :param states: core states of the same kind; the result is of the first one's type
+    :return: the new state
+    """
+    arrays = (function(*fields) for fields in zip(*states, strict=True))
+    return states[0]._make(arrays)  # type: ignore[union-attr]
+
+
+def where_rows(rows: th.Tensor, state: CoreState, other: CoreState) -> CoreState:
+    """
+    Take each row from one of two states.
+
+    :param rows: bool ``[B]``
+    :param state: supplies the rows that are True
+    :param other: supplies the rows that are False
+    :return: the mixed state
+    """
+
+    def choose(array: th.Tensor, other_array: th.Tensor) -> th.Tensor:
+        return th.where(rows.view(-1, *[1] * (array.dim() - 1)), array, other_array)
+
+    return map_state(choose, state, other)
+
+
+def state_from_arrays(arrays: tuple[np.ndarray, ...] | CoreState, like: CoreState) -> CoreState:
+    """
+    Turn plain arrays, such as a caller of ``predict`` or the replay holds, into a core state.
+
+    :param arrays: one array per field of the state
+    :param like: a state of the core with as many rows, for type, shape, dtype and device
+    :return: the state
+    :raises ValueError: if number or shapes do not fit
+    """
+    shapes, expected = [tuple(a.shape) for a in arrays], [tuple(field.shape) for field in like]
+    if shapes != expected:
+        raise ValueError(
+            f"state has arrays of shapes {shapes}, but this model's core has {expected} for this many environments; "
+            "pass the state that predict() returned, or None at the start."
+        )
+    return map_state(lambda field, array: th.as_tensor(array, dtype=field.dtype, device=field.device), like, arrays)

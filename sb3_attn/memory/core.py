@@ -1,0 +1,113 @@
+"""The contract every memory obeys, and the registry that names them."""
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import torch as th
+from torch import nn
+
+from sb3_attn.common.core_state import CoreState
+
+
+class MemoryCore(nn.Module, ABC):
+    """
+    A recurrent memory: a pure function of its inputs and its state.
+
+    The state is an argument and a return value, never an attribute, so acting, replay, evaluation and
+    training can each carry their own. It is a flat ``NamedTuple`` of tensors with the batch axis first;
+    its rows are independent.
+
+    :param input_size: size F of an input vector
+    :param output_size: size D of an output vector
+    """
+
+    def __init__(self, input_size: int, output_size: int) -> None:
+        super().__init__()
+        for name, size in (("input_size", input_size), ("output_size", output_size)):
+            if size < 1:
+                raise ValueError(f"{name}={size} of {type(self).__name__} must be at least 1; give it a positive size.")
+        self.input_size = input_size
+        self.output_size = output_size
+
+    @abstractmethod
+    def initial_state(self, batch_size: int) -> CoreState:
+        """
+        The state before an episode's first step. It may be learned.
+
+        :param batch_size: number of rows B
+        :return: a flat ``NamedTuple`` of tensors ``[B, ...]``
+        """
+
+    @abstractmethod
+    def forward(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, CoreState]:
+        """
+        One step.
+
+        :param inputs: ``[B, F]``
+        :param state: the state before this step, tensors ``[B, ...]``
+        :return: outputs ``[B, D]`` and the state after this step
+        """
+
+    def unroll(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, CoreState]:
+        """
+        T steps of one episode, the same as T calls of ``forward``. Overridden where a fused path is faster.
+
+        :param inputs: ``[T, B, F]``
+        :param state: the state before the first step
+        :return: outputs ``[T, B, D]`` and the state after the last step
+        """
+        outputs = []
+        for step_inputs in inputs.unbind(0):
+            output, state = self(step_inputs, state)
+            outputs.append(output)
+        return th.stack(outputs), state
+
+
+class IdentityState(NamedTuple):
+    """No state at all."""
+
+
+class IdentityCore(MemoryCore):
+    """
+    Remembers nothing: the memoryless control for every experiment.
+
+    With it, windows of length 1, no double Q and uniform replay, ``RecurrentDQN`` is stock DQN.
+
+    :param input_size: size of an input vector, which is also the output
+    """
+
+    def __init__(self, input_size: int) -> None:
+        super().__init__(input_size, output_size=input_size)
+
+    def initial_state(self, batch_size: int) -> IdentityState:
+        return IdentityState()
+
+    def forward(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, CoreState]:
+        return inputs, state
+
+    def unroll(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, CoreState]:
+        return inputs, state
+
+
+def make_core(core: str | type[MemoryCore], input_size: int, core_kwargs: dict[str, Any] | None = None) -> MemoryCore:
+    """
+    Build a memory core by name or by class.
+
+    :param core: one of the keys of ``sb3_attn.memory.CORES``, or a ``MemoryCore`` subclass
+    :param input_size: size F of the vectors it will read
+    :param core_kwargs: further arguments of its constructor
+    :return: the core
+    :raises ValueError: if the name is unknown, or the class is no ``MemoryCore``
+    """
+    from sb3_attn.memory import CORES  # the registry imports every core, and each core imports this module
+
+    if isinstance(core, str):
+        if core not in CORES:
+            raise ValueError(f"core={core!r} is unknown; choose one of {sorted(CORES)} or pass a MemoryCore subclass.")
+        core = CORES[core]
+    if not (isinstance(core, type) and issubclass(core, MemoryCore)):
+        raise ValueError(f"core={core!r} is no MemoryCore subclass; subclass sb3_attn.memory.MemoryCore or choose one of {sorted(CORES)}.")
+    try:
+        return core(input_size, **(core_kwargs or {}))
+    except TypeError as error:
+        raise ValueError(f"core_kwargs={core_kwargs} do not fit {core.__name__}: {error}.") from error

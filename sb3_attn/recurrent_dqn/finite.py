@@ -1,0 +1,39 @@
+"""Stopping at the first number that is none."""
+
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+
+REMEDY = "mend the environment (or wrap it in VecCheckNan to find the cause) before training on."
+
+
+def check_finite(name: str, values: np.ndarray | dict[str, np.ndarray], num_timesteps: int) -> None:
+    """
+    Check what came from vectorized environments.
+
+    :param name: what it is, for the message
+    :param values: one row per environment
+    :param num_timesteps: the algorithm's count of steps, for the message
+    :raises ValueError: if there is a NaN or an infinity, naming environment and step
+    """
+    for key, array in (values if isinstance(values, dict) else {"": values}).items():
+        if array.dtype.kind != "f" or np.isfinite(array).all():
+            continue
+        i = int(np.argwhere(~np.isfinite(array))[0, 0])
+        what = f"{name} {key!r}" if key else name
+        raise ValueError(f"environment {i} returned a {what} that is not finite at step {num_timesteps}: {array[i]}; {REMEDY}")
+
+
+class FiniteGuard(BaseCallback):
+    """
+    Stops training when an environment returns NaN or infinity.
+
+    As the first callback it speaks before any other can save the model or the statistics of VecNormalize.
+    """
+
+    def _on_step(self) -> bool:
+        locals_: dict[str, Any] = self.locals
+        check_finite("reward", locals_["rewards"], self.num_timesteps)
+        check_finite("observation", locals_["new_obs"], self.num_timesteps)
+        return True

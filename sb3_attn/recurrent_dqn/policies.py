@@ -1,0 +1,325 @@
+"""Q-networks with a memory, and the policies that hold an online and a target one."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    NatureCNN,
+    create_mlp,
+)
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
+from torch import nn
+
+from sb3_attn.common.core_state import CoreState, map_state, state_from_arrays, where_rows
+from sb3_attn.memory import MemoryCore, make_core
+
+
+class RecurrentQNetwork(QNetwork):
+    """
+    Features -> encoder -> memory core -> head, one value per action.
+
+    :param observation_space: Observation space
+    :param action_space: Action space
+    :param features_extractor: turns observations into vectors
+    :param features_dim: size of these vectors
+    :param core: name or class of the memory core
+    :param core_kwargs: further arguments of the core
+    :param encoder_arch: sizes of the layers between the features and the core
+    :param net_arch: sizes of the hidden layers of the head
+    :param activation_fn: Activation function
+    :param dueling: Q = V + A - mean A, with a stream of its own for each (Wang et al. 2016, eq. 9)
+    :param skip_connection: whether the head sees the core's inputs beside its outputs
+    :param normalize_images: Whether to normalize images or not, dividing by 255.0
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Discrete,
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        core: str | type[MemoryCore] = "lstm",
+        core_kwargs: dict[str, Any] | None = None,
+        encoder_arch: list[int] | None = None,
+        net_arch: list[int] | None = None,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        dueling: bool = True,
+        skip_connection: bool = True,
+        normalize_images: bool = True,
+    ) -> None:
+        encoder_arch = encoder_arch or []
+        encoder = nn.Sequential(*create_mlp(features_dim, -1, encoder_arch, activation_fn))
+        core_module = make_core(core, encoder_arch[-1] if encoder_arch else features_dim, core_kwargs)
+        latent_dim = core_module.output_size + (core_module.input_size if skip_connection else 0)
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor,
+            latent_dim,  # SB3 builds `q_net`, here the stream of the advantages, on top of the memory
+            net_arch,
+            activation_fn,
+            normalize_images,
+        )
+        self.encoder = encoder
+        self.core = core_module
+        self.value_net = nn.Sequential(*create_mlp(latent_dim, 1, self.net_arch, activation_fn)) if dueling else None
+        self.skip_connection = skip_connection
+        self._constructor_parameters = dict(
+            features_dim=features_dim,
+            core=core,
+            core_kwargs=core_kwargs,
+            encoder_arch=encoder_arch,
+            dueling=dueling,
+            skip_connection=skip_connection,
+        )
+
+    def initial_state(self, batch_size: int) -> CoreState:
+        """The memory before an episode's first step, ``[B, ...]``."""
+        return self.core.initial_state(batch_size)
+
+    def reset_rows(self, state: CoreState, rows: th.Tensor) -> CoreState:
+        """
+        Put some rows back to the initial state.
+
+        :param state: ``[B, ...]``
+        :param rows: which ones, bool ``[B]``
+        :return: the new state
+        """
+        return where_rows(rows, self.initial_state(len(rows)), state)
+
+    def forward(self, obs: PyTorchObs, state: CoreState) -> tuple[th.Tensor, CoreState]:  # type: ignore[override]
+        """
+        One step.
+
+        :param obs: ``[B, ...]``
+        :param state: the memory before it
+        :return: Q-values ``[B, actions]`` and the memory after it
+        """
+        inputs = self._encode(obs)
+        outputs, state = self.core(inputs, state)
+        return self._q_values(inputs, outputs), state
+
+    def unroll(self, obs: PyTorchObs, state: CoreState) -> tuple[th.Tensor, CoreState]:
+        """
+        T steps of one episode.
+
+        :param obs: ``[T, B, ...]``
+        :param state: the memory before the first
+        :return: Q-values ``[T, B, actions]`` and the memory after the last
+        """
+        inputs = self._encode_sequence(obs)
+        outputs, state = self.core.unroll(inputs, state)
+        return self._q_values(inputs, outputs), state
+
+    def advance(self, obs: PyTorchObs, state: CoreState) -> CoreState:
+        """The memory after T steps, ``obs`` being ``[T, B, ...]``."""
+        return self.core.unroll(self._encode_sequence(obs), state)[1]
+
+    def _encode(self, obs: PyTorchObs) -> th.Tensor:
+        return self.encoder(self.extract_features(obs, self.features_extractor))
+
+    def _encode_sequence(self, obs: PyTorchObs) -> th.Tensor:
+        # SB3's preprocessing knows one batch axis, so time is folded into it and out again
+        if isinstance(obs, dict):
+            leading = next(iter(obs.values())).shape[:2]
+            return self._encode({key: array.flatten(0, 1) for key, array in obs.items()}).unflatten(0, leading)
+        return self._encode(obs.flatten(0, 1)).unflatten(0, obs.shape[:2])
+
+    def _q_values(self, inputs: th.Tensor, outputs: th.Tensor) -> th.Tensor:
+        latent = th.cat((outputs, inputs), dim=-1) if self.skip_connection else outputs
+        advantages = self.q_net(latent)
+        if self.value_net is None:
+            return advantages
+        return self.value_net(latent) + advantages - advantages.mean(dim=-1, keepdim=True)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
+        raise NotImplementedError("A recurrent Q-network needs its state: call forward(obs, state).")
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), **self._constructor_parameters}
+
+
+class RecurrentDQNPolicy(DQNPolicy):
+    """
+    Policy with a recurrent Q-network and its target, for vectors.
+
+    :param observation_space: Observation space
+    :param action_space: Action space
+    :param lr_schedule: Learning rate schedule (could be constant)
+    :param net_arch: sizes of the hidden layers of the head, after the memory
+    :param activation_fn: Activation function
+    :param features_extractor_class: Features extractor to use.
+    :param features_extractor_kwargs: Keyword arguments to pass to the features extractor.
+    :param normalize_images: Whether to normalize images or not, dividing by 255.0 (True by default)
+    :param optimizer_class: The optimizer to use, ``th.optim.Adam`` by default
+    :param optimizer_kwargs: Additional keyword arguments, excluding the learning rate, to pass to the optimizer;
+        ``None`` means ``dict(fused=True)`` for Adam, which changes only its speed
+    :param core: the memory: a key of ``sb3_attn.memory.CORES``, or a ``MemoryCore`` subclass
+    :param core_kwargs: further arguments of the core, such as ``dict(hidden_size=256)``
+    :param encoder_arch: sizes of the layers between features and memory
+    :param dueling: separate streams for the state's value and the actions' advantages
+    :param skip_connection: whether the head sees the memory's inputs beside its outputs
+    """
+
+    q_net: RecurrentQNetwork
+    q_net_target: RecurrentQNetwork
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Discrete,
+        lr_schedule: Schedule,
+        net_arch: list[int] | None = None,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        normalize_images: bool = True,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        core: str | type[MemoryCore] = "lstm",
+        core_kwargs: dict[str, Any] | None = None,
+        encoder_arch: list[int] | None = None,
+        dueling: bool = True,
+        skip_connection: bool = True,
+    ) -> None:
+        self._check_observation_space(observation_space, features_extractor_class)
+        if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
+            optimizer_kwargs = dict(fused=True)
+        # Not DQNPolicy's own constructor: it would build the networks before the memory is known
+        super(DQNPolicy, self).__init__(
+            observation_space,
+            action_space,
+            features_extractor_class,
+            features_extractor_kwargs,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+            normalize_images=normalize_images,
+        )
+        if encoder_arch is None:
+            encoder_arch = [] if features_extractor_class is NatureCNN else [64]
+        self.net_arch = [64] if net_arch is None else net_arch
+        self.activation_fn = activation_fn
+        self._memory_args = dict(
+            core=core,
+            core_kwargs=core_kwargs,
+            encoder_arch=encoder_arch,
+            dueling=dueling,
+            skip_connection=skip_connection,
+        )
+        self.net_args = {
+            "observation_space": self.observation_space,
+            "action_space": self.action_space,
+            "net_arch": self.net_arch,
+            "activation_fn": self.activation_fn,
+            "normalize_images": normalize_images,
+            **self._memory_args,
+        }
+        self._n_stateless_calls = 0
+        self._build(lr_schedule)
+
+    def _check_observation_space(self, observation_space: spaces.Space, extractor: type[BaseFeaturesExtractor]) -> None:
+        is_dict = isinstance(observation_space, spaces.Dict)
+        if is_dict != issubclass(extractor, CombinedExtractor) and extractor in (FlattenExtractor, NatureCNN, CombinedExtractor):
+            remedy = "'MultiInputPolicy'" if is_dict else "'MlpPolicy' for vectors or 'CnnPolicy' for images"
+            raise ValueError(f"policy {type(self).__name__} does not fit observation_space={observation_space}; use {remedy}.")
+
+    def make_q_net(self) -> RecurrentQNetwork:
+        # Make sure we always have separate networks for features extractors etc
+        net_args = self._update_features_extractor(self.net_args, features_extractor=None)
+        return RecurrentQNetwork(**net_args).to(self.device)
+
+    def forward(self, obs: PyTorchObs, state: CoreState) -> tuple[th.Tensor, CoreState]:  # type: ignore[override]
+        """
+        One greedy step; what an exported policy computes.
+
+        :param obs: ``[B, ...]``
+        :param state: the memory before it
+        :return: actions ``[B]`` and the memory after it
+        """
+        q_values, state = self.q_net(obs, state)
+        return q_values.argmax(dim=1), state
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
+        raise NotImplementedError("A recurrent policy needs its state: call predict(observation, state, episode_start).")
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        Greedy actions for observations and the memory of what came before.
+
+        :param observation: the input observation
+        :param state: what the last call returned; ``None`` at the start of all episodes
+        :param episode_start: where the observation is an episode's first, and the memory is reset, bool ``[B]``
+        :param deterministic: makes no difference here; the algorithm's ``predict`` explores
+        :return: the actions, and the memory after the step as numpy arrays, batch axis first
+        """
+        self.set_training_mode(False)
+        if isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], dict):
+            raise ValueError(
+                "predict() was given a tuple: you are probably mixing Gym API, `obs, info = env.reset()`, with SB3's "
+                "VecEnv API, `obs = vec_env.reset()`; pass the observation alone."
+            )
+        self._warn_if_forgetful(state, episode_start)
+        obs_tensor, vectorized_env = self.obs_to_tensor(observation)
+        n_envs = len(next(iter(obs_tensor.values())) if isinstance(obs_tensor, dict) else obs_tensor)
+        with th.no_grad():
+            core_state = self.q_net.initial_state(n_envs)
+            if state is not None:
+                core_state = state_from_arrays(state, like=core_state)
+                if episode_start is not None:
+                    core_state = self.q_net.reset_rows(core_state, th.as_tensor(episode_start, device=self.device))
+            actions, core_state = self(obs_tensor, core_state)
+        action = actions.cpu().numpy()
+        return action if vectorized_env else action.squeeze(axis=0), map_state(_to_numpy, core_state)
+
+    def _warn_if_forgetful(self, state: tuple[np.ndarray, ...] | None, episode_start: np.ndarray | None) -> None:
+        """Warn once when every call starts a new memory, which a loop over the steps of an episode never means."""
+        if state is None and (episode_start is None or not np.all(episode_start)):
+            self._n_stateless_calls += 1
+            if self._n_stateless_calls == 2:
+                warnings.warn(
+                    "predict() was called again without a state, so the memory starts anew at every step; pass on the "
+                    "state it returns: `action, state = model.predict(obs, state=state, episode_start=episode_start)`.",
+                    stacklevel=4,
+                )
+        elif self._n_stateless_calls < 2:
+            self._n_stateless_calls = 0
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), **self._memory_args}
+
+
+def _to_numpy(tensor: th.Tensor) -> np.ndarray:
+    return tensor.cpu().numpy()
+
+
+MlpPolicy = RecurrentDQNPolicy
+
+
+class CnnPolicy(RecurrentDQNPolicy):
+    """Policy with a recurrent Q-network and its target, for images. Parameters as for ``RecurrentDQNPolicy``."""
+
+    def __init__(self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN, **kwargs: Any) -> None:
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+
+
+class MultiInputPolicy(RecurrentDQNPolicy):
+    """Policy with a recurrent Q-network and its target, for Dict observations. Parameters as for ``RecurrentDQNPolicy``."""
+
+    def __init__(
+        self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)

@@ -1,0 +1,411 @@
+"""Deep Q-learning with a memory."""
+
+import io
+import pathlib
+from collections.abc import Iterable
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import ConstantSchedule
+from stable_baselines3.dqn import DQN
+from torch.nn import functional as F
+
+from sb3_attn.common import td
+from sb3_attn.common.core_state import CoreState
+from sb3_attn.common.exploration import epsilon_ladder as make_epsilon_ladder
+from sb3_attn.common.files import replace_on_success
+from sb3_attn.recurrent_dqn.burn_in import burn_in
+from sb3_attn.recurrent_dqn.finite import FiniteGuard, check_finite
+from sb3_attn.recurrent_dqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, RecurrentDQNPolicy, RecurrentQNetwork
+from sb3_attn.replay import PrioritizedSequenceReplayBuffer, SequenceReplayBuffer, SequenceReplayBufferSamples
+from sb3_attn.replay.sequence_buffer import check_lengths
+
+SelfRecurrentDQN = TypeVar("SelfRecurrentDQN", bound="RecurrentDQN")
+
+
+class RecurrentDQN(DQN):
+    """
+    Deep recurrent Q-network: DQN for environments that do not show everything at once.
+
+    DRQN (Hausknecht & Stone 2015, https://arxiv.org/abs/1507.06527) with what R2D2 added (Kapturowski et al. 2019,
+    https://openreview.net/forum?id=r1lyTjAqYX), each part a switch of its own, and Peng's Q(lambda).
+
+    :param policy: The policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy)
+    :param env: The environment to learn from (if registered in Gym, can be str)
+    :param learning_rate: The learning rate, it can be a function of the current progress remaining (from 1 to 0)
+    :param buffer_size: number of steps in the replay buffer
+    :param learning_starts: how many steps to collect before learning starts
+    :param batch_size: number of windows in a gradient update
+    :param tau: the soft update coefficient ("Polyak update", between 0 and 1) default 1 for hard update
+    :param gamma: the discount factor
+    :param train_freq: Update the model every ``train_freq`` steps. Alternatively pass a tuple of frequency and unit
+        like ``(5, "step")`` or ``(2, "episode")``.
+    :param gradient_steps: How many gradient steps to do after each rollout; ``-1`` means as many as steps done
+    :param replay_buffer_class: a ``SequenceReplayBuffer``; ``None`` means the one ``prioritized_replay`` asks for
+    :param replay_buffer_kwargs: Keyword arguments to pass to the replay buffer on creation.
+    :param optimize_memory_usage: accepted for the sake of DQN's users, and changes nothing: each observation is stored
+        once anyway
+    :param target_update_interval: update the target network every ``target_update_interval`` environment steps.
+    :param exploration_fraction: fraction of entire training period over which the exploration rate is reduced
+    :param exploration_initial_eps: initial value of random action probability
+    :param exploration_final_eps: final value of random action probability
+    :param max_grad_norm: The maximum value for the gradient clipping
+    :param double_q: choose the next action by the online network (van Hasselt et al. 2016)
+    :param bootstrap_n: number of rewards before the bootstrap, if ``td_lambda`` is ``None``
+    :param td_lambda: learn from Peng's Q(lambda) over the window; ``None`` means n-step returns
+    :param value_rescaling: learn h(Q) instead of Q (see ``sb3_attn.common.td.signed_hyperbolic``)
+    :param trace_length: number of trained steps in a window; ``None`` means whole episodes
+    :param burn_in_length: largest number of steps before them that warm the memory up, without gradient
+    :param sequence_period: distance of the starts of two trained parts; ``None`` means ``trace_length``
+    :param stored_state: start windows from the state that acting had there, rather than from the initial one
+    :param prioritized_replay: draw windows by the size of their TD errors
+    :param epsilon_ladder: a constant epsilon for each environment (see ``sb3_attn.common.exploration.epsilon_ladder``)
+        instead of the schedule; ``predict(deterministic=False)`` then explores as the greediest of them does
+    :param stats_window_size: Window size for the rollout logging, specifying the number of episodes to average
+        the reported success rate, mean episode length, and mean reward over
+    :param tensorboard_log: the log location for tensorboard (if None, no logging)
+    :param policy_kwargs: additional arguments for the policy: ``core``, ``core_kwargs``, ``net_arch``, ...
+        (see ``sb3_attn.recurrent_dqn.policies.RecurrentDQNPolicy``)
+    :param verbose: Verbosity level: 0 for no output, 1 for info messages, 2 for debug messages
+    :param seed: Seed for the pseudo random generators
+    :param device: Device (cpu, cuda, ...) on which the code should be run.
+    :param _init_setup_model: Whether or not to build the network at the creation of the instance
+    :raises ValueError: if arguments are out of range or contradict each other; the sentence says what to change
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": MlpPolicy,
+        "CnnPolicy": CnnPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
+        # sb3-contrib's names for its recurrent policies
+        "MlpLstmPolicy": MlpPolicy,
+        "CnnLstmPolicy": CnnPolicy,
+        "MultiInputLstmPolicy": MultiInputPolicy,
+    }
+    q_net: RecurrentQNetwork
+    q_net_target: RecurrentQNetwork
+    policy: RecurrentDQNPolicy
+    replay_buffer: SequenceReplayBuffer
+
+    def __init__(
+        self,
+        policy: str | type[RecurrentDQNPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 5e-4,
+        buffer_size: int = 100_000,
+        learning_starts: int = 1000,
+        batch_size: int = 32,
+        tau: float = 1.0,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 4,
+        gradient_steps: int = 1,
+        replay_buffer_class: type[SequenceReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        target_update_interval: int = 1000,
+        exploration_fraction: float = 0.2,
+        exploration_initial_eps: float = 1.0,
+        exploration_final_eps: float = 0.05,
+        max_grad_norm: float = 10,
+        double_q: bool = True,
+        bootstrap_n: int = 1,
+        td_lambda: float | None = 0.8,
+        value_rescaling: bool = False,
+        trace_length: int | None = 40,
+        burn_in_length: int = 20,
+        sequence_period: int | None = None,
+        stored_state: bool = True,
+        prioritized_replay: bool = False,
+        epsilon_ladder: bool = False,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        if replay_buffer_class is None:
+            replay_buffer_class = PrioritizedSequenceReplayBuffer if prioritized_replay else SequenceReplayBuffer
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            buffer_size,
+            learning_starts,
+            batch_size,
+            tau,
+            gamma,
+            train_freq,
+            gradient_steps,
+            replay_buffer_class,
+            replay_buffer_kwargs,
+            target_update_interval=target_update_interval,
+            exploration_fraction=exploration_fraction,
+            exploration_initial_eps=exploration_initial_eps,
+            exploration_final_eps=exploration_final_eps,
+            max_grad_norm=max_grad_norm,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+        )
+        self.double_q = double_q
+        self.bootstrap_n = bootstrap_n
+        self.td_lambda = td_lambda
+        self.value_rescaling = value_rescaling
+        self.trace_length = trace_length
+        self.burn_in_length = burn_in_length
+        self.sequence_period = sequence_period
+        self.stored_state = stored_state
+        self.prioritized_replay = prioritized_replay
+        self.epsilon_ladder = epsilon_ladder
+        # The memory of acting: before the observation at hand, and around the step that is under way
+        self._core_state: CoreState | None = None
+        self._step_states: tuple[CoreState, CoreState] | None = None
+        self._check_arguments()
+        if _init_setup_model:
+            self._setup_model()
+
+    def _check_arguments(self) -> None:
+        if not issubclass(self.policy_class, RecurrentDQNPolicy):
+            raise ValueError(
+                f"policy={self.policy_class.__name__} is no RecurrentDQNPolicy; use one of {sorted(self.policy_aliases)}. "
+                "If it comes from a zip, another algorithm saved that: load it with the class that saved it."
+            )
+        if not issubclass(self.replay_buffer_class, SequenceReplayBuffer):
+            raise ValueError(
+                f"replay_buffer_class={self.replay_buffer_class.__name__} does not keep sequences; leave it out, or use "
+                "SequenceReplayBuffer, PrioritizedSequenceReplayBuffer or a subclass (hindsight replay is not supported)."
+            )
+        if self.prioritized_replay and not issubclass(self.replay_buffer_class, PrioritizedSequenceReplayBuffer):
+            raise ValueError(
+                f"prioritized_replay=True, but replay_buffer_class={self.replay_buffer_class.__name__} is uniform; leave one out."
+            )
+        if taken := {"trace_length", "burn_in_length", "sequence_period", "stored_state"} & self.replay_buffer_kwargs.keys():
+            raise ValueError(f"replay_buffer_kwargs={self.replay_buffer_kwargs}: give {sorted(taken)} to the algorithm instead.")
+        check_lengths(self.trace_length, self.burn_in_length, self.sequence_period)
+        lane_size, sequence_length = self.buffer_size // self.n_envs, self.burn_in_length + (self.trace_length or 1)
+        if lane_size < sequence_length:
+            raise ValueError(
+                f"buffer_size={self.buffer_size} leaves {lane_size} steps for each of {self.n_envs} environments, so "
+                f"burn_in_length={self.burn_in_length} and trace_length={self.trace_length} do not fit; raise buffer_size to "
+                f"at least {sequence_length * self.n_envs}."
+            )
+        for name in ("batch_size", "bootstrap_n", "target_update_interval"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        if self.td_lambda is not None and not 0 <= self.td_lambda <= 1:
+            raise ValueError(f"td_lambda={self.td_lambda} must lie between 0 and 1, or be None for n-step returns.")
+        if self.td_lambda is not None and self.bootstrap_n > 1:
+            raise ValueError(
+                f"td_lambda={self.td_lambda} and bootstrap_n={self.bootstrap_n} are two kinds of return; pass td_lambda=None "
+                "for n-step returns, or leave bootstrap_n at 1."
+            )
+
+    def _setup_model(self) -> None:
+        if self.replay_buffer is None:  # SB3 would build it without the lengths
+            self.replay_buffer = self.replay_buffer_class(
+                self.buffer_size,
+                self.observation_space,
+                self.action_space,
+                device=self.device,
+                n_envs=self.n_envs,
+                trace_length=self.trace_length,
+                burn_in_length=self.burn_in_length,
+                sequence_period=self.sequence_period,
+                stored_state=self.stored_state,
+                **self.replay_buffer_kwargs,
+            )
+        super()._setup_model()
+        if self.epsilon_ladder:
+            self.exploration_schedule = ConstantSchedule(make_epsilon_ladder(self.n_envs)[-1])
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        if self._step_states is not None:
+            # A callback ended the last `learn()` between the environments' step and its storage: `_last_obs` is stale
+            self._step_states, self._last_obs = None, None
+        result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        check_finite("observation", self._last_obs, self.num_timesteps)
+        return result
+
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        if not isinstance(callback, list):
+            callback = [callback if isinstance(callback, BaseCallback) else ConvertCallback(callback)]
+        return super()._init_callback([FiniteGuard(), *callback], progress_bar)
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        with th.no_grad():
+            obs, _ = self.policy.obs_to_tensor(self._last_obs)
+            state = self.q_net.initial_state(n_envs) if self._core_state is None else self._core_state
+            if self._last_episode_starts.any():
+                state = self.q_net.reset_rows(state, th.as_tensor(self._last_episode_starts, device=self.device))
+            greedy_actions, next_state = self.policy(obs, state)
+        self._step_states = state, next_state
+
+        # Epsilon comes after the forward pass: the memory must see every observation, also when the action is random
+        if self.num_timesteps < learning_starts:
+            explore = np.ones(n_envs, dtype=bool)
+        else:
+            epsilons = make_epsilon_ladder(n_envs) if self.epsilon_ladder else self.exploration_rate
+            explore = np.random.rand(n_envs) < epsilons
+        actions = self._replace_randomly(greedy_actions.cpu().numpy(), explore)
+        return actions, actions
+
+    def _replace_randomly(self, actions: np.ndarray, explore: np.ndarray) -> np.ndarray:
+        actions = np.array(actions)
+        actions[explore] = [self.action_space.sample() for _ in range(explore.sum())]
+        return actions
+
+    def _store_transition(
+        self,
+        replay_buffer: ReplayBuffer,
+        buffer_action: np.ndarray,
+        new_obs: np.ndarray | dict[str, np.ndarray],
+        reward: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        state, next_state = self._step_states
+        # SB3's own method unwraps VecNormalize and final observations; only the last call needs to know of the memory
+        add = partial(replay_buffer.add, core_state=state, episode_starts=self._last_episode_starts)
+        super()._store_transition(SimpleNamespace(add=add), buffer_action, new_obs, reward, dones, infos)
+        self._core_state, self._step_states = next_state, None
+        self._last_episode_starts = dones
+
+    def train(self, gradient_steps: int, batch_size: int = 100) -> None:
+        if self.replay_buffer.n_windows == 0:
+            return  # the first window is not complete yet
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+
+        losses, td_errors = [], []
+        for _ in range(gradient_steps):
+            batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
+
+            # Each network warms up its own memory, then both unroll over the same T + 1 observations
+            q_values, _ = self.q_net.unroll(batch.observations, burn_in(self.q_net, batch))
+            with th.no_grad():
+                target_q_values, _ = self.q_net_target.unroll(batch.observations, burn_in(self.q_net_target, batch))
+                next_actions = (q_values if self.double_q else target_q_values)[1:].argmax(dim=-1, keepdim=True)
+                next_values = target_q_values[1:].gather(-1, next_actions).squeeze(-1)
+                targets = self._targets(batch, next_values)
+            chosen_q_values = q_values[:-1].gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
+
+            # Huber loss over the trained steps, each window weighted once
+            step_losses = F.smooth_l1_loss(chosen_q_values, targets, reduction="none")
+            loss = (batch.importance_weights * th.where(batch.mask, step_losses, 0.0)).sum() / batch.mask.sum()
+            losses.append(loss.item())
+            if not np.isfinite(losses[-1]):
+                raise ValueError(
+                    f"the loss is {losses[-1]} at step {self.num_timesteps}, update {self._n_updates + len(losses)}; lower "
+                    "learning_rate or max_grad_norm, or scale the rewards."
+                )
+
+            self.policy.optimizer.zero_grad()
+            loss.backward()
+            th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+            self.policy.optimizer.step()
+
+            td_error = targets - chosen_q_values.detach()
+            self.replay_buffer.update_priorities(batch, td.sequence_priority(td_error, batch.mask).cpu().numpy())
+            td_errors.append(td_error[batch.mask].abs().mean().item())
+
+        self._n_updates += gradient_steps
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/loss", np.mean(losses))
+        self.logger.record("train/td_error", np.mean(td_errors))
+
+    def _targets(self, batch: SequenceReplayBufferSamples, next_values: th.Tensor) -> th.Tensor:
+        """What Q of the steps taken should be, ``[T, B]``; from the values of the observations after them, ``[T, B]``."""
+        discounts = (1 - batch.terminations) * self.gamma
+        if self.value_rescaling:
+            next_values = td.signed_parabolic(next_values)
+        if self.td_lambda is None:
+            returns = td.n_step_returns(batch.rewards, discounts, next_values, batch.mask, self.bootstrap_n)
+        else:
+            returns = td.lambda_returns(batch.rewards, discounts, next_values, batch.mask, self.td_lambda)
+        return td.signed_hyperbolic(returns) if self.value_rescaling else returns
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        Actions for observations and the memory of what came before, with epsilon-greedy exploration.
+
+        :param observation: the input observation
+        :param state: what the last call returned; ``None`` at the start of all episodes
+        :param episode_start: where the observation is an episode's first, and the memory is reset, bool ``[B]``
+        :param deterministic: whether to leave exploration out; the memory advances either way
+        :return: the actions, and the memory after the step as numpy arrays, batch axis first
+        """
+        actions, state = self.policy.predict(observation, state, episode_start, deterministic)
+        if not deterministic:
+            actions = self._replace_randomly(actions, np.random.rand(*np.shape(actions)) < self.exploration_rate)
+        return actions, state
+
+    def learn(
+        self: SelfRecurrentDQN,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "RecurrentDQN",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfRecurrentDQN:
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        if isinstance(path, io.BufferedIOBase):
+            return super().save(path, exclude, include)
+        with replace_on_success(path, suffix="zip") as temporary:
+            super().save(temporary, exclude, include)
+
+    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        if isinstance(path, io.BufferedIOBase):
+            return super().save_replay_buffer(path)
+        with replace_on_success(path, suffix="pkl") as temporary:
+            super().save_replay_buffer(temporary)
+
+    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
+        super().load_replay_buffer(path, truncate_last_traj)
+        if not isinstance(self.replay_buffer, SequenceReplayBuffer) or self.replay_buffer.n_envs != self.n_envs:
+            raise ValueError(
+                f"path={path} holds a {type(self.replay_buffer).__name__} for {self.replay_buffer.n_envs} environments, but "
+                f"this model needs a SequenceReplayBuffer for {self.n_envs}; load the model with as many environments."
+            )
+        # Its episodes are not those now under way in the environments, so the next `learn()` begins with new ones
+        self._last_obs = None
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_core_state", "_step_states"]
+

@@ -1,0 +1,59 @@
+"""Prioritized replay of sequences."""
+
+from typing import Any
+
+import numpy as np
+import torch as th
+
+from sb3_attn.common.td import importance_weights
+from sb3_attn.replay.samples import SequenceReplayBufferSamples
+from sb3_attn.replay.sequence_buffer import SequenceReplayBuffer
+
+#: A window whose errors are all 0 can still be drawn
+MIN_PRIORITY = 1e-6
+
+
+class PrioritizedSequenceReplayBuffer(SequenceReplayBuffer):
+    """
+    Draws windows in proportion to ``priority ** priority_exponent`` and weighs their losses accordingly.
+
+    Schaul et al. (2016), proportional variant; the priorities of sequences and both exponents are those of R2D2
+    (Kapturowski et al. 2019, section 2.3). A new window gets the largest priority seen so far.
+
+    :param args: as for ``SequenceReplayBuffer``
+    :param priority_exponent: 0 is uniform replay
+    :param importance_exponent: 0 leaves the bias of the sampling in, 1 removes it
+    :param kwargs: as for ``SequenceReplayBuffer``
+    :raises ValueError: if an exponent lies outside ``[0, 1]``
+    """
+
+    def __init__(self, *args: Any, priority_exponent: float = 0.9, importance_exponent: float = 0.6, **kwargs: Any) -> None:
+        for name, value in (("priority_exponent", priority_exponent), ("importance_exponent", importance_exponent)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name}={value} must lie between 0 and 1.")
+        super().__init__(*args, **kwargs)
+        self.priority_exponent = priority_exponent
+        self.importance_exponent = importance_exponent
+
+    def _draw(self, batch_size: int) -> np.ndarray:
+        # One draw from each of `batch_size` equal parts of the total: as likely as independent draws, but spread out
+        parts = (np.arange(batch_size) + np.random.rand(batch_size)) / batch_size
+        return self._tree.find(parts * self._tree.total)
+
+    def _importance_weights(self, batch_inds: np.ndarray) -> np.ndarray:
+        probabilities = self._tree[batch_inds] / self._tree.total
+        weights = importance_weights(th.from_numpy(probabilities), self.n_windows, self.importance_exponent)
+        return weights.numpy().astype(np.float32)
+
+    def update_priorities(self, samples: SequenceReplayBufferSamples, priorities: np.ndarray) -> None:
+        """
+        Set the priorities of a batch's windows, save those that were overwritten since.
+
+        :param samples: the batch
+        :param priorities: non-negative and finite, ``[B]``
+        """
+        slots, lanes = np.divmod(samples.indices, self.n_envs)
+        alive = (self.window_ids[slots, lanes] == samples.window_ids) & (self.window_lengths[slots, lanes] > 0)
+        leaves = np.maximum(priorities[alive], MIN_PRIORITY) ** self.priority_exponent
+        self._tree.update(samples.indices[alive], leaves)
+        self._new_leaf = max(self._new_leaf, leaves.max(initial=0.0))
