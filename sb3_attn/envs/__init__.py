@@ -1,0 +1,16 @@
+"""Memory tasks, registered with Gymnasium on import, and environment wrappers."""
+
+import gymnasium as gym
+
+from sb3_attn.envs.memory_tasks import AssociativeRecall, MemoryChain, MemoryTask, TMaze
+from sb3_attn.envs.wrappers import FlattenSpaces, PreviousActionReward
+
+__all__ = ["AssociativeRecall", "FlattenSpaces", "MemoryChain", "MemoryTask", "PreviousActionReward", "TMaze"]
+
+for task in (MemoryChain, TMaze, AssociativeRecall):
+    gym.register(id=f"{task.__name__}-v0", entry_point=f"{task.__module__}:{task.__name__}")
+
+# POPGym registers RepeatPrevious with k = 4, 32 and 64 only. An id of its own rather than `env_kwargs` in RL Zoo's
+# YAML, which the zoo passes neither to its evaluation environments nor to record-video. POPGym stays optional: the
+# entry point is a string, imported by gym.make.
+gym.register(id="popgym-RepeatPrevious8-v0", entry_point="popgym.envs.repeat_previous:RepeatPrevious", kwargs={"k": 8})

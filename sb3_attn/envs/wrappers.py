@@ -1,0 +1,136 @@
+"""Environment wrappers: what an agent with memory should see, and spaces that Stable-Baselines3's DQN can take."""
+
+from typing import Any, TypeAlias
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+_Wrapper: TypeAlias = gym.Wrapper[Any, Any, Any, Any]
+
+
+class PreviousActionReward(_Wrapper, gym.utils.RecordConstructorArgs):
+    """
+    Show the previous action (one-hot) and the previous reward in the observation, as R2D2 does (Kapturowski et al.
+    2019); both are zero after a reset.
+
+    A wrapper rather than an input of the network: ``predict`` never sees the reward, so only in the observation
+    are the two the same while acting, in replay and in evaluation. Put it around wrappers that change the reward
+    (clipping), so that the agent sees the reward that it learns from.
+
+    ==================================  ============================================================================
+    observation space                   becomes
+    ==================================  ============================================================================
+    ``Dict``                            the same with the keys ``"previous_action"`` and ``"previous_reward"``
+    ``Box`` with several axes (images)  ``Dict`` of ``"observation"`` and these two; use ``"MultiInputPolicy"``
+    any other                           flat ``Box`` of float32: the flattened observation, the action, the reward
+    ==================================  ============================================================================
+
+    :param env: Environment with ``Discrete`` actions.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        if not isinstance(env.action_space, spaces.Discrete):
+            raise ValueError(
+                "PreviousActionReward shows the previous action one-hot and needs Discrete actions, but "
+                f"env.action_space={env.action_space}; put FlattenSpaces around the environment first if they are "
+                "MultiDiscrete, and do without this wrapper if they are continuous."
+            )
+        self._first_action = int(env.action_space.start)
+        inner = env.observation_space
+        self._as_dict = isinstance(inner, spaces.Dict) or (isinstance(inner, spaces.Box) and len(inner.shape) > 1)
+        added = {
+            "previous_action": spaces.Box(0.0, 1.0, (int(env.action_space.n),), np.float32),
+            "previous_reward": spaces.Box(-np.inf, np.inf, (1,), np.float32),
+        }
+        if not self._as_dict:
+            self.observation_space = _flat_box(spaces.Tuple((inner, *added.values())))
+            return
+        kept = dict(inner.spaces) if isinstance(inner, spaces.Dict) else {"observation": inner}
+        if taken := kept.keys() & added.keys():
+            raise ValueError(
+                f"PreviousActionReward adds {sorted(added)}, but the observation space already has {sorted(taken)}; "
+                "wrap the environment once only, or rename these keys."
+            )
+        self.observation_space = spaces.Dict({**kept, **added})
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._extend(observation, None, 0.0), info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        observation = self._extend(observation, int(action) - self._first_action, float(reward))
+        return observation, reward, terminated, truncated, info
+
+    def _extend(self, observation: Any, action: int | None, reward: float) -> Any:
+        assert isinstance(self.env.action_space, spaces.Discrete)
+        previous_action = np.zeros(self.env.action_space.n, dtype=np.float32)
+        if action is not None:
+            previous_action[action] = 1.0
+        previous_reward = np.array([reward], dtype=np.float32)
+        if not self._as_dict:
+            flat = np.asarray(spaces.flatten(self.env.observation_space, observation))
+            return np.concatenate([flat, previous_action, previous_reward], dtype=np.float32)
+        kept = observation if isinstance(self.env.observation_space, spaces.Dict) else {"observation": observation}
+        return {**kept, "previous_action": previous_action, "previous_reward": previous_reward}
+
+
+class FlattenSpaces(_Wrapper, gym.utils.RecordConstructorArgs):
+    """
+    Turn spaces that Stable-Baselines3's DQN does not take into ones that it does; others stay as they are.
+
+    - Observations: ``Tuple``, and ``Dict`` with a ``Tuple`` or ``Dict`` in it, become one flat ``Box`` of float32, with
+      discrete parts one-hot. (Gymnasium's ``FlattenObservation`` also flattens images, and makes discrete parts int64.)
+    - Actions: ``MultiDiscrete`` becomes the ``Discrete`` of all combinations, the last component changing fastest.
+
+    With it POPGym's tasks run under ``DQN("MlpPolicy")`` and ``RecurrentDQN("MlpPolicy")``, save those with continuous
+    actions. (POPGym's own wrappers of this kind do not accept an environment from ``gym.make``.) In RL Zoo's YAML:
+    ``env_wrapper: sb3_attn.envs.FlattenSpaces``.
+
+    :param env: Environment with ``Discrete`` or ``MultiDiscrete`` actions.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        inner = env.observation_space
+        parts = inner.spaces.values() if isinstance(inner, spaces.Dict) else [inner]
+        self._flatten_observation = any(isinstance(part, spaces.Tuple | spaces.Dict) for part in parts)
+        if self._flatten_observation:
+            self.observation_space = _flat_box(inner)
+        if isinstance(env.action_space, spaces.MultiDiscrete):
+            self.action_space = spaces.Discrete(int(np.prod(env.action_space.nvec)))
+        elif not isinstance(env.action_space, spaces.Discrete):
+            raise ValueError(
+                f"FlattenSpaces makes MultiDiscrete actions Discrete, but env.action_space={env.action_space}; DQN "
+                "needs a finite set of actions, so choose another environment or make its actions discrete first."
+            )
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._flat(observation), info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        inner = self.env.action_space
+        if isinstance(inner, spaces.MultiDiscrete):
+            components = np.unravel_index(int(action), inner.nvec.ravel())
+            action = (np.reshape(components, inner.shape) + inner.start).astype(inner.dtype)
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return self._flat(observation), reward, terminated, truncated, info
+
+    def _flat(self, observation: Any) -> Any:
+        if not self._flatten_observation:
+            return observation
+        return np.asarray(spaces.flatten(self.env.observation_space, observation), dtype=np.float32)
+
+
+def _flat_box(space: spaces.Space[Any]) -> spaces.Box:
+    """The flat float32 ``Box`` that Gymnasium's ``flatten`` maps the space's elements to."""
+    if not space.is_np_flattenable:
+        raise ValueError(f"observation_space={space} has no fixed size; take the Graph, Sequence or Text out of it.")
+    flat = spaces.flatten_space(space)
+    assert isinstance(flat, spaces.Box)
+    return spaces.Box(flat.low.astype(np.float32), flat.high.astype(np.float32), dtype=np.float32)

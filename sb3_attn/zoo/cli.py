@@ -1,0 +1,225 @@
+"""
+The ``sb3-attn`` command: RL Zoo's own programs, run in a process where our algorithms are registered.
+
+Arguments are passed on as they are. Where we add a default we put it *in front* of the user's arguments, because
+argparse keeps the last value it reads: whatever the user gives wins, however it is spelled.
+"""
+
+import argparse
+import contextlib
+import importlib
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+#: Modules that RL Zoo imports (some without declaring them): when one is missing, the extra is the remedy.
+ZOO_MODULES = frozenset(
+    {
+        "rl_zoo3",
+        "optuna",
+        "huggingface_sb3",
+        "pandas",
+        "pytablewriter",
+        "requests",
+        "yaml",
+        "seaborn",
+        "scipy",
+        "imageio_ffmpeg",
+    }
+)
+
+#: RL Zoo's own defaults are 500 trials, each scored once, at its end, by 5 episodes: too noisy to compare agents that
+#: learn by fits and starts, and without intermediate scores nothing can be pruned.
+OPTIMIZE_DEFAULTS = (
+    *("--optimize-hyperparameters", "--n-trials", "100", "--n-evaluations", "5"),
+    *("--eval-episodes", "20", "--n-eval-envs", "5"),
+)
+
+PLOTS = {"plot-train": "plot_train", "all-plots": "all_plots", "plot-from-file": "plot_from_file"}
+
+
+def train(arguments: list[str]) -> None:
+    """Train an agent, with the shipped hyperparameters unless --conf-file names others."""
+    from sb3_attn.zoo.registration import zoo_config_path
+
+    defaults = ["--conf-file", str(zoo_config_path(_algo(arguments)))] if _is_ours(arguments) else []
+    _call_function("rl_zoo3.train", "train", defaults + arguments)
+
+
+def optimize(arguments: list[str]) -> None:
+    """Search hyperparameters with Optuna."""
+    train([*OPTIMIZE_DEFAULTS, *arguments])
+
+
+def enjoy(arguments: list[str]) -> None:
+    """Watch or score a trained agent."""
+    _call_function("rl_zoo3.enjoy", "enjoy", _folder_default(arguments) + arguments)
+
+
+def record_video(arguments: list[str]) -> None:
+    """Record a video of a trained agent."""
+    _run_module("rl_zoo3.record_video", _folder_default(arguments) + arguments)
+
+
+def record_training(arguments: list[str]) -> None:
+    """Join the videos of all checkpoints of a run."""
+    with _our_subprocesses(), _ffmpeg_on_path():
+        _run_module("rl_zoo3.record_training", _folder_default(arguments) + arguments)
+
+
+def benchmark(arguments: list[str]) -> None:
+    """Score every trained agent of a folder and write the table."""
+    with _our_subprocesses():
+        _run_module("rl_zoo3.benchmark", arguments)
+
+
+def plot(arguments: list[str]) -> None:
+    """Plot learning curves and compare runs."""
+    name = arguments[0] if arguments else ""
+    if name not in PLOTS:
+        raise SystemExit(f"sb3-attn plot needs the name of a plot, one of {', '.join(PLOTS)}, not {name!r}.")
+    _call_function("rl_zoo3.plots", PLOTS[name], arguments[1:])
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "train": train,
+    "enjoy": enjoy,
+    "record-video": record_video,
+    "record-training": record_training,
+    "plot": plot,
+    "benchmark": benchmark,
+    "optimize": optimize,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """
+    Run the command line.
+
+    :param arguments: The command's name and its arguments; ``None`` takes them from ``sys.argv``.
+    :return: The exit status: 0 after success, 2 for an unknown command, 1 when something is not installed.
+    """
+    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if name in ("-h", "--help"):
+        print(_usage())
+        return 0
+    if name not in COMMANDS:
+        print(f"sb3-attn has no command {name!r}; use one of {', '.join(COMMANDS)}.", file=sys.stderr)
+        return 2
+    saved_argv = sys.argv
+    sys.argv = [f"sb3-attn {name}"]  # RL Zoo's programs read it, and show it in their own help
+    try:
+        from sb3_attn.zoo.registration import register
+
+        register()
+        COMMANDS[name](rest)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ZOO_MODULES:
+            raise
+        remedy = 'install the zoo extra with pip install "sb3_attn[zoo]"'
+        print(f"sb3-attn {name} needs {missing}, which is not installed; {remedy}.", file=sys.stderr)
+        return 1
+    finally:
+        sys.argv = saved_argv
+    return 0
+
+
+def _usage() -> str:
+    lines = [f"  {name:<16} {(run.__doc__ or '').strip()}" for name, run in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: sb3-attn COMMAND [arguments of RL Zoo's program of that name]",
+            "",
+            *lines,
+            "",
+            "sb3-attn COMMAND --help lists the arguments of a command.",
+        ]
+    )
+
+
+def _algo(arguments: list[str]) -> str:
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--algo", default="")
+    return str(parser.parse_known_args(arguments)[0].algo)
+
+
+def _is_ours(arguments: list[str]) -> bool:
+    from sb3_attn.zoo.registration import ALGORITHMS
+
+    return _algo(arguments) in ALGORITHMS
+
+
+def _folder_default(arguments: list[str]) -> list[str]:
+    # Training writes to logs/, but RL Zoo looks for agents to show in rl-trained-agents/, its download folder for the
+    # SB3 team's published ones. There are none of our algorithms.
+    return ["--folder", "logs"] if _is_ours(arguments) else []
+
+
+def _call_function(module: str, function: str, arguments: list[str]) -> None:
+    program = getattr(importlib.import_module(module), function)
+    sys.argv[1:] = arguments
+    program()
+
+
+def _run_module(module: str, arguments: list[str]) -> None:
+    # These programs have no function to call: their code sits under ``if __name__ == "__main__"``.
+    sys.argv[1:] = arguments
+    runpy.run_module(module, run_name="__main__")
+
+
+def our_command(command: list[str]) -> list[str]:
+    """
+    Translate a command by which RL Zoo starts one of its own programs into ours.
+
+    :param command: ``["python", "-m", "rl_zoo3.record_video", ...]`` (from ``record_training``) or
+        ``["python", "enjoy.py", ...]`` (from ``benchmark``, which therefore only works inside a checkout of RL Zoo).
+    :return: The ``sb3-attn`` command that does the same with our algorithms registered and this interpreter; any other
+        command unchanged.
+    """
+    ours = [sys.executable, "-m", "sb3_attn.zoo"]
+    if command[:3] == ["python", "-m", "rl_zoo3.record_video"]:
+        return [*ours, "record-video", *command[3:]]
+    if command[:2] == ["python", "enjoy.py"]:
+        return [*ours, "enjoy", *command[2:]]
+    return command
+
+
+@contextlib.contextmanager
+def _our_subprocesses() -> Iterator[None]:
+    # A new interpreter knows nothing of our registration, so RL Zoo's programs have to be started through this module.
+    original = subprocess.call
+
+    def call(command: Any, *args: Any, **kwargs: Any) -> int:
+        return original(our_command(command) if isinstance(command, list) else command, *args, **kwargs)
+
+    subprocess.call = call  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        subprocess.call = original
+
+
+@contextlib.contextmanager
+def _ffmpeg_on_path() -> Iterator[None]:
+    # record_training calls "ffmpeg" through the shell and does not look at its exit status. imageio-ffmpeg, which
+    # moviepy needs, brings one under another name.
+    if shutil.which("ffmpeg"):
+        yield
+        return
+    import imageio_ffmpeg
+
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "ffmpeg").symlink_to(imageio_ffmpeg.get_ffmpeg_exe())
+        saved = os.environ.get("PATH", os.defpath)
+        os.environ["PATH"] = saved + os.pathsep + folder
+        try:
+            yield
+        finally:
+            os.environ["PATH"] = saved

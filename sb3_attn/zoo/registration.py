@@ -1,0 +1,77 @@
+"""Makes RL Zoo know our algorithms and environments."""
+
+import contextlib
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+import sb3_attn
+from sb3_attn.recurrent_dqn import RecurrentDQN
+from sb3_attn.zoo.sampling import convert_rdqn_params, sample_rdqn_params
+
+
+class ZooAlgorithm(NamedTuple):
+    """
+    What RL Zoo keeps about one algorithm.
+
+    :param model_class: The algorithm.
+    :param sampler: ``(trial, n_actions, n_envs, additional_args) -> constructor arguments``: draws the hyperparameters
+        of one Optuna trial.
+    :param converter: ``trial.params -> constructor arguments``: gives the same dictionary from a stored trial.
+    """
+
+    model_class: type[BaseAlgorithm]
+    sampler: Callable[..., dict[str, Any]]
+    converter: Callable[[dict[str, Any]], dict[str, Any]]
+
+
+#: Everything registered with RL Zoo, by the name ``--algo`` takes.
+ALGORITHMS = {
+    "rdqn": ZooAlgorithm(RecurrentDQN, sample_rdqn_params, convert_rdqn_params),
+}
+
+#: Optional packages that register environments on import. RL Zoo does the same for its own list.
+ENVIRONMENT_PACKAGES = ("popgym",)
+
+
+def register() -> None:
+    """
+    Add our algorithms and environments to RL Zoo in this process. Calling it again changes nothing.
+
+    RL Zoo's modules share three dictionaries, and its command lines read their ``--algo`` choices from them when they
+    run, so the dictionaries are updated in place, never replaced. A process that runs one of RL Zoo's commands has to
+    call this first; the ``sb3-attn`` command does, and so can a ``custom_envs.py`` (see the guide).
+    """
+    from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+    from rl_zoo3.utils import ALGOS
+
+    for name, algorithm in ALGORITHMS.items():
+        ALGOS[name] = algorithm.model_class
+        HYPERPARAMS_SAMPLER[name] = algorithm.sampler
+        HYPERPARAMS_CONVERTER[name] = algorithm.converter  # type: ignore[assignment]
+    importlib.import_module("sb3_attn.envs")
+    for package in ENVIRONMENT_PACKAGES:
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(package)
+
+
+def zoo_config_path(algo: str) -> Path:
+    """
+    Find the hyperparameters that are shipped for an algorithm.
+
+    :param algo: A name in :data:`ALGORITHMS`.
+    :return: The path of ``zoo_configs/<algo>.yml``: inside the installed package or, in an editable checkout, at the
+        top of the repository.
+    """
+    package = Path(sb3_attn.__file__).parent
+    for folder in (package, package.parent):
+        path = folder / "zoo_configs" / f"{algo}.yml"
+        if path.is_file():
+            return path
+    raise FileNotFoundError(
+        f"There is no zoo_configs/{algo}.yml beside or inside {package}: algo={algo!r} has to be one of "
+        f"{sorted(ALGORITHMS)}, and the installation complete (reinstall sb3_attn if it is one of them)."
+    )

@@ -1,0 +1,19 @@
+"""A short training run through the command line, its environments in processes of their own; shared by the tests."""
+
+import pytest
+
+pytest.importorskip("rl_zoo3")
+
+from zoo_process import ENV_ID, TrainingRun, run_module
+
+
+@pytest.fixture(scope="session")
+def training_run(tmp_path_factory: pytest.TempPathFactory) -> TrainingRun:
+    root = tmp_path_factory.mktemp("zoo")
+    run_module(
+        *("train", "--algo", "rdqn", "--env", ENV_ID, "-n", "1000", "--seed", "3", "--device", "cpu"),
+        *("--env-kwargs", "length:5", "-params", "learning_starts:200", "n_envs:2", "--vec-env", "subproc"),
+        *("--eval-freq", "500", "--save-freq", "600", "--save-replay-buffer", "--num-threads", "1"),
+        cwd=root,
+    )
+    return TrainingRun(root, root / "logs" / "rdqn" / f"{ENV_ID}_1")

@@ -1,0 +1,157 @@
+"""The commands for real: training runs, agents, videos, searches."""
+
+import re
+import zipfile
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import yaml
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from zoo_process import ENV_ID, TrainingRun, run_module
+
+import sb3_attn.envs  # noqa: F401  # registers the tasks
+from sb3_attn import RecurrentDQN
+from sb3_attn.zoo import cli, zoo_config_path
+
+AGENT = ("--algo", "rdqn", "--env", ENV_ID)
+
+
+def test_train_leaves_a_zip_and_its_settings(training_run: TrainingRun) -> None:
+    assert zipfile.is_zipfile(training_run.folder / f"{ENV_ID}.zip")
+    assert (training_run.folder / "best_model.zip").exists()
+    assert (training_run.folder / "rl_model_600_steps.zip").exists()
+    arguments = (training_run.folder / ENV_ID / "args.yml").read_text()
+    assert str(zoo_config_path("rdqn")) in arguments
+    assert "subproc" in arguments
+    settings = yaml.load((training_run.folder / ENV_ID / "config.yml").read_text(), Loader=yaml.UnsafeLoader)
+    assert settings["policy_kwargs"]["core"] == "lstm"
+
+
+def test_the_zip_loads_and_is_evaluated_by_sb3(training_run: TrainingRun) -> None:
+    model = RecurrentDQN.load(training_run.folder / f"{ENV_ID}.zip", device="cpu")
+    vec_env = make_vec_env(ENV_ID, n_envs=3, env_kwargs={"length": 5})
+    mean, _ = evaluate_policy(model, vec_env, n_eval_episodes=10)
+    assert -1 <= mean <= 1
+
+
+def test_enjoy(training_run: TrainingRun) -> None:
+    output = run_module("enjoy", *AGENT, "--no-render", "-n", "80", cwd=training_run.root)
+    assert "Mean reward" in output
+
+
+def test_enjoy_carries_the_memory(training_run: TrainingRun, monkeypatch) -> None:
+    # A trained agent acts from its memory; that needs each predict() to get what the last one returned.
+    received = []
+    predict = RecurrentDQN.predict
+
+    def spy(self, observation, state=None, episode_start=None, deterministic=False):
+        result = predict(self, observation, state, episode_start, deterministic)
+        received.append((state, bool(episode_start[0]), result[1]))
+        return result
+
+    monkeypatch.setattr(RecurrentDQN, "predict", spy)
+    cli.main(["enjoy", *AGENT, "-f", str(training_run.root / "logs"), "--no-render", "-n", "20", "--device", "cpu"])
+    assert len(received) == 20
+    assert received[0][0] is None
+    assert received[0][1]
+    for (_, _, returned), (state, _, _) in pairwise(received):
+        np.testing.assert_equal(state, returned)
+    assert 1 < sum(start for _, start, _ in received) < 20
+
+
+def test_training_goes_on_from_a_zip_and_its_replay_buffer(training_run: TrainingRun, tmp_path: Path, capsys) -> None:
+    model_path = training_run.folder / f"{ENV_ID}.zip"
+    arguments = [*AGENT, "-i", str(model_path), "-n", "200", "-f", str(tmp_path), "--env-kwargs", "length:5"]
+    arguments += ["-params", "learning_starts:0", "n_envs:2", "--eval-freq", "-1", "--device", "cpu", "--seed", "1"]
+    assert cli.main(["train", *arguments]) == 0
+    assert "Loading replay buffer" in capsys.readouterr().out
+    before = RecurrentDQN.load(model_path, device="cpu")
+    after = RecurrentDQN.load(tmp_path / "rdqn" / f"{ENV_ID}_1" / f"{ENV_ID}.zip", device="cpu")
+    assert after._n_updates > before._n_updates
+
+
+def test_record_video(training_run: TrainingRun, tmp_path: Path) -> None:
+    run_module("record-video", *AGENT, "-n", "10", "-o", str(tmp_path), cwd=training_run.root)
+    (video,) = tmp_path.glob("final-model-rdqn-*.mp4")
+    assert video.read_bytes()[4:8] == b"ftyp"
+
+
+def test_record_training_and_its_subprocesses(training_run: TrainingRun, tmp_path: Path) -> None:
+    # Only the last model, to save time: each one is recorded by a process of its own
+    logs = tmp_path / "logs" / "rdqn" / f"{ENV_ID}_1"
+    logs.mkdir(parents=True)
+    (logs / f"{ENV_ID}.zip").symlink_to(training_run.folder / f"{ENV_ID}.zip")
+    (logs / ENV_ID).symlink_to(training_run.folder / ENV_ID)
+    assert cli.main(["record-training", *AGENT, "-f", str(tmp_path / "logs"), "-n", "10"]) == 0
+    assert (logs / "videos" / "training.mp4").read_bytes()[4:8] == b"ftyp"
+
+
+def test_benchmark_and_its_subprocesses(training_run: TrainingRun, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--log-dir", str(training_run.root / "logs"), "--benchmark-dir", str(tmp_path), "--no-hub", "-n", "80"]
+    assert cli.main(["benchmark", *arguments, "--test-mode", "--num-threads", "1"]) == 0
+    assert re.search(rf"\|rdqn\s*\|{ENV_ID}\s*\|", (tmp_path / "benchmark.md").read_text())
+
+
+def test_optimize(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = [
+        *AGENT,
+        "-n",
+        "400",
+        "--n-trials",
+        "2",
+        "--n-jobs",
+        "2",
+        "--no-optim-plots",
+        "--env-kwargs",
+        "length:2",
+    ]
+    arguments += ["-params", "learning_starts:50", "--device", "cpu", "--seed", "0", "--eval-episodes", "5"]
+    assert cli.main(["optimize", *arguments, "--storage", str(tmp_path / "study.log"), "--study-name", "test"]) == 0
+    (report,) = tmp_path.glob("logs/rdqn/report_*.csv")
+    states = re.findall(r"COMPLETE|PRUNED|FAIL", report.read_text())
+    assert states == ["COMPLETE", "COMPLETE"]
+    # The best trial's stored parameters train again
+    arguments = [
+        *AGENT,
+        "-n",
+        "200",
+        "--storage",
+        str(tmp_path / "study.log"),
+        "--study-name",
+        "test",
+        "--trial-id",
+        "1",
+    ]
+    arguments += ["--eval-freq", "-1", "--device", "cpu", "-params", "learning_starts:50"]
+    assert cli.main(["train", *arguments]) == 0
+
+
+def test_the_zoo_itself_with_a_hook(tmp_path: Path) -> None:
+    # As the guide says: RL Zoo imports a module of this name, if there is one
+    (tmp_path / "custom_envs.py").write_text("import sb3_attn.zoo\n\nsb3_attn.zoo.register()\n")
+    run_module(
+        *(*AGENT, "-n", "200", "-conf", str(zoo_config_path("rdqn")), "--eval-freq", "-1", "--device", "cpu"),
+        *("-params", "learning_starts:50", "--num-threads", "1"),
+        cwd=tmp_path,
+        module="rl_zoo3.train",
+    )
+    assert (tmp_path / "logs" / "rdqn" / f"{ENV_ID}_1" / f"{ENV_ID}.zip").exists()
+
+
+def test_pong_from_single_frames(tmp_path: Path) -> None:
+    pong = ("--algo", "rdqn", "--env", "ALE/Pong-v5")
+    run_module(
+        *("train", *pong, "--env-kwargs", "frameskip:1", "-n", "300", "--eval-freq", "-1", "--device", "cpu"),
+        *("-params", "learning_starts:150", "n_envs:2", "buffer_size:400", "batch_size:4"),
+        *("policy_kwargs:dict(core='lstm',core_kwargs=dict(hidden_size=32))", "--num-threads", "1"),
+        cwd=tmp_path,
+    )
+    (model_path,) = tmp_path.glob("logs/rdqn/ALE-Pong-v5_1/ALE-Pong-v5.zip")
+    model = RecurrentDQN.load(model_path, device="cpu")
+    assert model.observation_space.shape == (1, 84, 84)
+    assert model._n_updates > 0
+    assert cli.main(["enjoy", *pong, "-f", str(tmp_path / "logs"), "--no-render", "-n", "20", "--device", "cpu"]) == 0

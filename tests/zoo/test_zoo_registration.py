@@ -1,0 +1,48 @@
+import pytest
+
+pytest.importorskip("rl_zoo3")
+
+from rl_zoo3 import enjoy, exp_manager, hyperparams_opt, train, utils
+
+import sb3_attn
+from sb3_attn import RecurrentDQN
+from sb3_attn.zoo import ALGORITHMS, register, zoo_config_path
+
+
+def test_registration_reaches_every_module_of_the_zoo() -> None:
+    register()
+    for module in (utils, train, enjoy, exp_manager):
+        assert module.ALGOS["rdqn"] is RecurrentDQN
+    for module in (hyperparams_opt, exp_manager):
+        assert module.HYPERPARAMS_SAMPLER["rdqn"] is ALGORITHMS["rdqn"].sampler
+        assert module.HYPERPARAMS_CONVERTER["rdqn"] is ALGORITHMS["rdqn"].converter
+
+
+def test_registration_twice_changes_nothing() -> None:
+    register()
+    tables = (utils.ALGOS, hyperparams_opt.HYPERPARAMS_SAMPLER, hyperparams_opt.HYPERPARAMS_CONVERTER)
+    before = [dict(table) for table in tables]
+    register()
+    assert [dict(table) for table in tables] == before
+    assert "ppo_lstm" in utils.ALGOS  # the zoo's own are still there
+
+
+def test_every_algorithm_has_a_config() -> None:
+    for name in ALGORITHMS:
+        assert zoo_config_path(name).is_file()
+
+
+def test_config_path_prefers_the_one_inside_the_package(tmp_path, monkeypatch) -> None:
+    package = tmp_path / "sb3_attn"
+    for folder in (tmp_path, package):
+        (folder / "zoo_configs").mkdir(parents=True)
+        (folder / "zoo_configs" / "rdqn.yml").touch()
+    monkeypatch.setattr(sb3_attn, "__file__", str(package / "__init__.py"))
+    assert zoo_config_path("rdqn") == package / "zoo_configs" / "rdqn.yml"
+    (package / "zoo_configs" / "rdqn.yml").unlink()
+    assert zoo_config_path("rdqn") == tmp_path / "zoo_configs" / "rdqn.yml"
+
+
+def test_unknown_config_is_a_sentence() -> None:
+    with pytest.raises(FileNotFoundError, match=r"algo='ppo' has to be one of \['rdqn'"):
+        zoo_config_path("ppo")
