@@ -18,7 +18,7 @@ def map_state(function: Any, *states: Any) -> Any:
     :return: the new state
     """
     arrays = (function(*fields) for fields in zip(*states, strict=True))
-    return states[0]._make(arrays)  # type: ignore[union-attr]
+    return states[0]._make(arrays)
 
 
 def where_rows(rows: th.Tensor, state: CoreState, other: CoreState) -> CoreState:

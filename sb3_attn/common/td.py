@@ -39,9 +39,7 @@ def signed_parabolic(x: th.Tensor, eps: float = VALUE_RESCALING_EPS) -> th.Tenso
     return x.sign() * (root.square() - 1)
 
 
-def n_step_returns(
-    rewards: th.Tensor, discounts: th.Tensor, next_values: th.Tensor, mask: th.Tensor, n: int = 1
-) -> th.Tensor:
+def n_step_returns(rewards: th.Tensor, discounts: th.Tensor, next_values: th.Tensor, mask: th.Tensor, n: int = 1) -> th.Tensor:
     """
     G_t = sum_{k<m} gamma^k r_{t+k+1} + gamma^m v_{t+m}, with m = min(n, steps left in the sequence).
 

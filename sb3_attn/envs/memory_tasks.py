@@ -27,9 +27,7 @@ class MemoryTask(gym.Env[np.ndarray, np.int64], ABC):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}
     best_return = 1.0
 
-    def __init__(
-        self, observation_space: spaces.Box, n_actions: int, episode_length: int, render_mode: str | None
-    ) -> None:
+    def __init__(self, observation_space: spaces.Box, n_actions: int, episode_length: int, render_mode: str | None) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f'render_mode={render_mode!r} is not supported; use "rgb_array" or None.')
         self.observation_space = observation_space
@@ -61,9 +59,7 @@ class MemoryTask(gym.Env[np.ndarray, np.int64], ABC):
         """Steps taken in this episode."""
         return len(self._rewards)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         self._begin()
         self._rewards = []

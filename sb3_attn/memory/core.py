@@ -106,7 +106,9 @@ def make_core(core: str | type[MemoryCore], input_size: int, core_kwargs: dict[s
             raise ValueError(f"core={core!r} is unknown; choose one of {sorted(CORES)} or pass a MemoryCore subclass.")
         core = CORES[core]
     if not (isinstance(core, type) and issubclass(core, MemoryCore)):
-        raise ValueError(f"core={core!r} is no MemoryCore subclass; subclass sb3_attn.memory.MemoryCore or choose one of {sorted(CORES)}.")
+        raise ValueError(
+            f"core={core!r} is no MemoryCore subclass; subclass sb3_attn.memory.MemoryCore or choose one of {sorted(CORES)}."
+        )
     try:
         return core(input_size, **(core_kwargs or {}))
     except TypeError as error:

@@ -36,11 +36,11 @@ class LSTMCore(MemoryCore):
         self.lstm = nn.LSTM(input_size, hidden_size)
         forget_gate = slice(hidden_size, 2 * hidden_size)  # torch's gate order is input, forget, cell, output
         with th.no_grad():
-            self.lstm.bias_ih_l0[forget_gate] = forget_bias
-            self.lstm.bias_hh_l0[forget_gate] = 0.0
+            _, _, bias_ih, bias_hh = self.lstm.all_weights[0]
+            bias_ih[forget_gate], bias_hh[forget_gate] = forget_bias, 0.0
 
     def initial_state(self, batch_size: int) -> LSTMState:
-        zeros = self.lstm.weight_hh_l0.new_zeros(batch_size, self.hidden_size)
+        zeros = self.lstm.all_weights[0][0].new_zeros(batch_size, self.hidden_size)
         return LSTMState(hidden=zeros, cell=zeros)
 
     def forward(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, LSTMState]:
@@ -79,11 +79,11 @@ class GRUCore(MemoryCore):
         self.gru = nn.GRU(input_size, hidden_size)
         update_gate = slice(hidden_size, 2 * hidden_size)  # torch's gate order is reset, update, new
         with th.no_grad():
-            self.gru.bias_ih_l0[update_gate] = update_bias
-            self.gru.bias_hh_l0[update_gate] = 0.0
+            _, _, bias_ih, bias_hh = self.gru.all_weights[0]
+            bias_ih[update_gate], bias_hh[update_gate] = update_bias, 0.0
 
     def initial_state(self, batch_size: int) -> GRUState:
-        return GRUState(hidden=self.gru.weight_hh_l0.new_zeros(batch_size, self.hidden_size))
+        return GRUState(hidden=self.gru.all_weights[0][0].new_zeros(batch_size, self.hidden_size))
 
     def forward(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, GRUState]:
         hidden = th.gru_cell(inputs, state[0], *self.gru.all_weights[0])

@@ -1,6 +1,7 @@
 """Warming a memory up before training on a window."""
 
 import torch as th
+from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_attn.common.core_state import CoreState, map_state, state_from_arrays, where_rows
 from sb3_attn.recurrent_dqn.policies import RecurrentQNetwork
@@ -32,7 +33,7 @@ def burn_in(q_net: RecurrentQNetwork, batch: SequenceReplayBufferSamples) -> Cor
     return state
 
 
-def _slice(observations, length: int, rows: th.Tensor):
+def _slice(observations: PyTorchObs, length: int, rows: th.Tensor) -> PyTorchObs:
     if isinstance(observations, dict):
         return {key: array[:length, rows] for key, array in observations.items()}
     return observations[:length, rows]

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -156,7 +155,8 @@ class RecurrentDQNPolicy(DQNPolicy):
     :param lr_schedule: Learning rate schedule (could be constant)
     :param net_arch: sizes of the hidden layers of the head, after the memory
     :param activation_fn: Activation function
-    :param features_extractor_class: Features extractor to use.
+    :param features_extractor_class: Features extractor to use; ``None`` means the policy's own: flattened vectors,
+        NatureCNN or CombinedExtractor
     :param features_extractor_kwargs: Keyword arguments to pass to the features extractor.
     :param normalize_images: Whether to normalize images or not, dividing by 255.0 (True by default)
     :param optimizer_class: The optimizer to use, ``th.optim.Adam`` by default
@@ -171,6 +171,7 @@ class RecurrentDQNPolicy(DQNPolicy):
 
     q_net: RecurrentQNetwork
     q_net_target: RecurrentQNetwork
+    default_features_extractor: type[BaseFeaturesExtractor] = FlattenExtractor
 
     def __init__(
         self,
@@ -179,7 +180,7 @@ class RecurrentDQNPolicy(DQNPolicy):
         lr_schedule: Schedule,
         net_arch: list[int] | None = None,
         activation_fn: type[nn.Module] = nn.ReLU,
-        features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
         normalize_images: bool = True,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
@@ -190,6 +191,7 @@ class RecurrentDQNPolicy(DQNPolicy):
         dueling: bool = True,
         skip_connection: bool = True,
     ) -> None:
+        features_extractor_class = features_extractor_class or self.default_features_extractor
         self._check_observation_space(observation_space, features_extractor_class)
         if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
             optimizer_kwargs = dict(fused=True)
@@ -227,7 +229,11 @@ class RecurrentDQNPolicy(DQNPolicy):
 
     def _check_observation_space(self, observation_space: spaces.Space, extractor: type[BaseFeaturesExtractor]) -> None:
         is_dict = isinstance(observation_space, spaces.Dict)
-        if is_dict != issubclass(extractor, CombinedExtractor) and extractor in (FlattenExtractor, NatureCNN, CombinedExtractor):
+        if is_dict != issubclass(extractor, CombinedExtractor) and extractor in (
+            FlattenExtractor,
+            NatureCNN,
+            CombinedExtractor,
+        ):
             remedy = "'MultiInputPolicy'" if is_dict else "'MlpPolicy' for vectors or 'CnnPolicy' for images"
             raise ValueError(f"policy {type(self).__name__} does not fit observation_space={observation_space}; use {remedy}.")
 
@@ -312,14 +318,10 @@ MlpPolicy = RecurrentDQNPolicy
 class CnnPolicy(RecurrentDQNPolicy):
     """Policy with a recurrent Q-network and its target, for images. Parameters as for ``RecurrentDQNPolicy``."""
 
-    def __init__(self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN, **kwargs: Any) -> None:
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+    default_features_extractor = NatureCNN
 
 
 class MultiInputPolicy(RecurrentDQNPolicy):
     """Policy with a recurrent Q-network and its target, for Dict observations. Parameters as for ``RecurrentDQNPolicy``."""
 
-    def __init__(
-        self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any
-    ) -> None:
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+    default_features_extractor = CombinedExtractor

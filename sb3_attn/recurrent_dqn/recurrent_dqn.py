@@ -2,10 +2,9 @@
 
 import io
 import pathlib
-from collections.abc import Iterable
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch as th
@@ -21,17 +20,21 @@ from torch.nn import functional as F
 from sb3_attn.common import td
 from sb3_attn.common.core_state import CoreState
 from sb3_attn.common.exploration import epsilon_ladder as make_epsilon_ladder
-from sb3_attn.common.files import replace_on_success
+from sb3_attn.recurrent_dqn.arguments import check_arguments
 from sb3_attn.recurrent_dqn.burn_in import burn_in
 from sb3_attn.recurrent_dqn.finite import FiniteGuard, check_finite
-from sb3_attn.recurrent_dqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, RecurrentDQNPolicy, RecurrentQNetwork
+from sb3_attn.recurrent_dqn.policies import (
+    CnnPolicy,
+    MlpPolicy,
+    MultiInputPolicy,
+    RecurrentDQNPolicy,
+    RecurrentQNetwork,
+)
+from sb3_attn.recurrent_dqn.saving import SafeSaving
 from sb3_attn.replay import PrioritizedSequenceReplayBuffer, SequenceReplayBuffer, SequenceReplayBufferSamples
-from sb3_attn.replay.sequence_buffer import check_lengths
-
-SelfRecurrentDQN = TypeVar("SelfRecurrentDQN", bound="RecurrentDQN")
 
 
-class RecurrentDQN(DQN):
+class RecurrentDQN(SafeSaving, DQN):
     """
     Deep recurrent Q-network: DQN for environments that do not show everything at once.
 
@@ -174,45 +177,9 @@ class RecurrentDQN(DQN):
         # The memory of acting: before the observation at hand, and around the step that is under way
         self._core_state: CoreState | None = None
         self._step_states: tuple[CoreState, CoreState] | None = None
-        self._check_arguments()
+        check_arguments(self)
         if _init_setup_model:
             self._setup_model()
-
-    def _check_arguments(self) -> None:
-        if not issubclass(self.policy_class, RecurrentDQNPolicy):
-            raise ValueError(
-                f"policy={self.policy_class.__name__} is no RecurrentDQNPolicy; use one of {sorted(self.policy_aliases)}. "
-                "If it comes from a zip, another algorithm saved that: load it with the class that saved it."
-            )
-        if not issubclass(self.replay_buffer_class, SequenceReplayBuffer):
-            raise ValueError(
-                f"replay_buffer_class={self.replay_buffer_class.__name__} does not keep sequences; leave it out, or use "
-                "SequenceReplayBuffer, PrioritizedSequenceReplayBuffer or a subclass (hindsight replay is not supported)."
-            )
-        if self.prioritized_replay and not issubclass(self.replay_buffer_class, PrioritizedSequenceReplayBuffer):
-            raise ValueError(
-                f"prioritized_replay=True, but replay_buffer_class={self.replay_buffer_class.__name__} is uniform; leave one out."
-            )
-        if taken := {"trace_length", "burn_in_length", "sequence_period", "stored_state"} & self.replay_buffer_kwargs.keys():
-            raise ValueError(f"replay_buffer_kwargs={self.replay_buffer_kwargs}: give {sorted(taken)} to the algorithm instead.")
-        check_lengths(self.trace_length, self.burn_in_length, self.sequence_period)
-        lane_size, sequence_length = self.buffer_size // self.n_envs, self.burn_in_length + (self.trace_length or 1)
-        if lane_size < sequence_length:
-            raise ValueError(
-                f"buffer_size={self.buffer_size} leaves {lane_size} steps for each of {self.n_envs} environments, so "
-                f"burn_in_length={self.burn_in_length} and trace_length={self.trace_length} do not fit; raise buffer_size to "
-                f"at least {sequence_length * self.n_envs}."
-            )
-        for name in ("batch_size", "bootstrap_n", "target_update_interval"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        if self.td_lambda is not None and not 0 <= self.td_lambda <= 1:
-            raise ValueError(f"td_lambda={self.td_lambda} must lie between 0 and 1, or be None for n-step returns.")
-        if self.td_lambda is not None and self.bootstrap_n > 1:
-            raise ValueError(
-                f"td_lambda={self.td_lambda} and bootstrap_n={self.bootstrap_n} are two kinds of return; pass td_lambda=None "
-                "for n-step returns, or leave bootstrap_n at 1."
-            )
 
     def _setup_model(self) -> None:
         if self.replay_buffer is None:  # SB3 would build it without the lengths
@@ -244,6 +211,7 @@ class RecurrentDQN(DQN):
             # A callback ended the last `learn()` between the environments' step and its storage: `_last_obs` is stale
             self._step_states, self._last_obs = None, None
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        assert self._last_obs is not None, "SB3 has reset the environment"
         check_finite("observation", self._last_obs, self.num_timesteps)
         return result
 
@@ -255,6 +223,7 @@ class RecurrentDQN(DQN):
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
+        assert self._last_obs is not None and self._last_episode_starts is not None, "learn() has reset the environment"
         with th.no_grad():
             obs, _ = self.policy.obs_to_tensor(self._last_obs)
             state = self.q_net.initial_state(n_envs) if self._core_state is None else self._core_state
@@ -279,17 +248,19 @@ class RecurrentDQN(DQN):
 
     def _store_transition(
         self,
-        replay_buffer: ReplayBuffer,
+        replay_buffer: SequenceReplayBuffer,  # type: ignore[override]
         buffer_action: np.ndarray,
         new_obs: np.ndarray | dict[str, np.ndarray],
         reward: np.ndarray,
         dones: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
+        assert self._step_states is not None, "_sample_action() comes first"
         state, next_state = self._step_states
         # SB3's own method unwraps VecNormalize and final observations; only the last call needs to know of the memory
         add = partial(replay_buffer.add, core_state=state, episode_starts=self._last_episode_starts)
-        super()._store_transition(SimpleNamespace(add=add), buffer_action, new_obs, reward, dones, infos)
+        recorder = cast(ReplayBuffer, SimpleNamespace(add=add))
+        super()._store_transition(recorder, buffer_action, new_obs, reward, dones, infos)
         self._core_state, self._step_states = next_state, None
         self._last_episode_starts = dones
 
@@ -368,34 +339,6 @@ class RecurrentDQN(DQN):
             actions = self._replace_randomly(actions, np.random.rand(*np.shape(actions)) < self.exploration_rate)
         return actions, state
 
-    def learn(
-        self: SelfRecurrentDQN,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 4,
-        tb_log_name: str = "RecurrentDQN",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> SelfRecurrentDQN:
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-
-    def save(
-        self,
-        path: str | pathlib.Path | io.BufferedIOBase,
-        exclude: Iterable[str] | None = None,
-        include: Iterable[str] | None = None,
-    ) -> None:
-        if isinstance(path, io.BufferedIOBase):
-            return super().save(path, exclude, include)
-        with replace_on_success(path, suffix="zip") as temporary:
-            super().save(temporary, exclude, include)
-
-    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
-        if isinstance(path, io.BufferedIOBase):
-            return super().save_replay_buffer(path)
-        with replace_on_success(path, suffix="pkl") as temporary:
-            super().save_replay_buffer(temporary)
-
     def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
         super().load_replay_buffer(path, truncate_last_traj)
         if not isinstance(self.replay_buffer, SequenceReplayBuffer) or self.replay_buffer.n_envs != self.n_envs:
@@ -408,4 +351,3 @@ class RecurrentDQN(DQN):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_core_state", "_step_states"]
-

@@ -10,6 +10,9 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_attn.common.sum_tree import SumTree
+from sb3_attn.replay.core_states import CoreStateStore
+from sb3_attn.replay.invariants import check_valid
+from sb3_attn.replay.lengths import check_lengths
 from sb3_attn.replay.samples import SequenceReplayBufferSamples
 
 #: The key under which an observation that is no Dict is kept: a Box is a Dict of one key
@@ -18,36 +21,8 @@ SINGLE_KEY = "observation"
 Observation = np.ndarray | dict[str, np.ndarray]
 
 
-def check_lengths(trace_length: int | None, burn_in_length: int, sequence_period: int | None) -> None:
-    """
-    Check that windows of these lengths cover every step.
-
-    :raises ValueError: if they do not; the sentence says what to change
-    """
-    if trace_length is not None and trace_length < 1:
-        raise ValueError(f"trace_length={trace_length} leaves no step to learn from; give at least 1, or None for whole episodes.")
-    if burn_in_length < 0:
-        raise ValueError(f"burn_in_length={burn_in_length} is negative; give 0 for no burn-in.")
-    if sequence_period is not None and sequence_period < 1:
-        raise ValueError(f"sequence_period={sequence_period} must be at least 1, or None for trace_length.")
-    if trace_length is None and (burn_in_length > 0 or sequence_period is not None):
-        raise ValueError(
-            f"trace_length=None takes whole episodes, which start at their first step, but burn_in_length={burn_in_length} "
-            f"and sequence_period={sequence_period}; set a trace_length, or leave them at 0 and None."
-        )
-    if trace_length is not None and sequence_period is not None and sequence_period > trace_length:
-        raise ValueError(
-            f"sequence_period={sequence_period} is larger than trace_length={trace_length}, so some steps would never be "
-            "trained; lower sequence_period or raise trace_length."
-        )
-
-
 def _as_dict(observation: Any) -> dict[str, Any]:
     return observation if isinstance(observation, dict) else {SINGLE_KEY: observation}
-
-
-def _to_numpy(array: np.ndarray | th.Tensor) -> np.ndarray:
-    return array.detach().cpu().numpy() if isinstance(array, th.Tensor) else array
 
 
 class SequenceReplayBuffer(ReplayBuffer):
@@ -78,6 +53,10 @@ class SequenceReplayBuffer(ReplayBuffer):
     :param stored_state: keep core states; otherwise ``SequenceReplayBufferSamples.core_state`` is empty
     :raises ValueError: if a length is not positive, or the period leaves steps out
     """
+
+    #: Next slot to write in each lane, and whether it has come round, ``[n_envs]``
+    pos: np.ndarray  # type: ignore[assignment]
+    full: np.ndarray  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -121,11 +100,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         self._newest_next_observations = {key: np.zeros_like(ring[0]) for key, ring in self._observations.items()}
         self._final_observations: dict[tuple[int, int], dict[str, np.ndarray]] = {}
 
-        # A second, smaller ring per lane; `_state_rows` says where the state before a step lies in it
-        self._core_states: tuple[np.ndarray, ...] | None = None
-        self._n_state_rows = self.buffer_size // self.sequence_period + burn_in_length // self.sequence_period + 3
-        self._state_rows = np.zeros(lanes, np.int32)
-        self._state_pos = np.zeros(n_envs, np.int64)
+        self._core_states = CoreStateStore(self.buffer_size, n_envs, burn_in_length, self.sequence_period)
 
         # The possible distances from a window's first burn-in step to its first trained step
         self._burn_in_choices = np.unique([*range(0, burn_in_length, self.sequence_period), burn_in_length])
@@ -137,9 +112,8 @@ class SequenceReplayBuffer(ReplayBuffer):
 
     def reset(self) -> None:
         """Forget everything."""
-        #: Next slot to write in each lane
-        self.pos = np.zeros(self.n_envs, np.int64)  # type: ignore[assignment]
-        self.full = np.zeros(self.n_envs, bool)  # type: ignore[assignment]
+        self.pos = np.zeros(self.n_envs, np.int64)
+        self.full = np.zeros(self.n_envs, bool)
         #: Length so far of the episode that is open in each lane, 0 if none is
         self.open_lengths = np.zeros(self.n_envs, np.int64)
         self.n_windows = 0
@@ -159,7 +133,7 @@ class SequenceReplayBuffer(ReplayBuffer):
 
     # ---------------------------------------------------------------- writing
 
-    def add(  # type: ignore[override]
+    def add(
         self,
         obs: Observation,
         next_obs: Observation,
@@ -202,7 +176,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         self.timeouts[slots, lanes] = False
         self.episode_steps[slots, lanes] = steps
         if self.stored_state:
-            self._keep_states(core_state, slots, lanes, steps)
+            self._core_states.keep(core_state, slots, lanes, steps)
 
         self.pos[lanes] = (slots + 1) % self.buffer_size
         self.full[lanes] |= self.pos[lanes] == 0
@@ -210,25 +184,6 @@ class SequenceReplayBuffer(ReplayBuffer):
         self._register_complete(slots, lanes, steps)
         for i in np.flatnonzero(done):
             self._close_episode(lanes[i], timeout=bool(infos[i].get("TimeLimit.truncated", False)))
-
-    def _keep_states(
-        self, core_state: tuple[Any, ...] | None, slots: np.ndarray, lanes: np.ndarray, steps: np.ndarray
-    ) -> None:
-        """Keep the state of those steps at which some window's burn-in can start; an episode's first needs none."""
-        if self._core_states is None:
-            if core_state is None:
-                return
-            arrays = [_to_numpy(array) for array in core_state]
-            self._core_states = tuple(np.zeros((self._n_state_rows, self.n_envs, *a.shape[1:]), a.dtype) for a in arrays)
-        due = (steps > 0) & ((steps + self.burn_in_length) % self.sequence_period == 0)
-        if not due.any():
-            return
-        lanes = lanes[due]
-        rows = self._state_pos[lanes]
-        for i, kept in enumerate(self._core_states):
-            kept[rows, lanes] = 0 if core_state is None else _to_numpy(core_state[i])[due]
-        self._state_rows[slots[due], lanes] = rows
-        self._state_pos[lanes] = (rows + 1) % self._n_state_rows
 
     def _register_complete(self, slots: np.ndarray, lanes: np.ndarray, steps: np.ndarray) -> None:
         """Make windows available whose last step was just written."""
@@ -256,11 +211,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         slots = (newest - (length - 1) + starts) % self.buffer_size
         self._register(slots, np.full_like(slots, lane), length - starts)
 
-        # States kept for windows that the episode did not live to see make room again
-        n_kept = (length - 1 + self.burn_in_length) // period - self.burn_in_length // period
-        n_needed = (length - 1) // period - self.burn_in_length // period
-        if self._core_states is not None:
-            self._state_pos[lane] = (self._state_pos[lane] - (n_kept - max(n_needed, 0))) % self._n_state_rows
+        self._core_states.close_episode(lane, length)
         self.open_lengths[lane] = 0
 
     def _register(self, slots: np.ndarray, lanes: np.ndarray, lengths: np.ndarray | int) -> None:
@@ -336,18 +287,13 @@ class SequenceReplayBuffer(ReplayBuffer):
 
         rewards = self._normalize_reward(self.rewards[rows, lanes], env)
         terminations = self.dones[rows, lanes] & ~self.timeouts[rows, lanes] & mask
-        if self._core_states is None:
-            core_state: tuple[np.ndarray, ...] = ()
-        else:
-            state_rows = self._state_rows[burn_in_slots % self.buffer_size, lanes]
-            core_state = tuple(states[state_rows, lanes] for states in self._core_states)
 
         return SequenceReplayBufferSamples(
             burn_in_observations=self._obs_to_torch(
                 {key: ring[burn_in_rows, lanes] for key, ring in self._observations.items()}, env
             ),
             burn_in_lengths=self._tensor(burn_in_lengths),
-            core_state=tuple(map(self._tensor, core_state)),
+            core_state=tuple(map(self._tensor, self._core_states.get(burn_in_slots % self.buffer_size, lanes))),
             episode_starts=self._tensor(first_steps == burn_in_lengths),
             observations=self._obs_to_torch(self._trained_observations(slots, lanes, lengths), env),
             actions=self._tensor(self.actions[rows, lanes, 0]).long(),
@@ -385,35 +331,10 @@ class SequenceReplayBuffer(ReplayBuffer):
             return {key: self._tensor(array) for key, array in self._normalize_obs(observations, env).items()}  # type: ignore[union-attr]
         return self._tensor(self._normalize_obs(observations[SINGLE_KEY], env))  # type: ignore[arg-type]
 
-    # ---------------------------------------------------------------- invariants
-
     def check_valid(self) -> None:
         """
         Check every invariant of the store; slow, for tests and for debugging.
 
         :raises AssertionError: if one is violated
         """
-        slots, lanes = np.nonzero(self.window_lengths)
-        assert len(slots) == self.n_windows, "n_windows is not the number of windows"
-        assert np.array_equal(np.flatnonzero(self._tree[np.arange(self._tree.capacity)]), self._leaves(slots, lanes)), (
-            "the tree's leaves are not the windows"
-        )
-        used_state_rows = set()
-        for slot, lane in zip(slots, lanes, strict=True):
-            first, length = self.episode_steps[slot, lane], self.window_lengths[slot, lane]
-            burn_in = min(first, self.burn_in_length)
-            rows = np.arange(slot - burn_in, slot + length) % self.buffer_size
-            oldest = self.pos[lane] if self.full[lane] else 0
-            ages = (rows - oldest) % self.buffer_size
-            n_steps = self.buffer_size if self.full[lane] else self.pos[lane]
-            assert (np.diff(ages) == 1).all() and ages[-1] < n_steps, "a window spans the write position"
-            assert (np.diff(self.episode_steps[rows, lane]) == 1).all(), "a window crosses episodes"
-            assert not self.dones[rows[:-1], lane].any(), "a window goes on after an episode's end"
-            assert first % self.sequence_period == 0, "a window starts off the grid"
-            assert length == self.trace_length or self.dones[rows[-1], lane], "a short window that ends no episode"
-            if self._core_states is not None and first > burn_in:
-                used_state_rows.add((lane, self._state_rows[rows[0], lane]))
-        n_with_past = (self.episode_steps[slots, lanes] > self.burn_in_length).sum()
-        assert self._core_states is None or len(used_state_rows) == n_with_past, "two windows share a stored state"
-        truncated = set(zip(*(axis.tolist() for axis in np.nonzero(self.timeouts)), strict=True))
-        assert set(self._final_observations) == truncated, "final observations are not those of the truncated episodes"
+        check_valid(self)

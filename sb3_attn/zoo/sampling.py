@@ -23,9 +23,7 @@ BATCH_SIZES = (16, 128)
 LAYERS: dict[str, list[int]] = {"none": [], "small": [64], "medium": [128], "big": [256]}
 
 
-def sample_rdqn_params(
-    trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
-) -> dict[str, Any]:
+def sample_rdqn_params(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
     """
     Draw the hyperparameters of one trial of ``RecurrentDQN``.
 

@@ -70,9 +70,7 @@ def test_an_oracle_with_memory_gets_the_best_return(env_id: str, kwargs: dict, o
     observations = vec_env.reset()
     histories = [[obs] for obs in observations]
     for _ in range(20 * tasks[0].episode_length):
-        actions = np.array(
-            [oracle(task, history) if history else 0 for task, history in zip(tasks, histories, strict=True)]
-        )
+        actions = np.array([oracle(task, history) if history else 0 for task, history in zip(tasks, histories, strict=True)])
         observations, _, dones, infos = vec_env.step(actions)
         for history, obs, done, info in zip(histories, observations, dones, infos, strict=True):
             if done:

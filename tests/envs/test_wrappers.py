@@ -60,9 +60,7 @@ def test_flat_observations_get_previous_action_and_reward_appended(inner: spaces
         observations = [env.reset(seed=0)[0]] + [env.step(action)[0] for action in (2, 0)]
         for obs, shown in zip(observations, base.shown[-3:], strict=True):
             np.testing.assert_array_equal(obs[:size], spaces.flatten(inner, shown).astype(np.float32))
-        np.testing.assert_array_equal(
-            [obs[size:] for obs in observations], [[0, 0, 0, 0], [0, 0, 1, 11], [1, 0, 0, 12]]
-        )
+        np.testing.assert_array_equal([obs[size:] for obs in observations], [[0, 0, 0, 0], [0, 0, 1, 11], [1, 0, 0, 12]])
 
 
 @pytest.mark.parametrize(
@@ -91,9 +89,7 @@ def test_actions_that_do_not_start_at_zero() -> None:
 
 def test_previous_action_and_reward_through_a_vec_env() -> None:
     """The final observation of an episode has its last action and reward, the next episode's first one has zeros."""
-    vec_env = make_vec_env(
-        "MemoryChain-v0", n_envs=2, seed=0, env_kwargs={"length": 1}, wrapper_class=PreviousActionReward
-    )
+    vec_env = make_vec_env("MemoryChain-v0", n_envs=2, seed=0, env_kwargs={"length": 1}, wrapper_class=PreviousActionReward)
     vec_env.reset()
     for _ in range(3):
         observations, rewards, dones, infos = vec_env.step(np.array([0, 1]))

@@ -40,9 +40,7 @@ def test_shipped_config_is_the_default(programs) -> None:
 def test_a_given_config_wins(monkeypatch, given: list[str]) -> None:
     # The zoo's own parser decides which value counts, so let it run up to where it uses it
     used = []
-    monkeypatch.setattr(
-        rl_zoo3.train, "ExperimentManager", lambda *args, **kwargs: used.append(kwargs["config"]) or Stop()
-    )
+    monkeypatch.setattr(rl_zoo3.train, "ExperimentManager", lambda *args, **kwargs: used.append(kwargs["config"]) or Stop())
     with pytest.raises(Stop):
         cli.main(["train", "--algo=rdqn", "--env", "MemoryChain-v0", *given, "--num-threads", "1"])
     assert used == ["mine.yml"]
@@ -135,8 +133,7 @@ def test_missing_extra_is_a_sentence(missing: str) -> None:
     process = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     assert process.returncode == 1
     assert (
-        f'needs {missing}, which is not installed; install the zoo extra with pip install "sb3_attn[zoo]".'
-        in process.stderr
+        f'needs {missing}, which is not installed; install the zoo extra with pip install "sb3_attn[zoo]".' in process.stderr
     )
     assert "Traceback" not in process.stderr
 
