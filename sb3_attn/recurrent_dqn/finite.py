@@ -25,6 +25,22 @@ def check_finite(name: str, values: np.ndarray | dict[str, np.ndarray], num_time
         raise ValueError(f"environment {i} returned a {what} that is not finite at step {num_timesteps}: {array[i]}; {REMEDY}")
 
 
+def check_finite_loss(loss: float, num_timesteps: int, n_updates: int) -> None:
+    """
+    Check a loss before the step that would carry it into the weights.
+
+    :param loss: of one batch
+    :param num_timesteps: the algorithm's count of steps, for the message
+    :param n_updates: its count of updates, for the message
+    :raises ValueError: if it is NaN or infinite
+    """
+    if not np.isfinite(loss):
+        raise ValueError(
+            f"the loss is {loss} at step {num_timesteps}, update {n_updates}; "
+            "lower learning_rate or max_grad_norm, or scale the rewards."
+        )
+
+
 class FiniteGuard(BaseCallback):
     """
     Stops training when an environment returns NaN or infinity.

@@ -1,10 +1,8 @@
 """Deep Q-learning with a memory."""
 
-import io
-import pathlib
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 import torch as th
@@ -22,7 +20,7 @@ from sb3_attn.common.core_state import CoreState
 from sb3_attn.common.exploration import epsilon_ladder as make_epsilon_ladder
 from sb3_attn.recurrent_dqn.arguments import check_arguments
 from sb3_attn.recurrent_dqn.burn_in import burn_in
-from sb3_attn.recurrent_dqn.finite import FiniteGuard, check_finite
+from sb3_attn.recurrent_dqn.finite import FiniteGuard, check_finite, check_finite_loss
 from sb3_attn.recurrent_dqn.policies import (
     CnnPolicy,
     MlpPolicy,
@@ -30,11 +28,13 @@ from sb3_attn.recurrent_dqn.policies import (
     RecurrentDQNPolicy,
     RecurrentQNetwork,
 )
-from sb3_attn.recurrent_dqn.saving import SafeSaving
+from sb3_attn.recurrent_dqn.saving import SaveAndLoad
 from sb3_attn.replay import PrioritizedSequenceReplayBuffer, SequenceReplayBuffer, SequenceReplayBufferSamples
 
+SelfRecurrentDQN = TypeVar("SelfRecurrentDQN", bound="RecurrentDQN")
 
-class RecurrentDQN(SafeSaving, DQN):
+
+class RecurrentDQN(SaveAndLoad, DQN):
     """
     Deep recurrent Q-network: DQN for environments that do not show everything at once.
 
@@ -231,7 +231,6 @@ class RecurrentDQN(SafeSaving, DQN):
                 state = self.q_net.reset_rows(state, th.as_tensor(self._last_episode_starts, device=self.device))
             greedy_actions, next_state = self.policy(obs, state)
         self._step_states = state, next_state
-
         # Epsilon comes after the forward pass: the memory must see every observation, also when the action is random
         if self.num_timesteps < learning_starts:
             explore = np.ones(n_envs, dtype=bool)
@@ -287,11 +286,7 @@ class RecurrentDQN(SafeSaving, DQN):
             step_losses = F.smooth_l1_loss(chosen_q_values, targets, reduction="none")
             loss = (batch.importance_weights * th.where(batch.mask, step_losses, 0.0)).sum() / batch.mask.sum()
             losses.append(loss.item())
-            if not np.isfinite(losses[-1]):
-                raise ValueError(
-                    f"the loss is {losses[-1]} at step {self.num_timesteps}, update {self._n_updates + len(losses)}; lower "
-                    "learning_rate or max_grad_norm, or scale the rewards."
-                )
+            check_finite_loss(losses[-1], self.num_timesteps, self._n_updates + len(losses))
 
             self.policy.optimizer.zero_grad()
             loss.backward()
@@ -336,18 +331,20 @@ class RecurrentDQN(SafeSaving, DQN):
         """
         actions, state = self.policy.predict(observation, state, episode_start, deterministic)
         if not deterministic:
-            actions = self._replace_randomly(actions, np.random.rand(*np.shape(actions)) < self.exploration_rate)
+            explore = np.asarray(np.random.rand(*actions.shape) < self.exploration_rate)
+            actions = self._replace_randomly(actions, explore)
         return actions, state
 
-    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
-        super().load_replay_buffer(path, truncate_last_traj)
-        if not isinstance(self.replay_buffer, SequenceReplayBuffer) or self.replay_buffer.n_envs != self.n_envs:
-            raise ValueError(
-                f"path={path} holds a {type(self.replay_buffer).__name__} for {self.replay_buffer.n_envs} environments, but "
-                f"this model needs a SequenceReplayBuffer for {self.n_envs}; load the model with as many environments."
-            )
-        # Its episodes are not those now under way in the environments, so the next `learn()` begins with new ones
-        self._last_obs = None
+    def learn(
+        self: SelfRecurrentDQN,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "RecurrentDQN",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfRecurrentDQN:
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_core_state", "_step_states"]

@@ -1,0 +1,62 @@
+"""The ladder of epsilons, and files that are replaced whole or not at all."""
+
+import os
+
+import pytest
+
+from sb3_attn.common.exploration import epsilon_ladder
+from sb3_attn.common.files import replace_on_success
+
+
+@pytest.mark.parametrize("n_envs", [2, 3, 8, 256])
+def test_ladder_equals_its_formula(n_envs):
+    expected = [0.4 ** (1 + 7 * i / (n_envs - 1)) for i in range(n_envs)]
+    assert epsilon_ladder(n_envs).tolist() == pytest.approx(expected)
+    expected = [0.5 ** (1 + 3 * i / (n_envs - 1)) for i in range(n_envs)]
+    assert epsilon_ladder(n_envs, base=0.5, alpha=3).tolist() == pytest.approx(expected)
+
+
+def test_a_single_environment_gets_the_base():
+    assert epsilon_ladder(1).tolist() == [0.4]
+
+
+def test_a_failed_save_leaves_the_old_file_whole(tmp_path):
+    path = tmp_path / "model.zip"
+    path.write_text("old")
+
+    def save_half() -> None:
+        with replace_on_success(path, suffix="zip") as temporary:
+            temporary.write_text("ne")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        save_half()
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["model.zip"]
+
+
+def test_a_failed_first_save_leaves_nothing(tmp_path):
+    with pytest.raises(OSError, match="disk full"), replace_on_success(tmp_path / "new", suffix="zip"):
+        raise OSError("disk full")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_save_replaces_the_old_file_only_at_the_end(tmp_path):
+    path = tmp_path / "model.zip"
+    path.write_text("old")
+    with replace_on_success(path, suffix="zip") as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+        assert temporary.suffix and temporary.parent == path.parent
+    assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["model.zip"]
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix", "expected"),
+    [("model", "zip", "model.zip"), ("model.zip", "zip", "model.zip"), ("model.pkl", "zip", "model.pkl"), ("raw", "", "raw")],
+)
+def test_the_suffix_is_added_where_there_is_none(tmp_path, name, suffix, expected):
+    with replace_on_success(str(tmp_path / "new" / "folder" / name), suffix) as temporary:
+        temporary.write_bytes(b"content")
+    assert (tmp_path / "new" / "folder" / expected).read_bytes() == b"content"

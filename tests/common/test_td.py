@@ -1,0 +1,158 @@
+"""TD mathematics against slow loops in numpy, written from the definitions (forward view, one sequence at a time)."""
+
+import math
+
+import numpy as np
+import pytest
+import torch as th
+
+from sb3_attn.common import td
+
+GAMMA = 0.9
+ENDS = ("terminated", "truncated")
+
+
+def n_step_return(rewards: list, next_values: list, terminated: bool, t: int, n: int) -> float:
+    m = min(n, len(rewards) - t)
+    total = sum(GAMMA**k * rewards[t + k] for k in range(m))
+    if terminated and t + m == len(rewards):
+        return total
+    return total + GAMMA**m * next_values[t + m - 1]
+
+
+def lambda_return(rewards: list, next_values: list, terminated: bool, t: int, td_lambda: float) -> float:
+    left = len(rewards) - t
+    n_steps = [n_step_return(rewards, next_values, terminated, t, n) for n in range(1, left + 1)]
+    blend = sum((1 - td_lambda) * td_lambda ** (n - 1) * n_steps[n - 1] for n in range(1, left))
+    return blend + td_lambda ** (left - 1) * n_steps[-1]
+
+
+def make_batch(pad: float = 0.0):
+    """One row for each length and each kind of end, the padding filled with ``pad``."""
+    time, cases = 7, [(length, end) for length in range(1, 8) for end in ENDS]
+    rng = np.random.default_rng(0)
+    rewards, next_values = rng.normal(size=(2, time, len(cases)))
+    discounts = np.full((time, len(cases)), GAMMA)
+    mask = np.zeros((time, len(cases)), dtype=bool)
+    for b, (length, end) in enumerate(cases):
+        mask[:length, b] = True
+        discounts[length - 1, b] *= end == "truncated"
+    for array in (rewards, next_values, discounts):
+        array[~mask] = pad
+    return cases, [th.from_numpy(array) for array in (rewards, discounts, next_values, mask)]
+
+
+def assert_matches(returns: th.Tensor, oracle) -> None:
+    cases, (rewards, _, next_values, _) = make_batch()
+    for b, (length, end) in enumerate(cases):
+        row = rewards[:length, b].tolist(), next_values[:length, b].tolist(), end == "terminated"
+        expected = [oracle(*row, t) for t in range(length)]
+        np.testing.assert_allclose(returns[:length, b], expected, rtol=1e-12, err_msg=f"length {length}, {end}")
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 7, 20])
+def test_n_step_returns_equal_the_sum_over_their_rewards(n):
+    _, batch = make_batch()
+    assert_matches(td.n_step_returns(*batch, n=n), lambda *row: n_step_return(*row, n=n))
+
+
+@pytest.mark.parametrize("td_lambda", [0.0, 0.3, 0.8, 1.0])
+def test_lambda_returns_equal_the_blend_of_n_step_returns(td_lambda):
+    _, batch = make_batch()
+    assert_matches(td.lambda_returns(*batch, td_lambda), lambda *row: lambda_return(*row, td_lambda=td_lambda))
+
+
+def returns_of_both_kinds(batch) -> list[th.Tensor]:
+    return [td.n_step_returns(*batch, n=n) for n in (1, 3, 9)] + [td.lambda_returns(*batch, x) for x in (0.0, 0.8, 1.0)]
+
+
+@pytest.mark.parametrize("pad", [1e9, math.inf, math.nan])
+def test_padding_changes_no_return(pad):
+    _, clean = make_batch()
+    _, dirty = make_batch(pad)
+    mask = clean[-1]
+    for expected, returns in zip(returns_of_both_kinds(clean), returns_of_both_kinds(dirty), strict=True):
+        th.testing.assert_close(returns[mask], expected[mask], rtol=0, atol=0)
+
+
+def test_a_time_limit_does_not_lower_a_constant_value():
+    """Reward 1 forever is worth 1 / (1 - gamma) at each step, wherever a sequence is cut off."""
+    cases, (rewards, discounts, next_values, mask) = make_batch()
+    constant = th.ones_like(rewards), discounts, th.full_like(next_values, 1 / (1 - GAMMA)), mask
+    truncated = th.tensor([end == "truncated" for _, end in cases])
+    for returns in returns_of_both_kinds(constant):
+        values = returns[:, truncated][mask[:, truncated]]
+        th.testing.assert_close(values, th.full_like(values, 10.0))
+
+
+def test_a_terminal_value_is_never_used():
+    cases, (rewards, discounts, next_values, mask) = make_batch()
+    other = next_values.clone()
+    for b, (length, end) in enumerate(cases):
+        if end == "terminated":
+            other[length - 1, b] += 100
+    before, after = ((rewards, discounts, values, mask) for values in (next_values, other))
+    for expected, returns in zip(returns_of_both_kinds(before), returns_of_both_kinds(after), strict=True):
+        th.testing.assert_close(returns[mask], expected[mask], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("wrong", [(3, 1), (6,), (7,)])
+def test_shapes_that_differ_are_refused(wrong):
+    good, bad = th.zeros(3, 2), th.zeros(wrong)
+    with pytest.raises(ValueError, match=r"must be the same \[T, B\]"):
+        td.n_step_returns(good, good, bad, good.bool())
+    with pytest.raises(ValueError, match=r"must be the same \[T, B\]"):
+        td.lambda_returns(bad, good, good, good.bool(), 0.5)
+
+
+@pytest.mark.parametrize("eps", [1e-3, 1e-2])
+def test_value_rescaling_equals_its_formula(eps):
+    x = [-1e4, -7.5, -1.0, -1e-3, 0.0, 1e-3, 1.0, 7.5, 1e4]
+    expected = [math.copysign(math.sqrt(abs(v) + 1) - 1, v) + eps * v for v in x]
+    np.testing.assert_allclose(td.signed_hyperbolic(th.tensor(x, dtype=th.float64), eps), expected, rtol=1e-12)
+
+
+def test_value_rescaling_and_its_inverse_cancel():
+    x = th.linspace(-1e4, 1e4, 2001, dtype=th.float64)
+    th.testing.assert_close(td.signed_parabolic(td.signed_hyperbolic(x)), x, rtol=1e-8, atol=1e-8)
+    th.testing.assert_close(td.signed_hyperbolic(td.signed_parabolic(x[900:1101])), x[900:1101], rtol=1e-8, atol=1e-8)
+
+
+def test_the_round_trip_is_good_to_1e_4_in_float32():
+    x = th.linspace(-100, 100, 20_001)
+    error = (td.signed_parabolic(td.signed_hyperbolic(x)).double() - x.double()).abs() / x.double().abs().clamp(min=1)
+    assert error.max() < 1e-4
+
+
+def test_errors_of_both_signs_count_alike():
+    """The mean of +1 and -1 is 0, but there is much to learn from that sequence."""
+    mask = th.ones(2, 1, dtype=th.bool)
+    for eta in (0.0, 0.5, 0.9, 1.0):
+        assert td.sequence_priority(th.tensor([[1.0], [-1.0]]), mask, eta).item() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("pad", [0.0, 1e9, -math.inf, math.nan])
+@pytest.mark.parametrize("eta", [0.0, 0.9, 1.0])
+def test_priority_blends_largest_and_mean_error_of_real_steps(eta, pad):
+    cases, (td_error, _, _, mask) = make_batch()
+    td_error[~mask] = pad
+    expected = []
+    for b, (length, _) in enumerate(cases):
+        errors = [abs(error) for error in td_error[:length, b].tolist()]
+        expected.append(eta * max(errors) + (1 - eta) * sum(errors) / length)
+    np.testing.assert_allclose(td.sequence_priority(td_error, mask, eta), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.6, 1.0])
+def test_importance_weights_equal_their_formula(exponent):
+    probabilities = [0.5, 0.1, 0.01, 0.1]
+    raw = [(40 * p) ** -exponent for p in probabilities]
+    weights = td.importance_weights(th.tensor(probabilities, dtype=th.float64), 40, exponent)
+    np.testing.assert_allclose(weights, [w / max(raw) for w in raw], rtol=1e-12)
+
+
+def test_full_importance_weights_undo_the_bias_of_the_sampling():
+    probabilities = th.tensor([0.5, 0.3, 0.2], dtype=th.float64)
+    weights = td.importance_weights(probabilities, 3, exponent=1.0)
+    th.testing.assert_close(weights * probabilities, (weights * probabilities)[0].expand(3))
+    assert weights.max() == 1

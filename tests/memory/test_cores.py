@@ -1,0 +1,205 @@
+"""What every memory core promises, checked for all that the registry names."""
+
+import copy
+
+import pytest
+import torch as th
+
+from sb3_attn.common.core_state import map_state, state_from_arrays, where_rows
+from sb3_attn.memory import CORES, GRUCore, IdentityCore, LSTMCore, MemoryCore, make_core
+
+TIME, BATCH, INPUT = 6, 4, 5
+TOLERANCE = dict(rtol=1e-10, atol=1e-12)
+
+
+@pytest.fixture(params=sorted(CORES))
+def core(request) -> MemoryCore:
+    th.manual_seed(0)
+    return make_core(request.param, INPUT).double()
+
+
+def random_inputs(*shape: int) -> th.Tensor:
+    return th.randn(*shape, INPUT, dtype=th.float64)
+
+
+def used_state(core: MemoryCore, batch_size: int = BATCH):
+    """A state that a core has come to by reading something."""
+    return core.unroll(random_inputs(3, batch_size), core.initial_state(batch_size))[1]
+
+
+def assert_states_close(state, expected, **tolerance) -> None:
+    assert type(state) is type(expected)
+    for array, expected_array in zip(state, expected, strict=True):
+        th.testing.assert_close(array, expected_array, **tolerance)
+
+
+def test_unroll_equals_repeated_forward(core):
+    inputs, start = random_inputs(TIME, BATCH), used_state(core)
+    outputs, end = core.unroll(inputs, start)
+    state, by_steps = start, []
+    for step_inputs in inputs:
+        output, state = core(step_inputs, state)
+        by_steps.append(output)
+    th.testing.assert_close(outputs, th.stack(by_steps), **TOLERANCE)
+    assert_states_close(end, state, **TOLERANCE)
+
+
+def test_unroll_and_repeated_forward_have_the_same_gradients(core):
+    gradients = []
+    inputs, weights = random_inputs(TIME, BATCH).requires_grad_(), th.randn(TIME, BATCH, core.output_size).double()
+    for unroll in (core.unroll, lambda inputs, state: MemoryCore.unroll(core, inputs, state)):
+        outputs, _ = unroll(inputs, core.initial_state(BATCH))
+        gradients.append(th.autograd.grad((outputs * weights).sum(), [inputs, *core.parameters()]))
+    for gradient, expected in zip(*gradients, strict=True):
+        th.testing.assert_close(gradient, expected, **TOLERANCE)
+
+
+def test_an_unroll_can_be_cut_anywhere(core):
+    inputs, start = random_inputs(TIME, BATCH), used_state(core)
+    whole, end = core.unroll(inputs, start)
+    for cut in range(1, TIME):
+        first, state = core.unroll(inputs[:cut], start)
+        second, state = core.unroll(inputs[cut:], state)
+        th.testing.assert_close(th.cat([first, second]), whole, **TOLERANCE)
+        assert_states_close(state, end, **TOLERANCE)
+
+
+def test_rows_are_independent(core):
+    inputs, start = random_inputs(TIME, BATCH), used_state(core)
+    outputs, end = core.unroll(inputs, start)
+    for row in range(BATCH):
+        alone = slice(row, row + 1)
+        output, state = core.unroll(inputs[:, alone], map_state(lambda array, alone=alone: array[alone], start))
+        th.testing.assert_close(output, outputs[:, alone], **TOLERANCE)
+        assert_states_close(state, map_state(lambda array, alone=alone: array[alone], end), **TOLERANCE)
+
+
+def test_gradient_of_the_last_output_reaches_the_first_input_and_the_state(core):
+    start = map_state(lambda array: array.detach().requires_grad_(), used_state(core))
+    inputs = random_inputs(TIME, BATCH).requires_grad_()
+    outputs, _ = core.unroll(inputs, start)
+    gradients = th.autograd.grad(outputs[-1].sum(), [inputs, *start])
+    has_memory = len(start) > 0
+    assert bool((gradients[0][0] != 0).any()) == has_memory
+    assert bool((gradients[0][-1] != 0).any())
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert any((gradient != 0).any() for gradient in gradients[1:]) == has_memory
+
+
+def test_double_precision_gradients_match_finite_differences(core):
+    inputs = random_inputs(3, 2).requires_grad_()
+    assert th.autograd.gradcheck(lambda inputs: core.unroll(inputs, core.initial_state(2))[0], [inputs])
+
+
+@pytest.mark.parametrize("dtype", [th.float32, th.float64])
+def test_dtype_and_shapes(core, dtype):
+    core = core.to(dtype)
+    outputs, state = core.unroll(random_inputs(TIME, BATCH).to(dtype), core.initial_state(BATCH))
+    assert outputs.shape == (TIME, BATCH, core.output_size) and outputs.dtype == dtype
+    output, step_state = core(random_inputs(BATCH).to(dtype), state)
+    assert output.shape == (BATCH, core.output_size) and output.dtype == dtype
+    for after, before in zip(step_state, core.initial_state(BATCH), strict=True):
+        assert after.shape == before.shape and after.dtype == before.dtype
+
+
+def test_state_is_a_flat_named_tuple_with_the_batch_first(core):
+    for state in (core.initial_state(BATCH), used_state(core)):
+        assert isinstance(state, tuple) and len(state._fields) == len(state)
+        assert all(isinstance(array, th.Tensor) and array.shape[0] == BATCH for array in state)
+    one = core.initial_state(1)
+    assert_states_close(core.initial_state(BATCH), map_state(lambda array: array.expand(BATCH, *array.shape[1:]), one))
+
+
+def test_a_call_changes_neither_the_core_nor_its_arguments(core):
+    inputs, start = random_inputs(TIME, BATCH), used_state(core)
+    before = copy.deepcopy((core.state_dict(), sorted(core.__dict__), inputs, [array.detach() for array in start]))
+    first = core.unroll(inputs, start)[0]
+    core(inputs[0], start)
+    after = core.state_dict(), sorted(core.__dict__), inputs, [array.detach() for array in start]
+    assert after[1] == before[1]
+    for index in (0, 2, 3):
+        th.testing.assert_close(after[index], before[index], rtol=0, atol=0)
+    th.testing.assert_close(core.unroll(inputs, start)[0], first, rtol=0, atol=0)
+
+
+def test_a_state_survives_numpy(core):
+    state = map_state(lambda array: array.detach(), used_state(core))
+    arrays = tuple(array.numpy().copy() for array in state)
+    back = state_from_arrays(arrays, like=core.initial_state(BATCH))
+    assert_states_close(back, state, rtol=0, atol=0)
+    inputs = random_inputs(BATCH)
+    th.testing.assert_close(core(inputs, back)[0], core(inputs, state)[0], rtol=0, atol=0)
+
+
+def test_arrays_that_are_no_state_are_refused():
+    like = LSTMCore(INPUT, hidden_size=3).initial_state(2)
+    arrays = tuple(array.numpy() for array in like)
+    for wrong in (arrays[:1], tuple(array[:1] for array in arrays), tuple(array[:, :2] for array in arrays), ()):
+        with pytest.raises(ValueError, match=r"expected|has arrays of shapes"):
+            state_from_arrays(wrong, like)
+
+
+def test_rows_are_taken_from_one_of_two_states(core):
+    state, other = used_state(core), used_state(core)
+    rows = th.tensor([True, False, False, True])
+    mixed = where_rows(rows, state, other)
+    for array, yes, no in zip(mixed, state, other, strict=True):
+        assert array[rows].equal(yes[rows]) and array[~rows].equal(no[~rows])
+        assert not yes.equal(no)
+
+
+@pytest.mark.parametrize("bias", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize(("core_class", "name"), [(LSTMCore, "forget_bias"), (GRUCore, "update_bias")])
+def test_a_fresh_cell_keeps_the_share_its_bias_says(core_class, name, bias):
+    core = core_class(INPUT, hidden_size=8, **{name: bias})
+    recurrent_weights = next(p for parameter_name, p in core.named_parameters() if "weight_hh" in parameter_name)
+    th.nn.init.zeros_(recurrent_weights)  # so that only the gate passes the old content on
+    start = map_state(lambda array: array.requires_grad_(), core.initial_state(1))
+    _, after = core(th.zeros(1, INPUT), start)
+    (kept,) = th.autograd.grad(after[-1].sum(), start[-1])  # the cell of an LSTM, the hidden state of a GRU
+    th.testing.assert_close(kept, th.sigmoid(th.tensor(bias)).expand(1, 8))
+
+
+def test_the_default_biases_let_memories_last():
+    assert LSTMCore(INPUT).lstm.bias_ih_l0[64:128].unique().tolist() == [3.0]
+    assert GRUCore(INPUT).gru.bias_ih_l0[64:128].unique().tolist() == [1.0]
+
+
+def test_identity_core_remembers_nothing():
+    core, inputs = IdentityCore(INPUT), th.randn(TIME, BATCH, INPUT)
+    outputs, state = core.unroll(inputs, core.initial_state(BATCH))
+    assert outputs.equal(inputs) and len(state) == 0 and core.output_size == INPUT
+
+
+def test_make_core_takes_names_classes_and_arguments():
+    class OwnCore(LSTMCore):
+        pass
+
+    assert type(make_core("gru", 3)) is GRUCore
+    core = make_core(OwnCore, 3, dict(hidden_size=7))
+    assert type(core) is OwnCore and (core.input_size, core.output_size) == (3, 7)
+
+
+@pytest.mark.parametrize("core", sorted(CORES))
+def test_make_core_refuses_sizes_that_are_not_positive(core):
+    with pytest.raises(ValueError, match=r"input_size=0 .* must be at least 1"):
+        make_core(core, 0)
+
+
+@pytest.mark.parametrize("core", ["lstn", "", "LSTM"])
+def test_make_core_names_the_choices(core):
+    with pytest.raises(ValueError, match=r"is unknown; choose one of \['gru', "):
+        make_core(core, 3)
+
+
+@pytest.mark.parametrize("core", [th.nn.LSTM, LSTMCore(3), None, 7])
+def test_make_core_refuses_what_is_no_core_class(core):
+    with pytest.raises(ValueError, match="no MemoryCore subclass"):
+        make_core(core, 3)
+
+
+def test_make_core_names_arguments_that_do_not_fit():
+    with pytest.raises(ValueError, match=r"'hiden_size': 3.* do not fit LSTMCore"):
+        make_core("lstm", 3, dict(hiden_size=3))
+    with pytest.raises(ValueError, match=r"output_size=0 of GRUCore must be at least 1"):
+        make_core("gru", 3, dict(hidden_size=0))

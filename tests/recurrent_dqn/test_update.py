@@ -1,0 +1,275 @@
+"""One update of RecurrentDQN: what is learned from what."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.vec_env import DummyVecEnv
+from toys import Counter, SumCore, make, vec
+
+from sb3_attn import RecurrentDQN
+from sb3_attn.common.core_state import state_from_arrays
+from sb3_attn.recurrent_dqn.burn_in import burn_in
+from sb3_attn.replay import SequenceReplayBufferSamples
+
+
+def filled(n_steps: int = 60, **kwargs: Any) -> RecurrentDQN:
+    """A model whose buffer holds random steps, without an update so far."""
+    return make(learning_starts=10**6, **kwargs).learn(n_steps)
+
+
+def gradient(model: RecurrentDQN, batch: SequenceReplayBufferSamples, monkeypatch: pytest.MonkeyPatch) -> th.Tensor:
+    """The gradient that train() makes of one batch, all parameters in a row; the parameters stay as they are."""
+    kept: list[th.Tensor] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(model.replay_buffer, "sample", lambda *args, **kwargs: batch)
+        patch.setattr(th.nn.utils, "clip_grad_norm_", lambda *args: None)
+        patch.setattr(
+            model.policy.optimizer,
+            "step",
+            lambda: kept.append(th.cat([p.grad.flatten() for p in model.q_net.parameters()])),
+        )
+        model.train(1, 1)
+    return kept[0].clone()
+
+
+def with_targets(model: RecurrentDQN, batch: SequenceReplayBufferSamples, monkeypatch: pytest.MonkeyPatch) -> th.Tensor:
+    """The targets ``[T, B]`` that train() computes for a batch."""
+    kept: list[th.Tensor] = []
+    original = model._targets
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "_targets", lambda *args: kept.append(original(*args)) or kept[0])
+        gradient(model, batch, patch)
+    return kept[0]
+
+
+def sample_with_burn_in(model: RecurrentDQN, size: int = 64) -> SequenceReplayBufferSamples:
+    batch = model.replay_buffer.sample(size)
+    assert batch.burn_in_lengths.min() == 0 and batch.burn_in_lengths.max() == model.burn_in_length
+    return batch
+
+
+def perturb(module: th.nn.Module) -> None:
+    with th.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.3 * th.randn_like(parameter))
+
+
+@pytest.mark.parametrize("core", ["lstm", "gru"])
+def test_no_gradient_reaches_a_burn_in_observation(core: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = filled(policy_kwargs=dict(core=core))
+    batch = sample_with_burn_in(model)
+    batch.burn_in_observations.requires_grad_()
+    batch.observations.requires_grad_()
+    changed = batch._replace(burn_in_observations=batch.burn_in_observations + 1.0)
+    before = gradient(model, batch, monkeypatch)
+    assert batch.observations.grad.abs().sum() > 0
+    assert batch.burn_in_observations.grad is None or not batch.burn_in_observations.grad.any()
+    # It does have a say in the value of the update
+    assert not th.equal(before, gradient(model, changed, monkeypatch))
+
+
+def test_each_network_burns_in_with_its_own_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: step by step from the episode's start, by each network alone, written out for one window at a time."""
+    length = 5
+    model = filled(env=vec(length=length), stored_state=False, burn_in_length=length, double_q=False, td_lambda=None)
+    perturb(model.q_net_target)
+    batch = model.replay_buffer.sample(16)
+    targets = with_targets(model, batch, monkeypatch)
+    compared = 0
+    for b in range(16):
+        state = model.q_net_target.initial_state(1)
+        past = batch.burn_in_observations[: batch.burn_in_lengths[b], b]
+        steps = [*past, *batch.observations[: batch.mask[:, b].sum() + 1, b]]
+        values = []
+        with th.no_grad():
+            for obs in steps:
+                q_values, state = model.q_net_target(obs[None], state)
+                values.append(q_values.max())
+        for t in range(int(batch.mask[:, b].sum())):
+            bootstrap = 0.99 * (1 - batch.terminations[t, b]) * values[len(past) + t + 1]
+            assert targets[t, b] == pytest.approx(float(batch.rewards[t, b] + bootstrap), abs=1e-5)
+            compared += 1
+    assert compared > 16
+
+
+def test_the_two_networks_burnt_in_differ_when_their_weights_do() -> None:
+    model = filled()
+    batch = sample_with_burn_in(model)
+    online, target = burn_in(model.q_net, batch), burn_in(model.q_net_target, batch)
+    assert all(map(th.equal, online, target))
+    perturb(model.q_net_target)
+    target = burn_in(model.q_net_target, batch)
+    has_past = batch.burn_in_lengths > 0
+    for mine, theirs in zip(online, target, strict=True):
+        assert (mine != theirs)[has_past].any(dim=1).all()
+        assert th.equal(mine[~has_past], theirs[~has_past])  # at an episode's start both are the initial state
+
+
+def test_burn_in_is_a_step_by_step_unroll_from_the_stored_state() -> None:
+    model = filled(env=vec(length=12), n_steps=120)
+    batch = model.replay_buffer.sample(64)
+    assert (~batch.episode_starts).any()
+    burnt_in = burn_in(model.q_net, batch)
+    for b in range(64):
+        state = model.q_net.initial_state(1)
+        if not batch.episode_starts[b]:
+            state = state_from_arrays([array[b : b + 1] for array in batch.core_state], like=state)
+            assert any(array.any() for array in state)
+        for t in range(batch.burn_in_lengths[b]):
+            _, state = model.q_net(batch.burn_in_observations[t, b : b + 1], state)
+        for field, expected in zip(burnt_in, state, strict=True):
+            th.testing.assert_close(field[b : b + 1], expected, atol=1e-6, rtol=1e-5)
+
+
+def test_a_cue_in_the_first_observation_changes_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = filled(trace_length=None, burn_in_length=0)
+    batch = model.replay_buffer.sample(4)
+    cued = batch.observations.clone()
+    cued[0] += 1.0
+    before = with_targets(model, batch, monkeypatch)
+    after = with_targets(model, batch._replace(observations=cued), monkeypatch)
+    assert (before[:-1] != after[:-1]).all()  # the last step terminates: its target is its reward
+    assert th.equal(before[-1], after[-1])
+
+
+@pytest.mark.parametrize("stored_state", [True, False])
+def test_a_cue_before_the_burn_in_reaches_the_target_through_the_stored_state_only(
+    stored_state: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = filled(env=vec(length=12), n_steps=120, stored_state=stored_state)
+    batch = model.replay_buffer.sample(64)
+    assert bool(batch.core_state) == stored_state
+    if stored_state:
+        before = with_targets(model, batch, monkeypatch)
+        zeroed = batch._replace(core_state=tuple(map(th.zeros_like, batch.core_state)))
+        after = with_targets(model, zeroed, monkeypatch)
+        changed = ((before != after) & batch.mask).any(dim=0)
+        assert changed.any()
+        assert not (changed & batch.episode_starts).any()
+
+
+@pytest.mark.parametrize("switches", [{}, dict(td_lambda=None), dict(value_rescaling=True), dict(double_q=False)], ids=str)
+def test_importance_weights_scale_the_gradient(switches: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = filled(prioritized_replay=True, **switches)
+    batch = model.replay_buffer.sample(16)
+    full = gradient(model, batch._replace(importance_weights=th.ones(16)), monkeypatch)
+    halved = gradient(model, batch._replace(importance_weights=th.full((16,), 0.5)), monkeypatch)
+    th.testing.assert_close(halved, full / 2)
+    # Window by window: the gradient is linear in the weights
+    first = th.zeros(16)
+    first[0] = 1.0
+    alone = gradient(model, batch._replace(importance_weights=first), monkeypatch)
+    rest = gradient(model, batch._replace(importance_weights=1 - first), monkeypatch)
+    assert alone.any()
+    th.testing.assert_close(alone + rest, full, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "switches", [{}, dict(td_lambda=None, bootstrap_n=3), dict(value_rescaling=True), dict(prioritized_replay=True)], ids=str
+)
+def test_the_contents_of_padding_change_nothing(switches: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = filled(trace_length=4, burn_in_length=3, **switches)  # 5-step episodes: windows of 4 and of 1
+    batch = model.replay_buffer.sample(64)
+    padding = ~batch.mask
+    assert padding.any() and batch.mask.any(dim=0).all()
+    observations, burn_in_observations = batch.observations.clone(), batch.burn_in_observations.clone()
+    for b in range(64):
+        observations[batch.mask[:, b].sum() + 1 :, b] = 9.0
+        burn_in_observations[batch.burn_in_lengths[b] :, b] = -9.0
+    filled_up = batch._replace(
+        observations=observations,
+        burn_in_observations=burn_in_observations,
+        actions=th.where(padding, 1 - batch.actions, batch.actions),
+        rewards=th.where(padding, 100.0, batch.rewards),
+        terminations=th.where(padding, 1 - batch.terminations, batch.terminations),
+    )
+    priorities: list[np.ndarray] = []
+    monkeypatch.setattr(model.replay_buffer, "update_priorities", lambda batch, values: priorities.append(values))
+    clean = gradient(model, batch, monkeypatch)
+    th.testing.assert_close(gradient(model, filled_up, monkeypatch), clean, atol=1e-7, rtol=1e-6)
+    np.testing.assert_allclose(priorities[1], priorities[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "returns", [dict(td_lambda=None), dict(td_lambda=None, bootstrap_n=3), dict(td_lambda=0.8), dict(td_lambda=1.0)], ids=str
+)
+@pytest.mark.parametrize("truncates", [True, False])
+def test_truncation_bootstraps_and_termination_does_not(
+    returns: dict, truncates: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every step pays 1 and the target network says 10 everywhere: at gamma 0.9 the target is 10, unless all ends."""
+    model = filled(env=vec(truncates=truncates, reward=1.0), gamma=0.9, **returns)
+    with th.no_grad():
+        for parameter in model.q_net_target.parameters():
+            parameter.zero_()
+        model.q_net_target.value_net[-1].bias.fill_(10.0)
+    batch = model.replay_buffer.sample(64)
+    targets = with_targets(model, batch, monkeypatch)
+    last = batch.mask.sum(dim=0) - 1
+    assert bool(batch.terminations.any()) is not truncates
+    if truncates:
+        th.testing.assert_close(targets[batch.mask], th.full_like(targets[batch.mask], 10.0))
+    for b in range(64):
+        if batch.terminations[last[b], b]:
+            assert targets[last[b], b] == 1.0
+
+
+def test_targets_are_pinned_by_double_q(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The online network chooses the action, the target network values it."""
+    model = filled(td_lambda=None, policy_kwargs=dict(dueling=False))
+    with th.no_grad():
+        for net, bias in ((model.q_net, [1.0, 0.0]), (model.q_net_target, [3.0, 7.0])):
+            for parameter in net.parameters():
+                parameter.zero_()
+            net.q_net[-1].bias.copy_(th.tensor(bias))
+    batch = model.replay_buffer.sample(16)
+    for double_q, value in ((True, 3.0), (False, 7.0)):
+        model.double_q = double_q
+        expected = batch.rewards + 0.99 * value * (1 - batch.terminations)
+        targets = with_targets(model, batch, monkeypatch)
+        th.testing.assert_close(targets[batch.mask], expected[batch.mask])
+
+
+SWITCHES = [
+    {},
+    dict(policy_kwargs=dict(dueling=False)),
+    dict(policy_kwargs=dict(skip_connection=False)),
+    dict(policy_kwargs=dict(core="gru")),
+    dict(policy_kwargs=dict(core="identity", core_kwargs={})),
+    dict(policy_kwargs=dict(core=SumCore, core_kwargs=dict(decay=0.9))),
+    dict(policy_kwargs=dict(core=SumCore, core_kwargs={}, encoder_arch=[], net_arch=[])),
+    dict(double_q=False),
+    dict(td_lambda=None),
+    dict(td_lambda=None, bootstrap_n=3),
+    dict(td_lambda=0.0),
+    dict(value_rescaling=True),
+    dict(value_rescaling=True, td_lambda=None, bootstrap_n=2, prioritized_replay=True),
+    dict(stored_state=False),
+    dict(burn_in_length=0),
+    dict(burn_in_length=7),
+    dict(prioritized_replay=True),
+    dict(sequence_period=1),
+    dict(sequence_period=2, prioritized_replay=True),
+    dict(trace_length=None, burn_in_length=0),
+    dict(trace_length=None, burn_in_length=0, prioritized_replay=True, policy_kwargs=dict(core="gru")),
+    dict(epsilon_ladder=True),
+    dict(train_freq=(1, "episode"), gradient_steps=-1),
+    dict(optimize_memory_usage=True),
+]
+
+
+@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+def test_every_switch_trains(switches: dict) -> None:
+    n_envs = 1 if "train_freq" in switches else 3
+    model = make(DummyVecEnv([lambda i=i: Counter(3 + i, truncates=i == 1) for i in range(n_envs)]), **switches)
+    before = [parameter.clone() for parameter in model.q_net.parameters()]
+    model.learn(90)
+    model.replay_buffer.check_valid()
+    assert model._n_updates >= 5
+    assert np.isfinite(model.logger.name_to_value["train/loss"])
+    after = list(model.q_net.parameters())
+    assert all(p.isfinite().all() for p in after)
+    unused = [not th.any(p != old) for p, old in zip(after, before, strict=True)]
+    assert not any(unused), "every parameter learns"
