@@ -38,12 +38,13 @@ def check_arguments(model: RecurrentDQN) -> None:
     if taken := {"trace_length", "burn_in_length", "sequence_period", "stored_state"} & model.replay_buffer_kwargs.keys():
         raise ValueError(f"replay_buffer_kwargs={model.replay_buffer_kwargs}: give {sorted(taken)} to the algorithm instead.")
     check_lengths(model.trace_length, model.burn_in_length, model.sequence_period)
-    lane_size, sequence_length = model.buffer_size // model.n_envs, model.burn_in_length + (model.trace_length or 1)
+    n_envs = 1 if model.env is None else model.env.num_envs
+    lane_size, sequence_length = model.buffer_size // n_envs, model.burn_in_length + (model.trace_length or 1)
     if lane_size < sequence_length:
         raise ValueError(
-            f"buffer_size={model.buffer_size} leaves {lane_size} steps for each of {model.n_envs} environments, so "
+            f"buffer_size={model.buffer_size} leaves {lane_size} steps for each of {n_envs} environments, so "
             f"burn_in_length={model.burn_in_length} and trace_length={model.trace_length} do not fit; raise buffer_size to "
-            f"at least {sequence_length * model.n_envs}."
+            f"at least {sequence_length * n_envs}."
         )
     for name in ("batch_size", "bootstrap_n", "target_update_interval"):
         if getattr(model, name) < 1:

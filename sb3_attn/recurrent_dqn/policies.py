@@ -140,7 +140,9 @@ class RecurrentQNetwork(QNetwork):
         return self.value_net(latent) + advantages - advantages.mean(dim=-1, keepdim=True)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
-        raise NotImplementedError("A recurrent Q-network needs its state: call forward(obs, state).")
+        """Greedy actions for observations that are an episode's first, ``[B]``."""
+        n_envs = len(next(iter(observation.values())) if isinstance(observation, dict) else observation)
+        return self(observation, self.initial_state(n_envs))[0].argmax(dim=1)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), **self._constructor_parameters}
@@ -252,9 +254,6 @@ class RecurrentDQNPolicy(DQNPolicy):
         """
         q_values, state = self.q_net(obs, state)
         return q_values.argmax(dim=1), state
-
-    def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
-        raise NotImplementedError("A recurrent policy needs its state: call predict(observation, state, episode_start).")
 
     def predict(
         self,

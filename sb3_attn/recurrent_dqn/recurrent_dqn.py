@@ -123,7 +123,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
         td_lambda: float | None = 0.8,
         value_rescaling: bool = False,
         trace_length: int | None = 40,
-        burn_in_length: int = 20,
+        burn_in_length: int = 8,
         sequence_period: int | None = None,
         stored_state: bool = True,
         prioritized_replay: bool = False,

@@ -46,6 +46,7 @@ class SequenceReplayBuffer(ReplayBuffer):
     :param device: where samples go
     :param n_envs: number of lanes
     :param optimize_memory_usage: changes nothing; every observation is stored once anyway
+    :param handle_timeout_termination: bootstrap where an episode was truncated, rather than take it for terminated
     :param trace_length: number of trained steps in a window; ``None`` means whole episodes
     :param burn_in_length: largest number of steps before the trained ones that warm the memory up
     :param sequence_period: distance of the starts of two trained parts; ``None`` means ``trace_length``, so that each step
@@ -66,6 +67,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         device: th.device | str = "auto",
         n_envs: int = 1,
         optimize_memory_usage: bool = False,
+        handle_timeout_termination: bool = True,
         trace_length: int | None = None,
         burn_in_length: int = 0,
         sequence_period: int | None = None,
@@ -76,7 +78,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         check_lengths(trace_length, burn_in_length, sequence_period)
         self.buffer_size = max(buffer_size // n_envs, (trace_length or 1) + burn_in_length)
         self.optimize_memory_usage = optimize_memory_usage
-        self.handle_timeout_termination = True
+        self.handle_timeout_termination = handle_timeout_termination
         self.trace_length = trace_length or self.buffer_size
         self.burn_in_length = burn_in_length
         self.sequence_period = sequence_period or self.trace_length
@@ -183,7 +185,8 @@ class SequenceReplayBuffer(ReplayBuffer):
         self.open_lengths[lanes] += 1
         self._register_complete(slots, lanes, steps)
         for i in np.flatnonzero(done):
-            self._close_episode(lanes[i], timeout=bool(infos[i].get("TimeLimit.truncated", False)))
+            timeout = self.handle_timeout_termination and infos[i].get("TimeLimit.truncated", False)
+            self._close_episode(lanes[i], timeout=bool(timeout))
 
     def _register_complete(self, slots: np.ndarray, lanes: np.ndarray, steps: np.ndarray) -> None:
         """Make windows available whose last step was just written."""

@@ -1,0 +1,1 @@
+"""Measurements of what the package promises: learning of memory tasks, and speed."""

@@ -1,0 +1,173 @@
+"""Every mistake gets a sentence, and numbers that are none stop training before anything is saved."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import CheckpointCallback
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from toys import Counter, make, vec
+
+from sb3_attn import RecurrentDQN, SequenceReplayBuffer
+
+BAD_ARGUMENTS = [
+    (dict(trace_length=0), "trace_length=0 leaves no step"),
+    (dict(burn_in_length=-1), "burn_in_length=-1 is negative"),
+    (dict(sequence_period=0), "sequence_period=0 must be at least 1"),
+    (dict(sequence_period=4), "sequence_period=4 is larger than trace_length=3"),
+    (dict(trace_length=None), "trace_length=None takes whole episodes.*burn_in_length=2"),
+    (dict(trace_length=None, burn_in_length=0, sequence_period=2), "trace_length=None.*sequence_period=2"),
+    (dict(buffer_size=4), "buffer_size=4 leaves 4 steps.*raise buffer_size to at least 5"),
+    (dict(batch_size=0), "batch_size=0 must be at least 1"),
+    (dict(bootstrap_n=0, td_lambda=None), "bootstrap_n=0 must be at least 1"),
+    (dict(target_update_interval=0), "target_update_interval=0 must be at least 1"),
+    (dict(td_lambda=1.5), r"td_lambda=1\.5 must lie between 0 and 1, or be None"),
+    (dict(td_lambda=-0.1), r"td_lambda=-0\.1 must lie between 0 and 1"),
+    (dict(td_lambda=0.8, bootstrap_n=3), r"td_lambda=0\.8 and bootstrap_n=3 are two kinds of return"),
+    (dict(replay_buffer_class=ReplayBuffer), "replay_buffer_class=ReplayBuffer does not keep sequences"),
+    (dict(replay_buffer_class=SequenceReplayBuffer, prioritized_replay=True), "prioritized_replay=True, but .* uniform"),
+    (dict(replay_buffer_kwargs=dict(trace_length=3)), r"\['trace_length'\] to the algorithm instead"),
+    (dict(prioritized_replay=True, replay_buffer_kwargs=dict(priority_exponent=2)), "priority_exponent=2 must lie"),
+    (dict(policy_kwargs=dict(core="lsmt")), r"core='lsmt' is unknown; choose one of .*'gru', 'identity', 'lstm'"),
+    (dict(policy_kwargs=dict(core=th.nn.LSTM)), "is no MemoryCore subclass"),
+    (dict(policy_kwargs=dict(core_kwargs=dict(size=3))), "core_kwargs=.*size.* do not fit LSTMCore"),
+    (dict(policy_kwargs=dict(core_kwargs=dict(hidden_size=0))), "=0 of LSTMCore must be at least 1"),
+    (dict(policy="MultiInputPolicy"), "does not fit observation_space=Box.*'MlpPolicy'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), BAD_ARGUMENTS, ids=[str(bad) for bad, _ in BAD_ARGUMENTS])
+def test_a_bad_argument_is_named(arguments: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        make(**arguments)
+
+
+def test_buffer_size_counts_all_environments() -> None:
+    with pytest.raises(ValueError, match="buffer_size=19 leaves 4 steps for each of 4 environments.*at least 20"):
+        make(vec(4), buffer_size=19)
+    make(vec(4), buffer_size=20)
+
+
+def test_a_policy_of_stock_dqn_is_refused() -> None:
+    from stable_baselines3.dqn.policies import MlpPolicy
+
+    with pytest.raises(ValueError, match="policy=DQNPolicy is no RecurrentDQNPolicy; use one of"):
+        RecurrentDQN(MlpPolicy, vec())
+
+
+def test_a_dict_observation_needs_the_multi_input_policy() -> None:
+    space = spaces.Dict({"a": spaces.Box(-1, 1, (2,), np.float32)})
+    with pytest.raises(ValueError, match="use 'MultiInputPolicy'"):
+        make(vec(space=space))
+
+
+def test_predict_names_a_gym_tuple_and_a_state_of_other_shapes() -> None:
+    model = make()
+    with pytest.raises(ValueError, match="mixing Gym API"):
+        model.predict(Counter().reset())
+    _, state = model.predict(np.zeros((1, 3), np.float32))
+    with pytest.raises(ValueError, match=r"state has arrays of shapes \[\(1, 8\), \(1, 8\)\].*\(2, 8\)"):
+        model.predict(np.zeros((2, 3), np.float32), state)
+    with pytest.raises(ValueError, match="pass the state that predict"):
+        model.predict(np.zeros((1, 3), np.float32), state[:1])
+
+
+class Broken(Counter):
+    """Returns a number that is none at its seventh step, as observation or as reward."""
+
+    def __init__(self, what: str, number: float) -> None:
+        super().__init__(length=20)
+        self.what, self.number = what, number
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        obs, reward, *rest = super().step(action)
+        if self.steps == 7:
+            obs, reward = (obs, self.number) if self.what == "reward" else (obs * self.number, reward)
+        return obs, reward, *rest
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("what", ["reward", "observation"])
+def test_what_is_not_finite_stops_training_before_it_is_saved(what: str, number: float, tmp_path: Path) -> None:
+    # Observations start at 1 so that times infinity is no NaN everywhere
+    env = DummyVecEnv([lambda: Counter(20), lambda: Broken(what, number), lambda: Counter(20)])
+    model = make(env, learning_starts=0)
+    with (
+        pytest.raises(ValueError, match=f"environment 1 returned a {what} that is not finite at step 21"),
+        np.errstate(invalid="ignore"),
+    ):
+        model.learn(60, CheckpointCallback(save_freq=7, save_path=str(tmp_path)))
+    assert not list(tmp_path.iterdir())
+    assert np.isfinite(model.replay_buffer.observations).all() and np.isfinite(model.replay_buffer.rewards).all()
+    assert all(parameter.isfinite().all() for parameter in model.policy.parameters())
+
+
+def test_a_first_observation_that_is_not_finite_stops_learn() -> None:
+    class BrokenReset(Counter):
+        def reset(self, **kwargs: Any) -> tuple[Any, dict]:
+            obs, info = super().reset(**kwargs)
+            return obs * np.nan, info
+
+    with pytest.raises(ValueError, match="environment 1 returned a observation that is not finite at step 0|environment 1 .*step 0"):
+        make(DummyVecEnv([Counter, BrokenReset])).learn(20)
+
+
+def test_the_key_of_a_dict_observation_is_named() -> None:
+    class BrokenKey(Counter):
+        def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+            obs, *rest = super().step(action)
+            return obs | {"b": obs["b"] * np.nan}, *rest
+
+    space = spaces.Dict({key: spaces.Box(1, 2, (2,), np.float32) for key in "ab"})
+    model = make(DummyVecEnv([lambda: BrokenKey(space=space)]), "MultiInputPolicy")
+    with pytest.raises(ValueError, match="observation 'b' that is not finite at step 1"):
+        model.learn(20)
+
+
+def test_a_loss_that_is_not_finite_stops_training() -> None:
+    model = make(learning_starts=20)
+    model.learn(16)
+    with th.no_grad():
+        model.q_net.value_net[-1].bias.fill_(np.inf)
+    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step \d+, update 1; lower learning_rate"):
+        model.learn(40, reset_num_timesteps=False)
+    assert model._n_updates == 0
+
+
+@pytest.mark.parametrize("other", [PPO, DQN])
+def test_the_zip_of_another_algorithm_is_refused(other: type, tmp_path: Path) -> None:
+    kwargs = dict(n_steps=8, batch_size=8) if other is PPO else dict(buffer_size=10)
+    other("MlpPolicy", vec(), device="cpu", **kwargs).save(tmp_path / "other")
+    with pytest.raises(ValueError, match="is no RecurrentDQNPolicy.*another algorithm saved that"):
+        RecurrentDQN.load(tmp_path / "other")
+
+
+def test_other_spaces_are_refused(tmp_path: Path) -> None:
+    make().save(tmp_path / "model")
+    other = vec(space=spaces.Box(-1, 1, (5,), np.float32))
+    with pytest.raises(ValueError, match="Observation spaces do not match"):
+        RecurrentDQN.load(tmp_path / "model", env=other)
+    with pytest.raises(ValueError, match="Observation spaces do not match"):
+        make().set_env(other)
+
+
+def test_a_replay_of_another_kind_or_size_is_refused(tmp_path: Path) -> None:
+    two = make(vec(2)).learn(20)
+    two.save_replay_buffer(tmp_path / "two")
+    with pytest.raises(ValueError, match="for 2 environments, but this model needs a SequenceReplayBuffer for 1"):
+        make().load_replay_buffer(tmp_path / "two")
+    stock = DQN("MlpPolicy", vec(), buffer_size=10, device="cpu")
+    stock.save_replay_buffer(tmp_path / "stock")
+    with pytest.raises(ValueError, match="holds a ReplayBuffer"):
+        make().load_replay_buffer(tmp_path / "stock")
+
+
+def test_vec_normalize_keeps_its_statistics_finite() -> None:
+    env = VecNormalize(DummyVecEnv([lambda: Broken("reward", np.nan)]))
+    with pytest.raises(ValueError, match="reward that is not finite at step 7"):
+        make(env).learn(40)

@@ -1,0 +1,137 @@
+"""Prioritized replay: how often windows are drawn, and what their losses weigh."""
+
+import numpy as np
+import pytest
+from episode_player import ACTION_SPACE, OBSERVATION_SPACE, EpisodePlayer
+
+from sb3_attn.replay import PrioritizedSequenceReplayBuffer, SequenceReplayBufferSamples
+
+N_WINDOWS = 8
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    np.random.seed(0)
+
+
+def filled(
+    n_windows: int = N_WINDOWS, buffer_size: int = 8, **kwargs
+) -> tuple[PrioritizedSequenceReplayBuffer, EpisodePlayer]:
+    """A buffer of one-step episodes: the window of episode i lies in slot i."""
+    buffer = PrioritizedSequenceReplayBuffer(buffer_size, OBSERVATION_SPACE, ACTION_SPACE, "cpu", trace_length=1, **kwargs)
+    player = EpisodePlayer(buffer, lambda: 1)
+    for _ in range(n_windows):
+        player.step()
+    return buffer, player
+
+
+def one_of_each(buffer: PrioritizedSequenceReplayBuffer) -> SequenceReplayBufferSamples:
+    """A batch's identity, with every window once and in the order of their slots."""
+    batch = buffer.sample(2000)
+    indices, first = np.unique(batch.indices, return_index=True)
+    assert len(indices) == buffer.n_windows
+    return batch._replace(indices=indices, window_ids=batch.window_ids[first])
+
+
+def frequencies(buffer: PrioritizedSequenceReplayBuffer, n_draws: int = 20_000) -> np.ndarray:
+    """Share of the draws that each slot gets, over many batches."""
+    counts = sum(np.bincount(buffer.sample(50).indices, minlength=buffer.buffer_size) for _ in range(n_draws // 50))
+    return counts / n_draws
+
+
+def shares(weights) -> np.ndarray:
+    return np.asarray(weights) / np.sum(weights)
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 0.9, 1.0])
+def test_windows_are_drawn_in_proportion_to_their_priorities(exponent):
+    buffer, _ = filled(priority_exponent=exponent)
+    priorities = np.arange(1.0, N_WINDOWS + 1)
+    buffer.update_priorities(one_of_each(buffer), priorities)
+    np.testing.assert_allclose(frequencies(buffer), shares(priorities**exponent), atol=0.01)
+    buffer.check_valid()
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.6, 1.0])
+def test_importance_weights_follow_from_the_priorities(exponent):
+    buffer, _ = filled(importance_exponent=exponent)
+    priorities = np.arange(1.0, N_WINDOWS + 1)
+    buffer.update_priorities(one_of_each(buffer), priorities)
+    batch = buffer.sample(20)
+    probabilities = shares(priorities**0.9)[batch.indices]
+    expected = (N_WINDOWS * probabilities) ** -exponent
+    np.testing.assert_allclose(batch.importance_weights, expected / expected.max(), rtol=1e-5)
+    assert batch.importance_weights.shape == (20,) and len(set(batch.indices)) > 1
+
+
+def test_windows_of_which_nothing_is_known_weigh_the_same():
+    buffer, _ = filled()
+    assert (buffer.sample(20).importance_weights == 1).all()
+    np.testing.assert_allclose(frequencies(buffer), shares(np.ones(N_WINDOWS)), atol=0.01)
+
+
+@pytest.mark.parametrize("largest", [0.5, 20.0])
+def test_a_new_window_is_as_important_as_the_largest_so_far(largest):
+    """The largest is kept even if the window that had it has sunk since; before any update it is 1."""
+    buffer, player = filled(N_WINDOWS - 1, priority_exponent=1.0)
+    batch = one_of_each(buffer)
+    buffer.update_priorities(batch, np.full(N_WINDOWS - 1, largest))
+    buffer.update_priorities(batch, np.full(N_WINDOWS - 1, 0.25))
+    player.step()
+    expected = [0.25] * (N_WINDOWS - 1) + [max(largest, 1.0)]
+    np.testing.assert_allclose(frequencies(buffer), shares(expected), atol=0.01)
+
+
+def test_a_stale_priority_is_not_written_over_another_window():
+    buffer, player = filled(priority_exponent=1.0)
+    batch = one_of_each(buffer)
+    for _ in range(3):  # meanwhile slots 0 to 2 are overwritten
+        player.step()
+    buffer.update_priorities(batch, np.array([50.0, 50.0, 50.0, 2.0, 2.0, 2.0, 2.0, 2.0]))
+    np.testing.assert_allclose(frequencies(buffer), shares([1, 1, 1, 2, 2, 2, 2, 2]), atol=0.01)
+    player.step()  # nor is it the largest seen
+    np.testing.assert_allclose(frequencies(buffer), shares([1, 1, 1, 2, 2, 2, 2, 2]), atol=0.01)
+    buffer.check_valid()
+
+
+def test_a_stale_priority_does_not_revive_a_withdrawn_window():
+    buffer = PrioritizedSequenceReplayBuffer(12, OBSERVATION_SPACE, ACTION_SPACE, "cpu", trace_length=4, burn_in_length=4)
+    player = EpisodePlayer(buffer, lambda: 1000)
+    for _ in range(12):
+        player.step()
+    batch = buffer.sample(100)
+    assert len(set(batch.indices)) == 3
+    for _ in range(2):  # overwrites the past of windows 0 and 1, and completes no other
+        player.step()
+    buffer.update_priorities(batch, np.full(100, 7.0))
+    assert buffer.n_windows == 1
+    buffer.check_valid()
+    assert player.check(buffer.sample(50)) == {(0, 0, 8, 4)}
+
+
+def test_a_window_without_error_can_still_be_drawn():
+    buffer, _ = filled()
+    buffer.update_priorities(one_of_each(buffer), np.zeros(N_WINDOWS))
+    np.testing.assert_allclose(frequencies(buffer), shares(np.ones(N_WINDOWS)), atol=0.01)
+    buffer.check_valid()
+
+
+def test_a_batch_is_spread_over_the_priorities():
+    """A window with a third of all priority gets a third of every batch, give or take one at each side."""
+    buffer, _ = filled(4, priority_exponent=1.0)
+    buffer.update_priorities(one_of_each(buffer), np.array([1.0, 1.0, 2.0, 2.0]))
+    for _ in range(50):
+        counts = np.bincount(buffer.sample(60).indices, minlength=4)
+        assert np.abs(counts[:4] - [10, 10, 20, 20]).max() <= 2
+
+
+@pytest.mark.parametrize("name", ["priority_exponent", "importance_exponent"])
+@pytest.mark.parametrize("value", [-0.1, 1.1])
+def test_exponents_out_of_range_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name}={value} must lie between 0 and 1"):
+        filled(**{name: value})
+
+
+def test_lengths_are_checked_here_too():
+    with pytest.raises(ValueError, match="trace_length=0"):
+        PrioritizedSequenceReplayBuffer(8, OBSERVATION_SPACE, ACTION_SPACE, "cpu", trace_length=0)
