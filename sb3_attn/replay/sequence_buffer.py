@@ -122,6 +122,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         starts = np.nonzero(self.window_lengths)
         self.window_lengths[starts] = 0
         self._tree.update(self._leaves(*starts), 0.0)
+        self.timeouts[:] = False
         self._final_observations.clear()
 
     @property

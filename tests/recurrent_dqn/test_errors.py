@@ -113,7 +113,9 @@ def test_a_first_observation_that_is_not_finite_stops_learn() -> None:
             obs, info = super().reset(**kwargs)
             return obs * np.nan, info
 
-    with pytest.raises(ValueError, match="environment 1 returned a observation that is not finite at step 0|environment 1 .*step 0"):
+    with pytest.raises(
+        ValueError, match="environment 1 returned a observation that is not finite at step 0|environment 1 .*step 0"
+    ):
         make(DummyVecEnv([Counter, BrokenReset])).learn(20)
 
 
