@@ -18,21 +18,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-#: Modules that RL Zoo imports (some without declaring them): when one is missing, the extra is the remedy.
-ZOO_MODULES = frozenset(
-    {
-        "rl_zoo3",
-        "optuna",
-        "huggingface_sb3",
-        "pandas",
-        "pytablewriter",
-        "requests",
-        "yaml",
-        "seaborn",
-        "scipy",
-        "imageio_ffmpeg",
-    }
-)
+#: Modules that RL Zoo imports: when one is missing, the extra is the remedy.
+ZOO_MODULES = {"rl_zoo3", "optuna", "huggingface_sb3", "pytablewriter", "yaml", "imageio_ffmpeg"}
+ZOO_MODULES |= {"pandas", "requests", "seaborn", "scipy"}  # not among its declared dependencies
 
 #: RL Zoo's own defaults are 500 trials, each scored once, at its end, by 5 episodes: too noisy to compare agents that
 #: learn by fits and starts, and without intermediate scores nothing can be pruned.

@@ -74,8 +74,8 @@ def exploring(model: Any, recorder: Recorder) -> np.ndarray:
 
 def test_each_environment_tosses_its_own_coin() -> None:
     model, recorder = acted(64 * 20, DummyVecEnv([ConstantObservation] * 64), buffer_size=64 * 20, target_update_interval=64)
-    per_step = exploring(model, recorder).sum(axis=1)
-    assert len(per_step) == 20
+    per_step = exploring(model, recorder).sum(axis=1)[1:]  # SB3 sets the first exploration rate after the first step
+    assert len(per_step) == 19
     # 64 coins at 0.5 x 49/50: 31.4 +- 4; one coin for all would give 0 or about 63
     assert per_step.min() > 10 and per_step.max() < 54
     assert abs(per_step.mean() - 64 * 0.5 * 49 / 50) < 4

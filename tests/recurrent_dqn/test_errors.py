@@ -48,7 +48,7 @@ def test_a_bad_argument_is_named(arguments: dict[str, Any], sentence: str) -> No
 
 
 def test_buffer_size_counts_all_environments() -> None:
-    with pytest.raises(ValueError, match="buffer_size=19 leaves 4 steps for each of 4 environments.*at least 20"):
+    with pytest.raises(ValueError, match=r"buffer_size=19 leaves 4 steps for each of 4 environments.*at least 20"):
         make(vec(4), buffer_size=19)
     make(vec(4), buffer_size=20)
 
@@ -62,7 +62,7 @@ def test_a_policy_of_stock_dqn_is_refused() -> None:
 
 def test_a_dict_observation_needs_the_multi_input_policy() -> None:
     space = spaces.Dict({"a": spaces.Box(-1, 1, (2,), np.float32)})
-    with pytest.raises(ValueError, match="use 'MultiInputPolicy'"):
+    with pytest.raises(ValueError, match="`MultiInputPolicy` when working with dict"):
         make(vec(space=space))
 
 
@@ -94,7 +94,6 @@ class Broken(Counter):
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("what", ["reward", "observation"])
 def test_what_is_not_finite_stops_training_before_it_is_saved(what: str, number: float, tmp_path: Path) -> None:
-    # Observations start at 1 so that times infinity is no NaN everywhere
     env = DummyVecEnv([lambda: Counter(20), lambda: Broken(what, number), lambda: Counter(20)])
     model = make(env, learning_starts=0)
     with (
@@ -113,9 +112,7 @@ def test_a_first_observation_that_is_not_finite_stops_learn() -> None:
             obs, info = super().reset(**kwargs)
             return obs * np.nan, info
 
-    with pytest.raises(
-        ValueError, match="environment 1 returned a observation that is not finite at step 0|environment 1 .*step 0"
-    ):
+    with pytest.raises(ValueError, match=r"environment 1 .*observation that is not finite at step 0"):
         make(DummyVecEnv([Counter, BrokenReset])).learn(20)
 
 
@@ -145,7 +142,7 @@ def test_a_loss_that_is_not_finite_stops_training() -> None:
 def test_the_zip_of_another_algorithm_is_refused(other: type, tmp_path: Path) -> None:
     kwargs = dict(n_steps=8, batch_size=8) if other is PPO else dict(buffer_size=10)
     other("MlpPolicy", vec(), device="cpu", **kwargs).save(tmp_path / "other")
-    with pytest.raises(ValueError, match="is no RecurrentDQNPolicy.*another algorithm saved that"):
+    with pytest.raises(ValueError, match=r"is no RecurrentDQNPolicy.*another algorithm saved that"):
         RecurrentDQN.load(tmp_path / "other")
 
 

@@ -62,4 +62,4 @@ def test_reproduces_dqn_with_several_gradient_steps_and_soft_targets() -> None:
 @pytest.mark.parametrize("change", [dict(double_q=True), dict(trace_length=2), dict(td_lambda=0.8, trace_length=4)], ids=str)
 def test_each_extra_makes_a_difference(change: dict) -> None:
     """Or else the comparison above would prove nothing."""
-    assert different_parameters(*train_both(200, buffer_size=300, **change))
+    assert different_parameters(*train_both(400, buffer_size=300, **change))

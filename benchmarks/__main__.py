@@ -1,0 +1,22 @@
+"""
+All benchmarks with short settings, in some minutes: each runs, its figures are no evidence.
+
+    python -m benchmarks
+
+The figures that the README quotes are from the commands in the README beside this file.
+"""
+
+import tempfile
+from pathlib import Path
+
+from benchmarks import learning, speed
+
+if __name__ == "__main__":  # worker processes started with "spawn" import this module again
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        print("## Learning\n")
+        learning.main(
+            ["--task", "MemoryChain-v0", "--seeds", "1", "--out", str(out / "learning.json"), "--folder", str(out / "logs")]
+        )
+        print("\n## Speed\n")
+        speed.main(["--rounds", "3", "--steps", "400", "--update-rounds", "50", "--out", str(out / "speed.json")])
