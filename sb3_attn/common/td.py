@@ -29,7 +29,7 @@ def signed_parabolic(x: th.Tensor, eps: float = VALUE_RESCALING_EPS) -> th.Tenso
     """
     The inverse of ``signed_hyperbolic``, sign(x) (((sqrt(1 + 4 eps (|x| + 1 + eps)) - 1) / (2 eps))^2 - 1).
 
-    Pohlen et al. (2018), Proposition A.2. In float32 the round trip is good to 1e-4 for \\|x\\| <= 100.
+    Pohlen et al. (2018), Proposition A.2. In float32 the round trip is good to 1e-4 (1 + |x|) for |x| <= 100.
 
     :param x: any shape
     :param eps: the same as in ``signed_hyperbolic``

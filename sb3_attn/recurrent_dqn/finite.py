@@ -22,7 +22,7 @@ def check_finite(name: str, values: np.ndarray | dict[str, np.ndarray], num_time
             continue
         i = int(np.argwhere(~np.isfinite(array))[0, 0])
         what = f"{name} {key!r}" if key else name
-        raise ValueError(f"environment {i} returned a {what} that is not finite at step {num_timesteps}: {array[i]}; {REMEDY}")
+        raise ValueError(f"environment {i} returned a non-finite {what} at step {num_timesteps}: {array[i]}; {REMEDY}")
 
 
 def check_finite_loss(loss: float, num_timesteps: int, n_updates: int) -> None:

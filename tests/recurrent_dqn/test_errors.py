@@ -97,7 +97,7 @@ def test_what_is_not_finite_stops_training_before_it_is_saved(what: str, number:
     env = DummyVecEnv([lambda: Counter(20), lambda: Broken(what, number), lambda: Counter(20)])
     model = make(env, learning_starts=0)
     with (
-        pytest.raises(ValueError, match=f"environment 1 returned a {what} that is not finite at step 21"),
+        pytest.raises(ValueError, match=f"environment 1 returned a non-finite {what} at step 21"),
         np.errstate(invalid="ignore"),
     ):
         model.learn(60, CheckpointCallback(save_freq=7, save_path=str(tmp_path)))
@@ -112,7 +112,7 @@ def test_a_first_observation_that_is_not_finite_stops_learn() -> None:
             obs, info = super().reset(**kwargs)
             return obs * np.nan, info
 
-    with pytest.raises(ValueError, match=r"environment 1 .*observation that is not finite at step 0"):
+    with pytest.raises(ValueError, match=r"environment 1 .*non-finite observation at step 0"):
         make(DummyVecEnv([Counter, BrokenReset])).learn(20)
 
 
@@ -124,7 +124,7 @@ def test_the_key_of_a_dict_observation_is_named() -> None:
 
     space = spaces.Dict({key: spaces.Box(1, 2, (2,), np.float32) for key in "ab"})
     model = make(DummyVecEnv([lambda: BrokenKey(space=space)]), "MultiInputPolicy")
-    with pytest.raises(ValueError, match="observation 'b' that is not finite at step 1"):
+    with pytest.raises(ValueError, match="non-finite observation 'b' at step 1"):
         model.learn(20)
 
 
@@ -168,5 +168,5 @@ def test_a_replay_of_another_kind_or_size_is_refused(tmp_path: Path) -> None:
 
 def test_vec_normalize_keeps_its_statistics_finite() -> None:
     env = VecNormalize(DummyVecEnv([lambda: Broken("reward", np.nan)]))
-    with pytest.raises(ValueError, match="reward that is not finite at step 7"):
+    with pytest.raises(ValueError, match="non-finite reward at step 7"):
         make(env).learn(40)
