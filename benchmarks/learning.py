@@ -106,15 +106,18 @@ def train(task: str, seed: int, folder: Path, steps: int | None = None) -> Path:
     return run / f"{task}.zip"
 
 
-def score(policy: Any, task: str) -> list[float]:
+def score(policy: Any, task: str, entry: dict[str, Any]) -> list[float]:
     """
     Returns of the greedy policy.
 
     :param policy: Anything with SB3's ``predict``.
     :param task: Environment id.
+    :param entry: Its hyperparameters; wrappers among them are applied.
     :return: One return per episode.
     """
-    vec_env: VecEnv = make_vec_env(task, n_envs=10, seed=EVALUATION_SEED)
+    get_wrapper_class = importlib.import_module("rl_zoo3.utils").get_wrapper_class
+    wrapper = get_wrapper_class({"env_wrapper": entry.get("env_wrapper")})
+    vec_env: VecEnv = make_vec_env(task, n_envs=10, seed=EVALUATION_SEED, wrapper_class=wrapper)
     returns, _ = evaluate_policy(policy, vec_env, N_EPISODES, return_episode_rewards=True)
     vec_env.close()
     return [float(value) for value in returns]  # type: ignore[union-attr]
@@ -134,15 +137,15 @@ def run(task: str, seed: int, folder: Path, steps: int | None = None) -> dict[st
     importlib.import_module("rl_zoo3.import_envs")  # registers the tasks without velocities
     th.set_num_threads(1)
     entry = hyperparameters(task, steps)
-    if "env_wrapper" in entry or entry.get("normalize", {}).get("norm_obs"):
-        raise ValueError(f"{task} changes its observations by a wrapper, with which score() does not build environments.")
+    if entry.get("normalize", {}).get("norm_obs"):
+        raise ValueError(f"{task} normalizes its observations, which score() does not.")
     start = time.perf_counter()
     zip_path = train(task, seed, folder / f"seed-{seed}", steps)
     seconds = time.perf_counter() - start
     model = RecurrentDQN.load(zip_path, device="cpu")
     result: dict[str, Any] = {"task": task, "seed": seed, "hyperparameters": entry, "seconds": seconds}
     for name, policy in (("score", model), ("state_zeroed", StateZeroed(model))):
-        returns = score(policy, task)
+        returns = score(policy, task, entry)
         result[name] = float(np.mean(returns))
         result[f"{name}_standard_error"] = float(np.std(returns, ddof=1) / np.sqrt(len(returns)))
     return result
