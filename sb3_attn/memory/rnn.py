@@ -40,8 +40,8 @@ class LSTMCore(MemoryCore):
             bias_ih[forget_gate], bias_hh[forget_gate] = forget_bias, 0.0
 
     def initial_state(self, batch_size: int) -> LSTMState:
-        zeros = self.lstm.all_weights[0][0].new_zeros(batch_size, self.hidden_size)
-        return LSTMState(hidden=zeros, cell=zeros)
+        # Two tensors, not one twice: an exporter would take an alias for a single input
+        return LSTMState(*self.lstm.all_weights[0][0].new_zeros(2, batch_size, self.hidden_size))
 
     def forward(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, LSTMState]:
         # The bare cell: for a single step it is three times faster than a call of nn.LSTM

@@ -1,0 +1,33 @@
+"""The exported graph, run step by step, is the policy."""
+
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sb3_attn import RecurrentDQN
+
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+EXAMPLE = Path(__file__).parents[2] / "examples" / "export_onnx.py"
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporter's own
+@pytest.mark.parametrize("core", ["lstm", "gru"])
+def test_exported_steps_equal_predict(tmp_path: Path, core: str) -> None:
+    model = RecurrentDQN("MlpPolicy", "CartPole-v1", seed=0, learning_starts=100, policy_kwargs={"core": core}).learn(200)
+    runpy.run_path(str(EXAMPLE))["export"](model, tmp_path / "policy.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "policy.onnx")
+    names = [node.name for node in session.get_inputs()]
+    arrays = [np.zeros((1, 64), np.float32) for _ in names[1:]]
+
+    env = model.get_env()
+    obs, state = env.reset(), None
+    for _ in range(20):
+        action, state = model.predict(obs, state=state, deterministic=True)
+        exported_action, *arrays = session.run(None, dict(zip(names, [obs, *arrays], strict=True)))
+        assert exported_action == action
+        for array, field in zip(arrays, state, strict=True):
+            np.testing.assert_allclose(array, field, atol=1e-5)
+        obs, *_ = env.step(action)
