@@ -34,7 +34,8 @@ class RecurrentQNetwork(QNetwork):
     :param encoder_arch: sizes of the layers between the features and the core
     :param net_arch: sizes of the hidden layers of the head
     :param activation_fn: Activation function
-    :param dueling: Q = V + A - mean A, with a stream of its own for each (Wang et al. 2016, eq. 9)
+    :param dueling: Q = V + A - mean A (Wang et al. 2016, eq. 9); V and A share the hidden layers, which costs half of what
+        a stream for each does
     :param skip_connection: whether the head sees the core's inputs beside its outputs
     :param normalize_images: Whether to normalize images or not, dividing by 255.0
     """
@@ -62,14 +63,14 @@ class RecurrentQNetwork(QNetwork):
             observation_space,
             action_space,
             features_extractor,
-            latent_dim,  # SB3 builds `q_net`, here the stream of the advantages, on top of the memory
+            latent_dim,  # SB3 builds `q_net`, whose last layer gives the advantages, on top of the memory
             net_arch,
             activation_fn,
             normalize_images,
         )
         self.encoder = encoder
         self.core = core_module
-        self.value_net = nn.Sequential(*create_mlp(latent_dim, 1, self.net_arch, activation_fn)) if dueling else None
+        self.value_net = nn.Linear(self.net_arch[-1] if self.net_arch else latent_dim, 1) if dueling else None
         self.skip_connection = skip_connection
         self._constructor_parameters = dict(
             features_dim=features_dim,
@@ -134,7 +135,8 @@ class RecurrentQNetwork(QNetwork):
 
     def _q_values(self, inputs: th.Tensor, outputs: th.Tensor) -> th.Tensor:
         latent = th.cat((outputs, inputs), dim=-1) if self.skip_connection else outputs
-        advantages = self.q_net(latent)
+        latent = self.q_net[:-1](latent)
+        advantages = self.q_net[-1](latent)
         if self.value_net is None:
             return advantages
         return self.value_net(latent) + advantages - advantages.mean(dim=-1, keepdim=True)
@@ -167,7 +169,7 @@ class RecurrentDQNPolicy(DQNPolicy):
     :param core: the memory: a key of ``sb3_attn.memory.CORES``, or a ``MemoryCore`` subclass
     :param core_kwargs: further arguments of the core, such as ``dict(hidden_size=256)``
     :param encoder_arch: sizes of the layers between features and memory
-    :param dueling: separate streams for the state's value and the actions' advantages
+    :param dueling: learn the state's value and the actions' advantages rather than the Q-values themselves
     :param skip_connection: whether the head sees the memory's inputs beside its outputs
     """
 

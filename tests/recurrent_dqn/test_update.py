@@ -204,7 +204,7 @@ def test_truncation_bootstraps_and_termination_does_not(
     with th.no_grad():
         for parameter in model.q_net_target.parameters():
             parameter.zero_()
-        model.q_net_target.value_net[-1].bias.fill_(10.0)
+        model.q_net_target.value_net.bias.fill_(10.0)
     batch = model.replay_buffer.sample(64)
     targets = with_targets(model, batch, monkeypatch)
     last = batch.mask.sum(dim=0) - 1
