@@ -79,13 +79,13 @@ def lambda_returns(
     :return: G_t, ``[T, B]``; meaningless on padding
     """
     _check_shapes(rewards, discounts, next_values, mask)
-    next_return = next_values[-1]
     continues = th.cat((mask[1:], th.zeros_like(mask[:1])))
-    returns = []
-    for t in reversed(range(len(rewards))):
-        blended = th.lerp(next_values[t], next_return, td_lambda)
-        next_return = rewards[t] + discounts[t] * th.where(continues[t], blended, next_values[t])
-        returns.append(next_return)
+    # G_t = offset_t + slope_t G_{t+1}, in which only the last product needs a loop over time
+    slopes = th.where(continues, td_lambda * discounts, 0.0)
+    offsets = th.where(mask, rewards + (discounts - slopes) * next_values, 0.0)
+    returns = [offsets[-1]]
+    for offset, slope in zip(reversed(offsets[:-1].unbind()), reversed(slopes[:-1].unbind()), strict=True):
+        returns.append(th.addcmul(offset, slope, returns[-1]))
     return th.stack(returns[::-1])
 
 

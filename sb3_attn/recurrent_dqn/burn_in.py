@@ -1,9 +1,10 @@
 """Warming a memory up before training on a window."""
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_attn.common.core_state import CoreState, map_state, state_from_arrays, where_rows
+from sb3_attn.common.core_state import CoreState, state_from_arrays, where_rows
 from sb3_attn.recurrent_dqn.policies import RecurrentQNetwork
 from sb3_attn.replay import SequenceReplayBufferSamples
 
@@ -21,19 +22,20 @@ def burn_in(q_net: RecurrentQNetwork, batch: SequenceReplayBufferSamples) -> Cor
     state = q_net.initial_state(len(batch.episode_starts))
     if batch.core_state:
         state = where_rows(batch.episode_starts, state, state_from_arrays(batch.core_state, like=state))
-    # One fused unroll per length; there are few: burn_in_length, and multiples of sequence_period below it
-    for length in batch.burn_in_lengths.unique().tolist():
-        if length == 0:
-            continue
-        rows = (batch.burn_in_lengths == length).nonzero().squeeze(1)
+    # One fused unroll from each length to the next, in which the rows that are done stand still. There are few lengths:
+    # 0, burn_in_length, and multiples of sequence_period between them
+    start = 0
+    for end in np.unique(batch.burn_in_lengths[batch.burn_in_lengths > 0]):
+        goes_on = th.as_tensor(batch.burn_in_lengths >= end, device=batch.mask.device)
         with th.no_grad():
-            past = map_state(lambda array, rows=rows: array[rows], state)
-            advanced = q_net.advance(_slice(batch.burn_in_observations, length, rows), past)
-        state = map_state(lambda array, new, rows=rows: array.index_copy(0, rows, new), state, advanced)
+            advanced = q_net.advance(_steps(batch.burn_in_observations, start, end), state)
+        # Outside: a learned initial state has its gradient from the windows at an episode's start
+        state = where_rows(goes_on, advanced, state)
+        start = end
     return state
 
 
-def _slice(observations: PyTorchObs, length: int, rows: th.Tensor) -> PyTorchObs:
+def _steps(observations: PyTorchObs, start: int, end: int) -> PyTorchObs:
     if isinstance(observations, dict):
-        return {key: array[:length, rows] for key, array in observations.items()}
-    return observations[:length, rows]
+        return {key: array[start:end] for key, array in observations.items()}
+    return observations[start:end]

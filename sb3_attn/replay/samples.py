@@ -17,8 +17,8 @@ class SequenceReplayBufferSamples(NamedTuple):
 
     #: Observations of the burn-in, left-aligned, ``[burn-in, B, ...]``
     burn_in_observations: PyTorchObs
-    #: Number of burn-in steps of each window, ``[B]``
-    burn_in_lengths: th.Tensor
+    #: Number of burn-in steps of each window, ``[B]``; on the host, where it steers the burn-in
+    burn_in_lengths: np.ndarray
     #: State before each window's first (burn-in) step, flat arrays ``[B, ...]``; empty if no state is stored
     core_state: tuple[th.Tensor, ...]
     #: Whether that first step is an episode's first, where the state is the initial one, bool ``[B]``

@@ -296,7 +296,7 @@ class SequenceReplayBuffer(ReplayBuffer):
             burn_in_observations=self._obs_to_torch(
                 {key: ring[burn_in_rows, lanes] for key, ring in self._observations.items()}, env
             ),
-            burn_in_lengths=self._tensor(burn_in_lengths),
+            burn_in_lengths=burn_in_lengths,
             core_state=tuple(map(self._tensor, self._core_states.get(burn_in_slots % self.buffer_size, lanes))),
             episode_starts=self._tensor(first_steps == burn_in_lengths),
             observations=self._obs_to_torch(self._trained_observations(slots, lanes, lengths), env),

@@ -132,7 +132,7 @@ class EpisodePlayer:
         is_terminal = terminated & (codes[:, :, 2] + 1 == ends)
         np.testing.assert_array_equal(batch.terminations.numpy()[mask], is_terminal[mask])
 
-        burn_in_lengths = batch.burn_in_lengths.numpy()
+        burn_in_lengths = batch.burn_in_lengths
         np.testing.assert_array_equal(burn_in_lengths, np.minimum(starts, buffer.burn_in_length))
         before = first - burn_in_lengths[:, None] * np.array([0.0, 0.0, 1.0])  # where the burn-in begins
         past = batch.burn_in_observations.numpy()
