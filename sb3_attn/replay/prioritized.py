@@ -50,8 +50,11 @@ class PrioritizedSequenceReplayBuffer(SequenceReplayBuffer):
         Set the priorities of a batch's windows, save those that were overwritten since.
 
         :param samples: the batch
-        :param priorities: non-negative and finite, ``[B]``
+        :param priorities: ``[B]``
+        :raises ValueError: if one is negative, NaN or infinite, which would spoil the sums of all others
         """
+        if not (np.isfinite(priorities) & (priorities >= 0)).all():
+            raise ValueError(f"priorities={priorities} must be finite and at least 0; look for NaN in the TD errors.")
         slots, lanes = np.divmod(samples.indices, self.n_envs)
         alive = (self.window_ids[slots, lanes] == samples.window_ids) & (self.window_lengths[slots, lanes] > 0)
         leaves = np.maximum(priorities[alive], MIN_PRIORITY) ** self.priority_exponent

@@ -135,3 +135,11 @@ def test_exponents_out_of_range_are_refused(name, value):
 def test_lengths_are_checked_here_too():
     with pytest.raises(ValueError, match="trace_length=0"):
         PrioritizedSequenceReplayBuffer(8, OBSERVATION_SPACE, ACTION_SPACE, "cpu", trace_length=0)
+
+
+@pytest.mark.parametrize("value", [-1.0, np.nan, np.inf])
+def test_priorities_that_are_no_priorities_are_refused(value):
+    buffer, _ = filled()
+    with pytest.raises(ValueError, match="must be finite and at least 0"):
+        buffer.update_priorities(one_of_each(buffer), np.array([value] + [1.0] * (N_WINDOWS - 1)))
+    assert np.isfinite(buffer.sample(5).importance_weights).all()
