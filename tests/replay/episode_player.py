@@ -150,3 +150,16 @@ class EpisodePlayer:
     def sampled_windows(self) -> set[Window]:
         """Draw so often that no window of a uniform buffer is missed (each with odds of e^-25), and check all."""
         return self.check(self.buffer.sample(25 * self.buffer.n_windows))
+
+
+def make_buffer(buffer_size=200, n_envs=1, buffer_class=SequenceReplayBuffer, **kwargs) -> SequenceReplayBuffer:
+    return buffer_class(buffer_size, OBSERVATION_SPACE, ACTION_SPACE, device="cpu", n_envs=n_envs, **kwargs)
+
+
+def play(buffer, lengths, n_steps=None, truncate=0.5) -> EpisodePlayer:
+    """Play episodes of the given lengths, one after the other in every lane, then (unless ``n_steps`` ends it) stop."""
+    plan = iter([length for length in lengths for _ in range(buffer.n_envs)])
+    player = EpisodePlayer(buffer, lambda: next(plan, 10**6), truncate)
+    for _ in range(sum(lengths) if n_steps is None else n_steps):
+        player.step()
+    return player

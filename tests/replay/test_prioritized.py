@@ -9,11 +9,6 @@ from sb3_attn.replay import PrioritizedSequenceReplayBuffer, SequenceReplayBuffe
 N_WINDOWS = 8
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    np.random.seed(0)
-
-
 def filled(
     n_windows: int = N_WINDOWS, buffer_size: int = 8, **kwargs
 ) -> tuple[PrioritizedSequenceReplayBuffer, EpisodePlayer]:
