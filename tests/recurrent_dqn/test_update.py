@@ -11,6 +11,7 @@ from toys import Counter, SumCore, make, vec
 from sb3_attn import RecurrentDQN
 from sb3_attn.common.core_state import state_from_arrays
 from sb3_attn.recurrent_dqn.burn_in import burn_in
+from sb3_attn.recurrent_dqn.policies import RecurrentQNetwork
 from sb3_attn.replay import SequenceReplayBufferSamples
 
 
@@ -70,28 +71,34 @@ def test_no_gradient_reaches_a_burn_in_observation(core: str, monkeypatch: pytes
     assert not th.equal(before, gradient(model, changed, monkeypatch))
 
 
+def values_by_hand(net: RecurrentQNetwork, batch: SequenceReplayBufferSamples, b: int) -> th.Tensor:
+    """Q-values ``[T + 1, actions]`` of window b, whose past is whole: step by step from the episode's start."""
+    state, values = net.initial_state(1), []
+    burn_in_length, length = batch.burn_in_lengths[b], int(batch.mask[:, b].sum())
+    for obs in [*batch.burn_in_observations[:burn_in_length, b], *batch.observations[: length + 1, b]]:
+        with th.no_grad():
+            q_values, state = net(obs[None], state)
+        values.append(q_values[0])
+    return th.stack(values[burn_in_length:])
+
+
 def test_each_network_burns_in_with_its_own_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oracle: step by step from the episode's start, by each network alone, written out for one window at a time."""
-    length = 5
-    model = filled(env=vec(length=length), stored_state=False, burn_in_length=length, double_q=False, td_lambda=None)
+    """Oracle: targets by the target network alone, errors (seen as priorities) against the online network alone."""
+    model = filled(env=vec(length=5), stored_state=False, burn_in_length=5, double_q=False, td_lambda=None)
     perturb(model.q_net_target)
     batch = model.replay_buffer.sample(16)
+    assert len(set(batch.burn_in_lengths)) > 1
+    priorities: list[np.ndarray] = []
+    monkeypatch.setattr(model.replay_buffer, "update_priorities", lambda batch, values: priorities.append(values))
     targets = with_targets(model, batch, monkeypatch)
-    compared = 0
     for b in range(16):
-        state = model.q_net_target.initial_state(1)
-        past = batch.burn_in_observations[: batch.burn_in_lengths[b], b]
-        steps = [*past, *batch.observations[: batch.mask[:, b].sum() + 1, b]]
-        values = []
-        with th.no_grad():
-            for obs in steps:
-                q_values, state = model.q_net_target(obs[None], state)
-                values.append(q_values.max())
-        for t in range(int(batch.mask[:, b].sum())):
-            bootstrap = 0.99 * (1 - batch.terminations[t, b]) * values[len(past) + t + 1]
-            assert targets[t, b] == pytest.approx(float(batch.rewards[t, b] + bootstrap), abs=1e-5)
-            compared += 1
-    assert compared > 16
+        mask = batch.mask[:, b]
+        next_values = values_by_hand(model.q_net_target, batch, b)[1:].amax(dim=1)
+        expected = batch.rewards[mask, b] + 0.99 * (1 - batch.terminations[mask, b]) * next_values
+        th.testing.assert_close(targets[mask, b], expected, atol=1e-5, rtol=1e-5)
+        chosen = values_by_hand(model.q_net, batch, b)[:-1].gather(1, batch.actions[mask, b, None])[:, 0]
+        errors = (expected - chosen).abs()
+        assert priorities[0][b] == pytest.approx(float(0.9 * errors.max() + 0.1 * errors.mean()), abs=1e-5)
 
 
 def test_the_two_networks_burnt_in_differ_when_their_weights_do() -> None:
@@ -107,14 +114,15 @@ def test_the_two_networks_burnt_in_differ_when_their_weights_do() -> None:
         assert th.equal(mine[~has_past], theirs[~has_past])  # at an episode's start both are the initial state
 
 
-def test_burn_in_is_a_step_by_step_unroll_from_the_stored_state() -> None:
-    model = filled(env=vec(length=12), n_steps=120)
+@pytest.mark.parametrize("stored_state", [True, False])
+def test_burn_in_is_a_step_by_step_unroll_from_the_stored_or_the_initial_state(stored_state: bool) -> None:
+    model = filled(env=vec(length=12), n_steps=120, stored_state=stored_state)
     batch = model.replay_buffer.sample(64)
-    assert (~batch.episode_starts).any()
+    assert (~batch.episode_starts).any() and bool(batch.core_state) == stored_state
     burnt_in = burn_in(model.q_net, batch)
     for b in range(64):
         state = model.q_net.initial_state(1)
-        if not batch.episode_starts[b]:
+        if stored_state and not batch.episode_starts[b]:
             state = state_from_arrays([array[b : b + 1] for array in batch.core_state], like=state)
             assert any(array.any() for array in state)
         for t in range(batch.burn_in_lengths[b]):
@@ -134,20 +142,15 @@ def test_a_cue_in_the_first_observation_changes_the_target(monkeypatch: pytest.M
     assert th.equal(before[-1], after[-1])
 
 
-@pytest.mark.parametrize("stored_state", [True, False])
-def test_a_cue_before_the_burn_in_reaches_the_target_through_the_stored_state_only(
-    stored_state: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = filled(env=vec(length=12), n_steps=120, stored_state=stored_state)
+def test_a_cue_before_the_burn_in_reaches_the_targets_through_the_stored_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = filled(env=vec(length=12), n_steps=120, td_lambda=None, double_q=False)
     batch = model.replay_buffer.sample(64)
-    assert bool(batch.core_state) == stored_state
-    if stored_state:
-        before = with_targets(model, batch, monkeypatch)
-        zeroed = batch._replace(core_state=tuple(map(th.zeros_like, batch.core_state)))
-        after = with_targets(model, zeroed, monkeypatch)
-        changed = ((before != after) & batch.mask).any(dim=0)
-        assert changed.any()
-        assert not (changed & batch.episode_starts).any()
+    before = with_targets(model, batch, monkeypatch)
+    zeroed = batch._replace(core_state=tuple(map(th.zeros_like, batch.core_state)))
+    changed = before != with_targets(model, zeroed, monkeypatch)
+    reached = ~batch.episode_starts & batch.mask & (batch.terminations == 0)  # a terminal target is its reward
+    assert reached.any() and changed[reached].float().mean() > 0.9
+    assert not changed[batch.mask & ~reached].any()
 
 
 @pytest.mark.parametrize("switches", [{}, dict(td_lambda=None), dict(value_rescaling=True), dict(double_q=False)], ids=str)
