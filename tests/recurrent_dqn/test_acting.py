@@ -11,7 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
-from toys import Counter, Recorder, StopAt, assert_same, make, parameters, vec
+from toys import Counter, Recorder, StopAt, SumCore, assert_same, make, parameters, vec
 
 from sb3_attn.common.exploration import epsilon_ladder
 from sb3_attn.envs import PreviousActionReward
@@ -214,33 +214,42 @@ def test_evaluation_does_not_disturb_training() -> None:
     assert_same(parameters(plain), parameters(evaluated))
 
 
+class Kind(Counter):
+    """The same episode over and over, of a length and with observations of its own."""
+
+    def __init__(self, kind: int) -> None:
+        super().__init__(length=6 + kind)
+        self.kind = kind
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict]:
+        self.episode = self.kind - 1
+        return super().reset(**kwargs)
+
+
 @pytest.mark.parametrize("n_envs", [1, 4])
-def test_evaluation_gives_the_same_returns_with_one_and_with_several_environments(n_envs: int) -> None:
-    """
-    Every episode is the same, and its return depends on the whole history, so an exchanged or a stale state would show.
+def test_evaluate_policy_gives_the_returns_of_single_episodes(n_envs: int) -> None:
+    """Side by side run episodes of other lengths, whose actions depend on the memory; oracle: a loop by hand."""
+    bare = dict(core=SumCore, core_kwargs=dict(decay=1.0), encoder_arch=[], net_arch=[], dueling=False, skip_connection=False)
+    model = make(policy_kwargs=bare)
+    with th.no_grad():  # 0 once the third numbers seen, of at most 0.75 each, have summed up to 0.9; 1 before
+        model.q_net.q_net[0].weight.copy_(th.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]))
+        model.q_net.q_net[0].bias.copy_(th.tensor([-0.9, 0.0]))
 
-    Oracle: a loop over one episode by hand.
-    """
-    model = make(learning_starts=0)
-    model.learn(60)
+    def episode(kind: int, remembers: bool) -> float:
+        env = Kind(kind)
+        obs, _ = env.reset()
+        state, done, total = None, False, 0.0
+        while not done:
+            action, state = model.predict(obs, state, np.array([not remembers]), deterministic=True)
+            obs, reward, done, _, _ = env.step(action)
+            total += reward
+        return total
 
-    class SameEpisode(Counter):
-        def reset(self, **kwargs: Any) -> tuple[Any, dict]:
-            self.episode = 0
-            return super().reset(**kwargs)
-
-    env = SameEpisode(9)
-    obs, _ = env.reset()
-    state, done, expected = None, False, 0.0
-    while not done:
-        action, state = model.predict(obs, state, deterministic=True)
-        obs, reward, done, _, _ = env.step(action)
-        expected += reward
-    returns, lengths = evaluate_policy(
-        model, DummyVecEnv([lambda: SameEpisode(9)] * n_envs), 8, return_episode_rewards=True, warn=False
-    )
-    assert lengths == [9] * 8
-    assert returns == [pytest.approx(expected)] * 8
+    expected = [episode(kind, remembers=True) for kind in range(n_envs)]
+    assert expected != [episode(kind, remembers=False) for kind in range(n_envs)], "a lost memory would show"
+    env = DummyVecEnv([lambda kind=kind: Kind(kind) for kind in range(n_envs)])
+    returns, lengths = evaluate_policy(model, env, 3 * n_envs, return_episode_rewards=True, warn=False)
+    assert sorted(zip(lengths, returns, strict=True)) == sorted([(6 + k, r) for k, r in enumerate(expected)] * 3)
 
 
 def test_previous_action_and_reward_are_the_same_in_acting_and_in_training() -> None:

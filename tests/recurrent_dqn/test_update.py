@@ -195,28 +195,52 @@ def test_the_contents_of_padding_change_nothing(switches: dict, monkeypatch: pyt
     np.testing.assert_allclose(priorities[1], priorities[0], rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "returns", [dict(td_lambda=None), dict(td_lambda=None, bootstrap_n=3), dict(td_lambda=0.8), dict(td_lambda=1.0)], ids=str
-)
+def test_the_amount_of_padding_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = filled()
+    batch = model.replay_buffer.sample(16)
+    longer = {
+        name: th.cat((array := getattr(batch, name), th.zeros_like(array[:2])))
+        for name in ("observations", "actions", "rewards", "terminations", "mask")
+    }
+    clean = gradient(model, batch, monkeypatch)
+    th.testing.assert_close(gradient(model, batch._replace(**longer), monkeypatch), clean, atol=1e-7, rtol=1e-6)
+
+
+def say_everywhere(net: RecurrentQNetwork, value: float) -> None:
+    with th.no_grad():
+        for parameter in net.parameters():
+            parameter.zero_()
+        net.value_net.bias.fill_(value)
+
+
+RETURNS = [dict(td_lambda=None), dict(td_lambda=None, bootstrap_n=3), dict(td_lambda=0.8), dict(td_lambda=1.0)]
+
+
+@pytest.mark.parametrize("returns", RETURNS, ids=str)
 @pytest.mark.parametrize("truncates", [True, False])
 def test_truncation_bootstraps_and_termination_does_not(
     returns: dict, truncates: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every step pays 1 and the target network says 10 everywhere: at gamma 0.9 the target is 10, unless all ends."""
     model = filled(env=vec(truncates=truncates, reward=1.0), gamma=0.9, **returns)
-    with th.no_grad():
-        for parameter in model.q_net_target.parameters():
-            parameter.zero_()
-        model.q_net_target.value_net.bias.fill_(10.0)
+    say_everywhere(model.q_net_target, 10.0)
     batch = model.replay_buffer.sample(64)
     targets = with_targets(model, batch, monkeypatch)
-    last = batch.mask.sum(dim=0) - 1
     assert bool(batch.terminations.any()) is not truncates
-    if truncates:
-        th.testing.assert_close(targets[batch.mask], th.full_like(targets[batch.mask], 10.0))
-    for b in range(64):
-        if batch.terminations[last[b], b]:
-            assert targets[last[b], b] == 1.0
+    terminal = batch.terminations == 1
+    assert (targets[terminal] == 1.0).all()
+    open_ended = batch.mask & ~terminal.any(dim=0)
+    th.testing.assert_close(targets[open_ended], th.full_like(targets[open_ended], 10.0))
+
+
+@pytest.mark.parametrize("returns", RETURNS, ids=str)
+def test_value_rescaling_is_undone_before_the_return_and_done_after_it(returns: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As above, but what the networks learn is h(10) = sqrt(11) - 1 + 0.01."""
+    model = filled(env=vec(truncates=True, reward=1.0), gamma=0.9, value_rescaling=True, **returns)
+    say_everywhere(model.q_net_target, 11**0.5 - 0.99)
+    batch = model.replay_buffer.sample(64)
+    targets = with_targets(model, batch, monkeypatch)[batch.mask]
+    th.testing.assert_close(targets, th.full_like(targets, 11**0.5 - 0.99), atol=1e-4, rtol=0)
 
 
 def test_targets_are_pinned_by_double_q(monkeypatch: pytest.MonkeyPatch) -> None:
