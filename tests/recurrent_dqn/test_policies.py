@@ -1,0 +1,101 @@
+"""The network's parts, seen through its values."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from toys import make, vec
+
+from sb3_attn import RecurrentDQN
+from sb3_attn.recurrent_dqn.policies import RecurrentQNetwork
+
+
+def net(**policy_kwargs: Any) -> RecurrentQNetwork:
+    return make(policy_kwargs=policy_kwargs).q_net
+
+
+def random_observations(*shape: int) -> th.Tensor:
+    return th.randn(*shape, 3, generator=th.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("net_arch", [[], [8], [8, 6]], ids=str)
+def test_dueling_values_are_v_plus_the_advantages_less_their_mean(net_arch: list[int]) -> None:
+    """Wang et al. (2016), eq. 9: so the mean over the actions is V, whatever the advantages."""
+    q_net = net(net_arch=net_arch)
+    obs, state = random_observations(5), q_net.initial_state(5)
+    values, _ = q_net(obs, state)
+    with th.no_grad():
+        q_net.value_net.bias.add_(3.0)
+        th.testing.assert_close(q_net(obs, state)[0], values + 3)
+        q_net.q_net[-1].bias.add_(5.0)
+        th.testing.assert_close(q_net(obs, state)[0], values + 3)
+        q_net.q_net[-1].bias.add_(th.tensor([1.0, -1.0]))
+        th.testing.assert_close(q_net(obs, state)[0], values + 3 + th.tensor([1.0, -1.0]))
+
+
+@pytest.mark.parametrize("skip_connection", [True, False])
+def test_only_the_skip_connection_leads_past_the_memory(skip_connection: bool) -> None:
+    q_net = net(skip_connection=skip_connection)
+    with th.no_grad():
+        for parameter in q_net.core.parameters():
+            parameter.zero_()
+    values, _ = q_net(random_observations(5), q_net.initial_state(5))
+    assert bool((values != values[0]).any()) == skip_connection
+
+
+@pytest.mark.parametrize("activation_fn", [th.nn.ReLU, th.nn.Tanh])
+def test_encoder_and_head_have_the_layers_asked_for(activation_fn: type) -> None:
+    q_net = net(encoder_arch=[7, 5], net_arch=[6], activation_fn=activation_fn)
+    layers = [*q_net.encoder, *q_net.q_net]
+    assert [(layer.in_features, layer.out_features) for layer in layers[::2]] == [(3, 7), (7, 5), (8 + 5, 6), (6, 2)]
+    assert {type(layer) for layer in layers[1::2]} == {activation_fn}
+
+
+def test_the_default_layers() -> None:
+    image = spaces.Box(0, 255, (36, 36, 1), np.uint8)
+    sizes = {}
+    for policy, env in (("MlpPolicy", vec()), ("CnnPolicy", vec(space=image))):
+        q_net = RecurrentDQN(policy, env, buffer_size=100, device="cpu").q_net
+        sizes[policy] = [layer.out_features for layer in q_net.encoder[::2]], q_net.core.output_size, q_net.net_arch
+    assert sizes == {"MlpPolicy": ([64], 64, [64]), "CnnPolicy": ([], 64, [64])}
+
+
+@pytest.mark.parametrize("normalize_images", [True, False])
+def test_images_are_divided_by_255_unless_told_otherwise(normalize_images: bool) -> None:
+    space = spaces.Box(0, 255, (1, 36, 36), np.uint8)
+    q_net = make(vec(space=space), "CnnPolicy", policy_kwargs=dict(normalize_images=normalize_images)).q_net
+    seen: list[th.Tensor] = []
+    q_net.features_extractor.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    q_net(th.ones(1, 1, 36, 36, dtype=th.uint8), q_net.initial_state(1))
+    assert seen[0].max() == pytest.approx(1 / 255 if normalize_images else 1.0)
+
+
+@pytest.mark.parametrize("core", ["lstm", "gru", "identity"])
+def test_an_unroll_gives_the_values_of_its_steps(core: str) -> None:
+    q_net = net(core=core, core_kwargs={})
+    obs, state = random_observations(6, 4), q_net.initial_state(4)
+    unrolled, end = q_net.unroll(obs, state)
+    for t in range(6):
+        values, state = q_net(obs[t], state)
+        th.testing.assert_close(unrolled[t], values)
+    for field, expected in zip(end, state, strict=True):
+        th.testing.assert_close(field, expected)
+
+
+def test_a_network_can_be_built_anew_from_its_constructor_parameters() -> None:
+    q_net = net(core="gru", core_kwargs=dict(hidden_size=5), encoder_arch=[7], dueling=False, skip_connection=False)
+    again = RecurrentQNetwork(**q_net._get_constructor_parameters())
+    again.load_state_dict(q_net.state_dict())
+    obs = random_observations(5)
+    assert again(obs, again.initial_state(5))[0].equal(q_net(obs, q_net.initial_state(5))[0])
+
+
+def test_a_policy_can_be_built_anew_from_its_constructor_parameters() -> None:
+    kwargs = dict(core="gru", core_kwargs=dict(hidden_size=5), encoder_arch=[7], dueling=False, skip_connection=False)
+    policy = make(policy_kwargs=kwargs).policy
+    again = type(policy)(**policy._get_constructor_parameters())
+    again.load_state_dict(policy.state_dict())
+    obs = random_observations(5)
+    assert again._predict(obs).equal(policy(obs, policy.q_net.initial_state(5))[0])
