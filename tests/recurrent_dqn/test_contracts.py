@@ -1,5 +1,6 @@
 """What every algorithm of Stable-Baselines3 promises, kept by one with a memory."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,12 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
-from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
+from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from toys import Counter, Recorder, SumCore, assert_same, make, parameters, vec
 
 from sb3_attn import MlpPolicy, RecurrentDQN
+from sb3_attn.common.exploration import epsilon_ladder
 
 SWITCHED = [
     {},
@@ -62,19 +64,25 @@ def test_the_policy_can_be_saved_alone(tmp_path: Path) -> None:
 
 
 def test_parameters_can_be_handed_over() -> None:
-    first, second = make().learn(60), make(seed=1)
-    second.set_parameters(first.get_parameters())
+    """With those of the optimizer: the next update is the same."""
+    first, second = make().learn(60), make(seed=1).learn(20)
+    second.set_parameters(copy.deepcopy(first.get_parameters()))  # torch's optimizers take tensors over uncopied
+    second.replay_buffer = first.replay_buffer
     assert_same(parameters(first), parameters(second))
-    assert second.policy.optimizer.state_dict()["state"].keys() == first.policy.optimizer.state_dict()["state"].keys()
+    for model in (first, second):
+        np.random.seed(0)
+        model.train(1, 8)
+    assert_same(parameters(first), parameters(second))
 
 
-@pytest.mark.parametrize("n_envs", [1, 2, 16])
-def test_the_number_of_environments_may_change_at_load(n_envs: int, tmp_path: Path) -> None:
-    make(vec(2)).learn(40).save(tmp_path / "model")
-    loaded = RecurrentDQN.load(tmp_path / "model", env=vec(n_envs), target_update_interval=20, device="cpu")
+@pytest.mark.parametrize(("saved", "n_envs"), [(2, 2), (1, 16), (16, 1)])
+def test_the_number_of_environments_may_change_at_load(saved: int, n_envs: int, tmp_path: Path) -> None:
+    make(vec(saved), epsilon_ladder=True).learn(48).save(tmp_path / "model")
+    loaded = RecurrentDQN.load(tmp_path / "model", env=vec(n_envs), device="cpu")
     assert loaded.replay_buffer.n_envs == n_envs
     before = parameters(loaded)
     loaded.learn(160)
+    assert loaded.exploration_rate == epsilon_ladder(n_envs)[-1]
     loaded.replay_buffer.check_valid()
     assert any(not th.equal(before[name], value) for name, value in parameters(loaded).items())
 
@@ -123,12 +131,37 @@ def test_a_replay_comes_back_as_it_was(tmp_path: Path) -> None:
     loaded.replay_buffer.check_valid()
 
 
-@pytest.mark.parametrize("reset_num_timesteps", [True, False])
-def test_learning_twice(reset_num_timesteps: bool) -> None:
+def test_loading_a_replay_begins_new_episodes(tmp_path: Path) -> None:
+    model = make(vec(length=50)).learn(8)
+    model.save_replay_buffer(tmp_path / "replay")
+    model.load_replay_buffer(tmp_path / "replay")
+    model.learn(8, reset_num_timesteps=False)
+    assert model.replay_buffer.timeouts[7, 0] and model.replay_buffer.episode_steps[8, 0] == 0
+
+
+def test_learning_on_is_learning_in_one_go() -> None:
+    constant = dict(env=vec(2, length=7), exploration_initial_eps=0.3, exploration_final_eps=0.3, prioritized_replay=True)
+    once, twice = make(**constant).learn(80), make(**constant | dict(env=vec(2, length=7)))
+    for _ in range(2):
+        twice.learn(40, reset_num_timesteps=False)
+    assert twice.num_timesteps == 80 and twice._n_updates == once._n_updates > 5
+    assert_same(parameters(once), parameters(twice))
+    np.testing.assert_array_equal(once.replay_buffer.actions, twice.replay_buffer.actions)
+
+
+def test_learning_anew_counts_and_explores_anew_but_keeps_what_was_learned() -> None:
     model = make().learn(40)
-    model.learn(40, reset_num_timesteps=reset_num_timesteps)
-    assert model.num_timesteps == (40 if reset_num_timesteps else 80)
-    model.replay_buffer.check_valid()
+    n_updates, rates = model._n_updates, []
+    assert model.exploration_rate == 0.05
+    model.learn(40, lambda *_: rates.append(model.exploration_rate) or True)
+    assert model.num_timesteps == 40 and max(rates[1:]) > 0.8
+    assert model._n_updates > n_updates and model.replay_buffer.size() == 80
+
+
+def test_learning_can_start_before_the_first_window() -> None:
+    model = make(vec(length=20), learning_starts=0, trace_length=None, burn_in_length=0).learn(16)
+    assert model.replay_buffer.n_windows == model._n_updates == 0
+    assert model.learn(8, reset_num_timesteps=False)._n_updates > 0
 
 
 def test_a_seed_determines_everything() -> None:
@@ -138,50 +171,33 @@ def test_a_seed_determines_everything() -> None:
     np.testing.assert_array_equal(first.replay_buffer.actions, second.replay_buffer.actions)
 
 
-def test_vec_normalize(tmp_path: Path) -> None:
+def test_vec_normalize_replay_is_raw_and_batches_are_normalized(monkeypatch: pytest.MonkeyPatch) -> None:
     env = VecNormalize(vec(2), norm_obs=True, norm_reward=True)
-    model = make(env, learning_starts=0).learn(60)
-    buffer = model.replay_buffer
-    assert set(buffer.observations[:5, 0, 0].round(3)) <= {np.float32(k / 5).round(3) for k in range(5)}, "kept raw"
-    np.random.seed(0)
-    raw = buffer.sample(8)
-    np.random.seed(0)
-    normalized = buffer.sample(8, env=env)
-    th.testing.assert_close(normalized.observations, th.as_tensor(env.normalize_obs(raw.observations.numpy())).float())
-    expected = th.as_tensor(env.normalize_reward(raw.rewards.numpy())).float()
-    th.testing.assert_close(normalized.rewards[raw.mask], expected[raw.mask])
+    model = make(env, learning_starts=0)
+    buffer, batches = model.replay_buffer, []
+    sample = buffer.sample
+    monkeypatch.setattr(buffer, "sample", lambda *args, **kwargs: batches.append(sample(*args, **kwargs)) or batches[-1])
+    model.learn(64)
+    assert set(buffer.observations[:5, 0, 0].round(3)) <= {np.float32(k / 5).round(3) for k in range(5)}
+    assert (buffer.rewards % 1 == 0).all() and buffer.rewards.max() > 1
+    # the last batch is that of the last update, after which the statistics did not change
+    slots, lanes = np.divmod(batches[-1].indices, 2)
+    raw_obs, raw_rewards = buffer.observations[slots, lanes], buffer.rewards[slots, lanes]
+    np.testing.assert_allclose(batches[-1].observations[0], env.normalize_obs(raw_obs), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(batches[-1].rewards[0], env.normalize_reward(raw_rewards), rtol=1e-5)
 
 
-def test_callbacks(tmp_path: Path) -> None:
-    evaluation = EvalCallback(
-        vec(), eval_freq=20, best_model_save_path=str(tmp_path), log_path=str(tmp_path), warn=False, verbose=0
-    )
-    checkpoints = CheckpointCallback(20, str(tmp_path), save_replay_buffer=True)
-    calls: list[int] = []
-    make().learn(40, [evaluation, checkpoints])
-    make().learn(20, lambda locals_, globals_: calls.append(1) or True)
-    assert len(calls) == 20
-    names = {path.name for path in tmp_path.iterdir()}
-    assert {"best_model.zip", "evaluations.npz", "rl_model_20_steps.zip", "rl_model_replay_buffer_40_steps.pkl"} <= names
-    RecurrentDQN.load(tmp_path / "rl_model_40_steps", device="cpu")
+def test_the_burn_in_that_refreshes_old_states_is_on_by_default() -> None:
+    """Stored states come from older weights, and under VecNormalize from older statistics."""
+    model = RecurrentDQN("MlpPolicy", vec(), device="cpu")
+    assert model.stored_state and model.replay_buffer.burn_in_length > 0
 
 
-@pytest.mark.filterwarnings("ignore:rich is experimental")
-def test_progress_bar() -> None:
-    pytest.importorskip("rich")
-    pytest.importorskip("tqdm")
-    make().learn(20, progress_bar=True)
-
-
-def test_tensorboard_keys(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    make(VecMonitor(vec()), tensorboard_log=str(tmp_path)).learn(80)
-    events = EventAccumulator(str(tmp_path / "RecurrentDQN_1"))
-    events.Reload()
-    expected = {"train/loss", "train/td_error", "train/learning_rate", "rollout/exploration_rate", "rollout/ep_rew_mean"}
-    assert expected <= set(events.Tags()["scalars"])
+def test_what_is_saved_can_be_chosen(tmp_path: Path) -> None:
+    make(gamma=0.5, td_lambda=0.3).save(tmp_path / "model", exclude=["gamma"])
+    assert "gamma" not in load_from_zip_file(tmp_path / "model")[0]
+    loaded = RecurrentDQN.load(tmp_path / "model", device="cpu")
+    assert (loaded.gamma, loaded.td_lambda) == (0.99, 0.3)
 
 
 IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)

@@ -166,7 +166,26 @@ def test_a_replay_of_another_kind_or_size_is_refused(tmp_path: Path) -> None:
         make().load_replay_buffer(tmp_path / "stock")
 
 
-def test_vec_normalize_keeps_its_statistics_finite() -> None:
+def test_no_statistics_are_saved_that_are_not_finite(tmp_path: Path) -> None:
+    """Those in memory are spoilt: VecNormalize sees a reward before anyone else."""
     env = VecNormalize(DummyVecEnv([lambda: Broken("reward", np.nan)]))
     with pytest.raises(ValueError, match="non-finite reward at step 7"):
-        make(env).learn(40)
+        make(env).learn(40, CheckpointCallback(1, str(tmp_path), save_vecnormalize=True))
+    saved = list(tmp_path.glob("*vecnormalize*.pkl"))
+    assert len(saved) == 6
+    assert all(np.isfinite(VecNormalize.load(str(path), vec()).ret_rms.var) for path in saved)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [spaces.Box(-1, 1, (2,)), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2)],
+    ids=lambda space: type(space).__name__,
+)
+def test_actions_have_to_be_discrete(space: spaces.Space) -> None:
+    class Acting(Counter):
+        def __init__(self) -> None:
+            super().__init__()
+            self.action_space = space
+
+    with pytest.raises(AssertionError, match=rf"only supports .*Discrete.* but {type(space).__name__}"):
+        make(DummyVecEnv([Acting]))
