@@ -259,6 +259,14 @@ def test_targets_are_pinned_by_double_q(monkeypatch: pytest.MonkeyPatch) -> None
         th.testing.assert_close(targets[batch.mask], expected[batch.mask])
 
 
+def test_dropout_would_be_on_in_training_and_off_in_acting() -> None:
+    modes = set()
+    model = make()
+    model.q_net.encoder.register_forward_pre_hook(lambda encoder, inputs: modes.add((len(inputs[0]) == 1, encoder.training)))
+    model.learn(60)
+    assert modes == {(True, False), (False, True)}
+
+
 SWITCHES = [
     {},
     dict(policy_kwargs=dict(dueling=False)),
