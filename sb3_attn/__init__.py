@@ -1,4 +1,17 @@
 import sb3_attn.envs  # noqa: F401  registers the tasks with Gymnasium
+from sb3_attn.dqn import (
+    DQNSAPolicy,
+    HardAttentionCnnPolicy,
+    HardAttentionMlpPolicy,
+    HardAttentionMultiInputPolicy,
+    SelfAttentionCnnPolicy,
+    SelfAttentionMlpPolicy,
+    SelfAttentionMultiInputPolicy,
+    SoftAttentionCnnPolicy,
+    SoftAttentionMlpPolicy,
+    SoftAttentionMultiInputPolicy,
+)
+from sb3_attn.extractors import HardAttentionExtractor, SelfAttentionExtractor, SoftAttentionExtractor
 from sb3_attn.memory import GRUCore, IdentityCore, LSTMCore, MemoryCore
 from sb3_attn.recurrent_dqn import CnnPolicy, MlpPolicy, MultiInputPolicy, RecurrentDQN
 from sb3_attn.replay import PrioritizedSequenceReplayBuffer, SequenceReplayBuffer
@@ -6,7 +19,12 @@ from sb3_attn.version import __version__
 
 __all__ = [
     "CnnPolicy",
+    "DQNSAPolicy",
     "GRUCore",
+    "HardAttentionCnnPolicy",
+    "HardAttentionExtractor",
+    "HardAttentionMlpPolicy",
+    "HardAttentionMultiInputPolicy",
     "IdentityCore",
     "LSTMCore",
     "MemoryCore",
@@ -14,6 +32,14 @@ __all__ = [
     "MultiInputPolicy",
     "PrioritizedSequenceReplayBuffer",
     "RecurrentDQN",
+    "SelfAttentionCnnPolicy",
+    "SelfAttentionExtractor",
+    "SelfAttentionMlpPolicy",
+    "SelfAttentionMultiInputPolicy",
     "SequenceReplayBuffer",
+    "SoftAttentionCnnPolicy",
+    "SoftAttentionExtractor",
+    "SoftAttentionMlpPolicy",
+    "SoftAttentionMultiInputPolicy",
     "__version__",
 ]

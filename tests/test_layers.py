@@ -15,7 +15,7 @@ LEVELS = {
     **dict.fromkeys(("common", "envs"), 0),
     **dict.fromkeys(("attention", "memory"), 1),
     **dict.fromkeys(("extractors", "replay"), 2),
-    "recurrent_dqn": 3,
+    **dict.fromkeys(("dqn", "recurrent_dqn"), 3),
     **dict.fromkeys(("distributed", "viz", "zoo"), 4),
 }
 TOP = 4

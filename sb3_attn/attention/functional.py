@@ -1,0 +1,119 @@
+"""
+Attention as pure functions: scores say how much each region matters, selections turn scores into weights.
+
+Shapes: B rows, H heads, n regions of size d; attention inside is of size a. A mask is True on real regions, False on
+padding. Whatever has the regions last, ``[..., n]``, is normalised over them.
+"""
+
+import math
+
+import torch as th
+from torch.nn import functional as F
+
+
+def additive_score(keys: th.Tensor, vector: th.Tensor, query: th.Tensor | None = None) -> th.Tensor:
+    """
+    W2 tanh(W1 x + q), the score of Bahdanau et al. (2015), section A.1.2; without a query of Xu et al. (2015) and DQN-SA.
+
+    :param keys: W1 x, ``[B, n, a]``
+    :param vector: W2, one row for each head, ``[H, a]``
+    :param query: q, projected to size a, ``[B, a]``; ``None`` leaves it out
+    :return: ``[B, H, n]``
+    """
+    hidden = th.tanh(keys if query is None else keys + query.unsqueeze(-2))
+    return F.linear(hidden, vector).transpose(-1, -2)
+
+
+def linear_score(regions: th.Tensor, vector: th.Tensor) -> th.Tensor:
+    """
+    w x: what a bilinear score ``x W1 W2`` without a query comes to, since W1 W2 is one vector.
+
+    :param regions: x, ``[B, n, d]``
+    :param vector: w, one row for each head, ``[H, d]``
+    :return: ``[B, H, n]``
+    """
+    return F.linear(regions, vector).transpose(-1, -2)
+
+
+def bilinear_score(keys: th.Tensor, query: th.Tensor) -> th.Tensor:
+    """
+    (x W1) (W2 q), Luong et al. (2015), eq. 8, in the low rank a.
+
+    :param keys: x W1, ``[B, H, n, a]``
+    :param query: W2 q, ``[B, H, a]``
+    :return: ``[B, H, n]``
+    """
+    return (keys @ query.unsqueeze(-1)).squeeze(-1)
+
+
+def dot_product_score(keys: th.Tensor, query: th.Tensor) -> th.Tensor:
+    """
+    k q / sqrt(a), Vaswani et al. (2017), eq. 1: bilinear, with scores that do not grow with the size.
+
+    :param keys: ``[B, H, n, a]``
+    :param query: ``[B, H, a]``
+    :return: ``[B, H, n]``
+    """
+    return bilinear_score(keys, query) / math.sqrt(query.shape[-1])
+
+
+def soft_weights(scores: th.Tensor, mask: th.Tensor | None = None, temperature: float = 1.0) -> th.Tensor:
+    """
+    softmax(scores / temperature) over the real regions.
+
+    :param scores: ``[..., n]``
+    :param mask: bool, broadcast to the scores; ``None`` takes all regions for real
+    :param temperature: below 1 sharpens, above 1 flattens
+    :return: ``[..., n]``; they sum to 1, or are all 0 (not NaN) where no region is real
+    """
+    scores = scores / temperature
+    if mask is None:
+        return scores.softmax(dim=-1)
+    weights = scores.masked_fill(~mask, th.finfo(scores.dtype).min).softmax(dim=-1)
+    return weights.masked_fill(~mask, 0.0)
+
+
+def hard_weights(
+    scores: th.Tensor, mask: th.Tensor | None = None, temperature: float = 1.0, sample: bool = False
+) -> th.Tensor:
+    """
+    One region per row: 1 there and 0 elsewhere, with the gradient of the soft weights (straight-through).
+
+    Bengio et al. (2013), section 4. The gradient is biased, but needs no loss of its own.
+
+    :param scores: ``[..., n]``
+    :param mask: as for ``soft_weights``
+    :param temperature: as for ``soft_weights``; it matters to the gradient and to sampling only
+    :param sample: draw the region by the soft weights, rather than take the one with the largest
+    :return: ``[..., n]``
+    """
+    soft = soft_weights(scores, mask, temperature)
+    # A row without a real region has weights 0, from which nothing can be drawn; any pick is as good, and is masked out
+    chosen = draw(soft) if sample else soft.argmax(dim=-1)
+    hard = F.one_hot(chosen, soft.shape[-1]).to(soft.dtype)
+    if mask is not None:
+        hard = hard.masked_fill(~mask, 0.0)
+    return hard + soft - soft.detach()
+
+
+def draw(weights: th.Tensor) -> th.Tensor:
+    """
+    An index for each row, drawn by its weights.
+
+    :param weights: ``[..., n]``, at least 0; rows of zeros give any index
+    :return: int64, ``[...]``
+    """
+    # The largest w_i / e_i with e_i ~ Exp(1) is i with probability w_i: one pass, and no row needs to sum to 1
+    return (weights / th.empty_like(weights).exponential_()).argmax(dim=-1)
+
+
+def grid_coordinates(height: int, width: int) -> th.Tensor:
+    """
+    Where the regions of a grid lie, row by row; (-1, -1) is the first, (1, 1) the last.
+
+    :param height: rows
+    :param width: columns
+    :return: ``[height * width, 2]``, vertical and horizontal
+    """
+    axes = (th.linspace(-1, 1, size) if size > 1 else th.zeros(1) for size in (height, width))
+    return th.stack(th.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 1)

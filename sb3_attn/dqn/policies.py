@@ -1,0 +1,99 @@
+"""Policies of stock DQN that attend: a YAML file needs their name only."""
+
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.dqn.policies import DQNPolicy
+from torch import nn
+
+from sb3_attn.extractors import HardAttentionExtractor, SelfAttentionExtractor, SoftAttentionExtractor
+
+
+class AttentionPolicy(DQNPolicy):
+    """
+    DQN's policy with an attending features extractor; each subclass names its own.
+
+    :param observation_space: Observation space
+    :param action_space: Action space
+    :param lr_schedule: Learning rate schedule (could be constant)
+    :param net_arch: sizes of the layers between the features and the Q-values; none by default, as after NatureCNN
+    :param activation_fn: Activation function
+    :param features_extractor_class: Features extractor to use; ``None`` means the policy's own
+    :param features_extractor_kwargs: Keyword arguments to pass to the features extractor, over the policy's own
+    :param normalize_images: Whether to normalize images or not, dividing by 255.0 (True by default)
+    :param optimizer_class: The optimizer to use, ``th.optim.Adam`` by default
+    :param optimizer_kwargs: Additional keyword arguments, excluding the learning rate, to pass to the optimizer;
+        ``None`` means ``dict(fused=True)`` for Adam, which changes only its speed
+    """
+
+    default_features_extractor: type[BaseFeaturesExtractor]
+    default_features_extractor_kwargs: dict[str, Any] = {}
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Discrete,
+        lr_schedule: Schedule,
+        net_arch: list[int] | None = None,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        normalize_images: bool = True,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
+            optimizer_kwargs = dict(fused=True)
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch or [],
+            activation_fn,
+            features_extractor_class or self.default_features_extractor,
+            {**self.default_features_extractor_kwargs, **(features_extractor_kwargs or {})},
+            normalize_images,
+            optimizer_class,
+            optimizer_kwargs,
+        )
+
+
+class SoftAttentionPolicy(AttentionPolicy):
+    """With ``SoftAttentionExtractor``. Parameters as for ``AttentionPolicy``."""
+
+    default_features_extractor = SoftAttentionExtractor
+
+
+class HardAttentionPolicy(AttentionPolicy):
+    """With ``HardAttentionExtractor``. Parameters as for ``AttentionPolicy``."""
+
+    default_features_extractor = HardAttentionExtractor
+
+
+class SelfAttentionPolicy(AttentionPolicy):
+    """With ``SelfAttentionExtractor``. Parameters as for ``AttentionPolicy``."""
+
+    default_features_extractor = SelfAttentionExtractor
+
+
+class DQNSAPolicy(AttentionPolicy):
+    """
+    DQN-SA: DQN with soft attention over the 49 regions of NatureCNN's convolutions.
+
+    The network as usually copied multiplies 64 weights with 3,136 flat features, which does not run. This is what it
+    means: additive scores with a hidden layer of 512, one weight per region of 64 features, their weighted sum, a layer
+    of 512. 147,109 parameters for 84 x 84 x 4 pixels and 4 actions; without the sum
+    (``features_extractor_kwargs=dict(sum_tokens=False)``) 1,719,973. Parameters as for ``AttentionPolicy``.
+    """
+
+    default_features_extractor = SoftAttentionExtractor
+    default_features_extractor_kwargs = dict(score="additive", attention_size=512, coordinates=False)
+
+
+# SB3's three names for each: what the tokens are follows from the observation space
+SoftAttentionMlpPolicy = SoftAttentionCnnPolicy = SoftAttentionMultiInputPolicy = SoftAttentionPolicy
+HardAttentionMlpPolicy = HardAttentionCnnPolicy = HardAttentionMultiInputPolicy = HardAttentionPolicy
+SelfAttentionMlpPolicy = SelfAttentionCnnPolicy = SelfAttentionMultiInputPolicy = SelfAttentionPolicy

@@ -1,0 +1,179 @@
+"""Features extractors that attend, for any of SB3's algorithms."""
+
+from abc import abstractmethod
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+
+from sb3_attn.attention import HardAttention, SelfAttentionBlock, SoftAttention
+from sb3_attn.extractors.tokens import Trunk, make_tokens
+
+
+class AttentionExtractor(BaseFeaturesExtractor):
+    """
+    Tokens -> attention -> linear layer -> features.
+
+    :param observation_space: an image, a matrix of entities, a vector, or a Dict of these
+    :param features_dim: Number of features extracted.
+    :param token_size: size of the tokens of matrices, vectors and Dicts
+    :param trunk: convolutions before the regions of an image: ``"nature"`` (Mnih et al. 2015), ``"patches"`` (8 x 8 pixels
+        that do not overlap), or a list of (channels, kernel size, stride)
+    :param coordinates: append its coordinates to each region; attention loses *where* without them
+    :param channels_last: lay images out as convolutions like it, which changes only the speed
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        features_dim: int = 512,
+        token_size: int = 64,
+        trunk: str | Trunk = "nature",
+        coordinates: bool = True,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__(observation_space, features_dim)
+        self.tokens = make_tokens(
+            observation_space, token_size, trunk=trunk, coordinates=coordinates, channels_last=channels_last
+        )
+
+    def forward(self, observations: PyTorchObs) -> th.Tensor:
+        """
+        Features.
+
+        :param observations: ``[B, ...]``
+        :return: ``[B, features_dim]``
+        """
+        return self.attend(observations)[0]
+
+    @abstractmethod
+    def attend(self, observations: PyTorchObs, need_weights: bool = False) -> tuple[th.Tensor, th.Tensor | None]:
+        """
+        Features, and what was attended to.
+
+        :param observations: ``[B, ...]``
+        :param need_weights: whether the weights are wanted, where they cost extra
+        :return: ``[B, features_dim]`` and attention weights ``[B, heads, tokens]``
+        """
+
+
+class SoftAttentionExtractor(AttentionExtractor):
+    """
+    A weighted sum of the tokens (Xu et al. 2015; Sorokin et al. 2015).
+
+    :param observation_space: as for ``AttentionExtractor``
+    :param features_dim: Number of features extracted.
+    :param score: ``"additive"``, ``"linear"``, or with a query ``"bilinear"`` and ``"dot_product"``
+    :param query: what to look for: ``"mean"`` of the tokens, the index of a token, or ``None`` for no query; by default
+        the mean where the score needs one
+    :param attention_size: size of the space in which tokens are scored
+    :param n_heads: number of glimpses, whose contexts are concatenated
+    :param temperature: below 1 sharpens the weights, above 1 flattens them
+    :param sum_tokens: ``False`` keeps the weighted tokens side by side instead of summing them up
+    :param token_kwargs: as for ``AttentionExtractor``
+    :raises ValueError: if an argument does not fit the others or the observation space
+    """
+
+    attention_class: type[SoftAttention] = SoftAttention
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        features_dim: int = 512,
+        score: str = "additive",
+        query: str | int | None = "default",
+        attention_size: int = 64,
+        n_heads: int = 1,
+        temperature: float = 1.0,
+        sum_tokens: bool = True,
+        **token_kwargs: Any,
+    ) -> None:
+        super().__init__(observation_space, features_dim, **token_kwargs)
+        n_tokens, token_size = self.tokens.n_tokens, self.tokens.token_size
+        if query == "default":
+            query = "mean" if score in ("bilinear", "dot_product") else None
+        if isinstance(query, str) and query != "mean":
+            raise ValueError(f"query={query!r} is unknown; give 'mean', the index of a token, or None.")
+        if isinstance(query, int) and not -n_tokens <= query < n_tokens:
+            raise ValueError(f"query={query} is no token: there are {n_tokens}; give an index below that, 'mean' or None.")
+        self.query = query
+        self.sum_tokens = sum_tokens
+        query_size = None if query is None else token_size
+        self.attention = self.attention_class(token_size, score, query_size, attention_size, n_heads, temperature)
+        n_glimpsed = n_heads if sum_tokens else n_heads * n_tokens
+        self.linear = nn.Sequential(nn.Linear(n_glimpsed * token_size, features_dim), nn.ReLU())
+
+    def attend(self, observations: PyTorchObs, need_weights: bool = False) -> tuple[th.Tensor, th.Tensor]:
+        tokens = self.tokens(observations)
+        contexts, weights = self.attention(tokens, self._query(tokens))
+        if not self.sum_tokens:
+            contexts = weights.unsqueeze(-1) * tokens.unsqueeze(1)
+        return self.linear(contexts.flatten(1)), weights
+
+    def _query(self, tokens: th.Tensor) -> th.Tensor | None:
+        if self.query is None:
+            return None
+        return tokens[:, self.query] if isinstance(self.query, int) else tokens.mean(dim=1)
+
+
+class HardAttentionExtractor(SoftAttentionExtractor):
+    """
+    One token for each head, learned by the straight-through gradient.
+
+    While training it is drawn by its weight; acting and targets take the likeliest. Parameters as for
+    ``SoftAttentionExtractor``.
+    """
+
+    attention_class = HardAttention
+
+
+class SelfAttentionExtractor(AttentionExtractor):
+    """
+    Tokens attend to each other, and the largest (or the mean) of each feature is kept (Zambaldi et al. 2019).
+
+    :param observation_space: as for ``AttentionExtractor``
+    :param features_dim: Number of features extracted.
+    :param n_blocks: number of blocks
+    :param n_heads: number of heads in each
+    :param block_size: size of the tokens inside the blocks
+    :param feedforward_size: hidden size of the small network in each block; ``None`` means twice the block's size
+    :param pooling: ``"max"`` or ``"mean"`` over the tokens
+    :param token_kwargs: as for ``AttentionExtractor``
+    :raises ValueError: if an argument does not fit
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        features_dim: int = 512,
+        n_blocks: int = 1,
+        n_heads: int = 4,
+        block_size: int = 64,
+        feedforward_size: int | None = None,
+        pooling: str = "max",
+        **token_kwargs: Any,
+    ) -> None:
+        super().__init__(observation_space, features_dim, **token_kwargs)
+        if n_blocks < 1:
+            raise ValueError(f"n_blocks={n_blocks} must be at least 1.")
+        if pooling not in ("max", "mean"):
+            raise ValueError(f"pooling={pooling!r} is unknown; choose 'max' or 'mean'.")
+        self.pooling = pooling
+        self.projection = nn.Linear(self.tokens.token_size, block_size)
+        self.blocks = nn.ModuleList(
+            SelfAttentionBlock(block_size, n_heads, feedforward_size or 2 * block_size) for _ in range(n_blocks)
+        )
+        self.norm = nn.LayerNorm(block_size)
+        self.linear = nn.Sequential(nn.Linear(block_size, features_dim), nn.ReLU())
+
+    def attend(self, observations: PyTorchObs, need_weights: bool = False) -> tuple[th.Tensor, th.Tensor | None]:
+        tokens = self.projection(self.tokens(observations))
+        for block in self.blocks:
+            tokens, weights = block(tokens, need_weights=need_weights)
+        tokens = self.norm(tokens)
+        features = self.linear(tokens.amax(dim=1) if self.pooling == "max" else tokens.mean(dim=1))
+        # Of the last block, how much each token is attended to by all
+        return features, weights.mean(dim=-2) if need_weights else None

@@ -1,0 +1,197 @@
+"""What attention is over: observations as sets of tokens."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+
+from sb3_attn.attention.functional import grid_coordinates
+
+#: A convolution each: channels, kernel size, stride
+Trunk = Sequence[tuple[int, int, int]]
+
+TRUNKS: dict[str, Trunk] = {
+    # Mnih et al. (2015): 84 x 84 pixels become 7 x 7 regions that overlap
+    "nature": ((32, 8, 4), (64, 4, 2), (64, 3, 1)),
+    # Regions of 8 x 8 pixels that do not overlap: 64 x 64 pixels become 8 x 8 regions
+    "patches": ((512, 8, 8),),
+}
+
+
+class ReceptiveField(NamedTuple):
+    """Which pixels a region of an image sees; the same along both axes."""
+
+    #: Pixels across
+    size: int
+    #: Pixels from one region to the next
+    stride: int
+
+
+class Tokens(nn.Module, ABC):
+    """
+    Turns observations, as SB3's preprocessing leaves them, into tokens.
+
+    :param n_tokens: number n of tokens
+    :param token_size: size d of a token
+    """
+
+    def __init__(self, n_tokens: int, token_size: int) -> None:
+        super().__init__()
+        self.n_tokens = n_tokens
+        self.token_size = token_size
+
+    @abstractmethod
+    def forward(self, observations: PyTorchObs) -> th.Tensor:
+        """
+        Tokens.
+
+        :param observations: ``[B, ...]``
+        :return: ``[B, n, d]``
+        """
+
+
+class ImageTokens(Tokens):
+    """
+    The regions of an image: the positions of a convolution's output, row by row.
+
+    :param space: channels first, ``[C, H, W]``
+    :param trunk: key of ``TRUNKS``, or the convolutions themselves
+    :param coordinates: append the two coordinates of each region; attention loses *where* without them
+    :param channels_last: lay the images out as the convolutions like it, which changes only the speed
+    :raises ValueError: if the trunk is unknown or does not fit the image
+    """
+
+    def __init__(
+        self, space: spaces.Box, trunk: str | Trunk = "nature", coordinates: bool = True, channels_last: bool = True
+    ) -> None:
+        layers = _trunk(trunk)
+        channels, *size = space.shape
+        grid, receptive_field = _trace(trunk, layers, tuple(size))
+        super().__init__(grid[0] * grid[1], layers[-1][0] + (2 if coordinates else 0))
+        #: Rows and columns of regions
+        self.grid = grid
+        self.receptive_field = receptive_field
+        self.memory_format = th.channels_last if channels_last else th.contiguous_format
+        modules: list[nn.Module] = []
+        for out_channels, kernel_size, stride in layers:
+            modules += [nn.Conv2d(channels, out_channels, kernel_size, stride), nn.ReLU()]
+            channels = out_channels
+        self.trunk = nn.Sequential(*modules)
+        self.trunk.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        # Not a buffer that is saved: it follows from the image's size
+        self.register_buffer("coordinates", grid_coordinates(*self.grid) if coordinates else None, persistent=False)
+
+    def forward(self, observations: PyTorchObs) -> th.Tensor:
+        assert isinstance(observations, th.Tensor), "a Dict has tokens of its own"
+        regions = self.trunk(observations.contiguous(memory_format=self.memory_format)).flatten(2).transpose(1, 2)
+        if self.coordinates is None:
+            return regions
+        return th.cat((regions, self.coordinates.expand(len(regions), -1, -1)), dim=-1)
+
+
+class EntityTokens(Tokens):
+    """
+    A token for each row of a matrix ``[entities, features]``; all rows are treated alike.
+
+    :param space: of two dimensions
+    :param token_size: size d of a token
+    """
+
+    def __init__(self, space: spaces.Box, token_size: int = 64) -> None:
+        super().__init__(space.shape[0], token_size)
+        self.projection = nn.Linear(space.shape[1], token_size)
+
+    def forward(self, observations: PyTorchObs) -> th.Tensor:
+        return self.projection(observations)
+
+
+class EntryTokens(Tokens):
+    """
+    A token for each entry of a vector: its value times a learned vector, plus another that says which entry it is.
+
+    Gorishniy et al. (2021), section 3.3.
+
+    :param space: any space that SB3 flattens to a vector
+    :param token_size: size d of a token
+    """
+
+    def __init__(self, space: spaces.Space, token_size: int = 64) -> None:
+        super().__init__(get_flattened_obs_dim(space), token_size)
+        self.weight = nn.Parameter(th.empty(self.n_tokens, token_size))
+        self.bias = nn.Parameter(th.empty(self.n_tokens, token_size))
+        for parameter in (self.weight, self.bias):
+            nn.init.uniform_(parameter, -(token_size**-0.5), token_size**-0.5)
+
+    def forward(self, observations: PyTorchObs) -> th.Tensor:
+        assert isinstance(observations, th.Tensor), "a Dict has tokens of its own"
+        return observations.flatten(1).unsqueeze(-1) * self.weight + self.bias
+
+
+class DictTokens(Tokens):
+    """
+    The tokens of all entries of a Dict, brought to one size and marked with the key that they come from.
+
+    :param space: of images, matrices and vectors
+    :param token_size: size d of a token
+    :param image_kwargs: further arguments of ``ImageTokens``
+    """
+
+    def __init__(self, space: spaces.Dict, token_size: int = 64, **image_kwargs: object) -> None:
+        tokens = {key: make_tokens(subspace, token_size, **image_kwargs) for key, subspace in space.spaces.items()}
+        super().__init__(sum(part.n_tokens for part in tokens.values()), token_size)
+        self.tokens = nn.ModuleDict(tokens)
+        self.projections = nn.ModuleDict({key: nn.Linear(part.token_size, token_size) for key, part in tokens.items()})
+
+    def forward(self, observations: PyTorchObs) -> th.Tensor:
+        # The bias of a key's projection is its mark
+        assert isinstance(observations, dict), "others have tokens of their own"
+        parts = [self.projections[key](part(observations[key])) for key, part in self.tokens.items()]
+        return th.cat(parts, dim=1)
+
+
+def make_tokens(space: spaces.Space, token_size: int = 64, **image_kwargs: object) -> Tokens:
+    """
+    Tokens for a space: regions of an image, rows of a matrix, entries of anything else, and all of them for a Dict.
+
+    :param space: Observation space, images channels first
+    :param token_size: size d of a token; regions are as wide as the trunk's last convolution (and coordinates) instead
+    :param image_kwargs: further arguments of ``ImageTokens``
+    :return: the module that makes them
+    """
+    if isinstance(space, spaces.Dict):
+        return DictTokens(space, token_size, **image_kwargs)
+    if isinstance(space, spaces.Box) and len(space.shape) == 3:
+        return ImageTokens(space, **image_kwargs)  # type: ignore[arg-type]
+    if isinstance(space, spaces.Box) and len(space.shape) == 2:
+        return EntityTokens(space, token_size)
+    return EntryTokens(space, token_size)
+
+
+def _trunk(trunk: str | Trunk) -> Trunk:
+    if not isinstance(trunk, str):
+        return trunk
+    if trunk not in TRUNKS:
+        raise ValueError(f"trunk={trunk!r} is unknown; choose one of {sorted(TRUNKS)}, or give (channels, kernel, stride)s.")
+    return TRUNKS[trunk]
+
+
+def _trace(name: str | Trunk, layers: Trunk, size: tuple[int, ...]) -> tuple[tuple[int, int], ReceptiveField]:
+    """The grid that is left of an image, and what each of its regions sees."""
+    height, width = size
+    field, jump = 1, 1
+    for i, (_, kernel_size, stride) in enumerate(layers):
+        if min(height, width) < kernel_size:
+            raise ValueError(
+                f"trunk={name!r} does not fit an image of {size[0]} x {size[1]} pixels: its convolution {i} needs "
+                f"{kernel_size} x {kernel_size} and gets {height} x {width}; give other (channels, kernel, stride)s, or "
+                "images channels first."
+            )
+        height, width = ((length - kernel_size) // stride + 1 for length in (height, width))
+        field += (kernel_size - 1) * jump
+        jump *= stride
+    return (height, width), ReceptiveField(field, jump)
