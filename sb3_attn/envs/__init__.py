@@ -1,14 +1,28 @@
-"""Memory tasks, registered with Gymnasium on import, and environment wrappers."""
+"""Tasks for memory and for visual attention, registered with Gymnasium on import, and environment wrappers."""
 
 import gymnasium as gym
 
 from sb3_attn.envs.memory_tasks import AssociativeRecall, MemoryChain, MemoryTask, TMaze
+from sb3_attn.envs.visual_search import VisualSearch
 from sb3_attn.envs.wrappers import FlattenSpaces, PreviousActionReward
 
-__all__ = ["AssociativeRecall", "FlattenSpaces", "MemoryChain", "MemoryTask", "PreviousActionReward", "TMaze"]
+__all__ = [
+    "AssociativeRecall",
+    "FlattenSpaces",
+    "MemoryChain",
+    "MemoryTask",
+    "PreviousActionReward",
+    "TMaze",
+    "VisualSearch",
+]
 
 for task in (MemoryChain, TMaze, AssociativeRecall):
     gym.register(id=f"{task.__name__}-v0", entry_point=f"{task.__module__}:{task.__name__}")
+
+# The cued task has an id of its own for the reason given below.
+visual_search = f"{VisualSearch.__module__}:{VisualSearch.__name__}"
+gym.register(id="VisualSearch-v0", entry_point=visual_search)
+gym.register(id="VisualSearchCue-v0", entry_point=visual_search, kwargs={"cued": True})
 
 # POPGym registers RepeatPrevious with k = 4, 32 and 64 only. An id of its own rather than `env_kwargs` in RL Zoo's
 # YAML, which the zoo passes neither to its evaluation environments nor to record-video. POPGym stays optional: the
