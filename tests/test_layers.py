@@ -19,7 +19,7 @@ LEVELS = {
     **dict.fromkeys(("distributed", "viz", "zoo"), 4),
 }
 TOP = 4
-OPTIONAL = ("rl_zoo3", "ray", "matplotlib", "imageio", "optuna", "popgym", "pandas", "requests", "yaml", "cv2")
+OPTIONAL = ("rl_zoo3", "ray", "matplotlib", "imageio", "optuna", "popgym", "minigrid", "pandas", "requests", "yaml", "cv2")
 
 # Third-party packages each part may import. The learning code sees a state as a flat tuple of arrays, so replay works
 # with any core; a core knows no framework, so it works outside Stable-Baselines3 too.

@@ -3,6 +3,7 @@
 import gymnasium as gym
 
 from sb3_attn.envs.memory_tasks import AssociativeRecall, MemoryChain, MemoryTask, TMaze
+from sb3_attn.envs.minigrid_rgb import dynamic_obstacles_rgb
 from sb3_attn.envs.visual_search import VisualSearch
 from sb3_attn.envs.wrappers import FlattenSpaces, PreviousActionReward
 
@@ -14,6 +15,7 @@ __all__ = [
     "PreviousActionReward",
     "TMaze",
     "VisualSearch",
+    "dynamic_obstacles_rgb",
 ]
 
 for task in (MemoryChain, TMaze, AssociativeRecall):
@@ -28,3 +30,6 @@ gym.register(id="VisualSearchCue-v0", entry_point=visual_search, kwargs={"cued":
 # YAML, which the zoo passes neither to its evaluation environments nor to record-video. POPGym stays optional: the
 # entry point is a string, imported by gym.make.
 gym.register(id="popgym-RepeatPrevious8-v0", entry_point="popgym.envs.repeat_previous:RepeatPrevious", kwargs={"k": 8})
+
+# MiniGrid stays optional too: the entry point imports it.
+gym.register(id="MiniGridRGB-DynamicObstacles-v0", entry_point="sb3_attn.envs.minigrid_rgb:dynamic_obstacles_rgb")
