@@ -18,6 +18,7 @@ def replace_on_success(path: str | os.PathLike, suffix: str) -> Iterator[Path]:
     target = Path(path)
     if suffix and not target.suffix:
         target = Path(f"{target}.{suffix}")
+    target = Path(os.path.realpath(target))  # a link stays one
     target.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, since a file can only be moved at once within a file system; SB3 wants a suffix to leave alone
     temporary = target.with_name(f"{target.name}.{os.getpid()}.partial")

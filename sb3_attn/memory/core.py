@@ -71,7 +71,8 @@ class IdentityCore(MemoryCore):
     """
     Remembers nothing: the memoryless control for every experiment.
 
-    With it, windows of length 1, no double Q and uniform replay, ``RecurrentDQN`` is stock DQN.
+    With it, windows of length 1, no double Q, uniform replay, and no dueling or skip connection, ``RecurrentDQN`` is
+    stock DQN.
 
     :param input_size: size of an input vector, which is also the output
     """

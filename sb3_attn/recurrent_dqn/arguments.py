@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gymnasium import spaces
+
 from sb3_attn.recurrent_dqn.policies import RecurrentDQNPolicy
 from sb3_attn.replay import PrioritizedSequenceReplayBuffer, SequenceReplayBuffer
 from sb3_attn.replay.lengths import check_lengths
@@ -31,21 +33,17 @@ def check_arguments(model: RecurrentDQN) -> None:
             f"replay_buffer_class={buffer_class.__name__} does not keep sequences; leave it out, or use "
             "SequenceReplayBuffer, PrioritizedSequenceReplayBuffer or a subclass (hindsight replay is not supported)."
         )
-    if model.prioritized_replay and not issubclass(buffer_class, PrioritizedSequenceReplayBuffer):
+    if model.prioritized_replay != issubclass(buffer_class, PrioritizedSequenceReplayBuffer):
         raise ValueError(
-            f"prioritized_replay=True, but replay_buffer_class={buffer_class.__name__} is uniform; leave one out."
+            f"prioritized_replay={model.prioritized_replay}, but replay_buffer_class={buffer_class.__name__} is "
+            f"{'uniform' if model.prioritized_replay else 'prioritized'}; make both say the same (a zip keeps its class)."
         )
     if taken := {"trace_length", "burn_in_length", "sequence_period", "stored_state"} & model.replay_buffer_kwargs.keys():
         raise ValueError(f"replay_buffer_kwargs={model.replay_buffer_kwargs}: give {sorted(taken)} to the algorithm instead.")
     check_lengths(model.trace_length, model.burn_in_length, model.sequence_period)
-    n_envs = 1 if model.env is None else model.env.num_envs
-    lane_size, sequence_length = model.buffer_size // n_envs, model.burn_in_length + (model.trace_length or 1)
-    if lane_size < sequence_length:
-        raise ValueError(
-            f"buffer_size={model.buffer_size} leaves {lane_size} steps for each of {n_envs} environments, so "
-            f"burn_in_length={model.burn_in_length} and trace_length={model.trace_length} do not fit; raise buffer_size to "
-            f"at least {sequence_length * n_envs}."
-        )
+    assert isinstance(model.action_space, spaces.Discrete), "SB3 has refused all others"
+    if model.action_space.start != 0:
+        raise ValueError(f"the actions are {model.action_space}; number them from 0, with an ActionWrapper for example.")
     for name in ("batch_size", "bootstrap_n", "target_update_interval"):
         if getattr(model, name) < 1:
             raise ValueError(f"{name}={getattr(model, name)} must be at least 1.")
@@ -55,4 +53,23 @@ def check_arguments(model: RecurrentDQN) -> None:
         raise ValueError(
             f"td_lambda={model.td_lambda} and bootstrap_n={model.bootstrap_n} are two kinds of return; pass td_lambda=None "
             "for n-step returns, or leave bootstrap_n at 1."
+        )
+
+
+def check_buffer_size(model: RecurrentDQN) -> None:
+    """
+    Check that the replay buffer holds a window for each environment.
+
+    Not when a model is loaded: ``buffer_size=1`` is the usual way to load one that will not learn.
+
+    :param model: has the arguments as its attributes
+    :raises ValueError: if it does not
+    """
+    n_envs = 1 if model.env is None else model.env.num_envs
+    lane_size, sequence_length = model.buffer_size // n_envs, model.burn_in_length + (model.trace_length or 1)
+    if lane_size < sequence_length:
+        raise ValueError(
+            f"buffer_size={model.buffer_size} leaves {lane_size} steps for each of {n_envs} environments, so "
+            f"burn_in_length={model.burn_in_length} and trace_length={model.trace_length} do not fit; raise buffer_size to "
+            f"at least {sequence_length * n_envs}."
         )

@@ -8,21 +8,25 @@ from stable_baselines3.common.callbacks import BaseCallback
 REMEDY = "mend the environment (or wrap it in VecCheckNan to find the cause) before training on."
 
 
-def check_finite(name: str, values: np.ndarray | dict[str, np.ndarray], num_timesteps: int) -> None:
+def check_finite(
+    name: str, values: np.ndarray | dict[str, np.ndarray], num_timesteps: int, environment: int | None = None
+) -> None:
     """
     Check what came from vectorized environments.
 
     :param name: what it is, for the message
     :param values: one row per environment
     :param num_timesteps: the algorithm's count of steps, for the message
+    :param environment: the one that the values are from, if they are from a single one
     :raises ValueError: if there is a NaN or an infinity, naming environment and step
     """
     for key, array in (values if isinstance(values, dict) else {"": values}).items():
         if array.dtype.kind != "f" or np.isfinite(array).all():
             continue
-        i = int(np.argwhere(~np.isfinite(array))[0, 0])
+        i = int(np.argwhere(~np.isfinite(array))[0, 0]) if environment is None else environment
         what = f"{name} {key!r}" if key else name
-        raise ValueError(f"environment {i} returned a non-finite {what} at step {num_timesteps}: {array[i]}; {REMEDY}")
+        value = array[i] if environment is None else array
+        raise ValueError(f"environment {i} returned a non-finite {what} at step {num_timesteps}: {value}; {REMEDY}")
 
 
 def check_finite_loss(loss: float, num_timesteps: int, n_updates: int) -> None:
@@ -52,4 +56,6 @@ class FiniteGuard(BaseCallback):
         locals_: dict[str, Any] = self.locals
         check_finite("reward", locals_["rewards"], self.num_timesteps)
         check_finite("observation", locals_["new_obs"], self.num_timesteps)
+        for i in np.flatnonzero(locals_["dones"]):
+            check_finite("final observation", locals_["infos"][i]["terminal_observation"], self.num_timesteps, int(i))
         return True

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from sb3_attn.common import td
 from sb3_attn.common.core_state import CoreState
 from sb3_attn.common.exploration import epsilon_ladder as make_epsilon_ladder
-from sb3_attn.recurrent_dqn.arguments import check_arguments
+from sb3_attn.recurrent_dqn.arguments import check_arguments, check_buffer_size
 from sb3_attn.recurrent_dqn.burn_in import burn_in
 from sb3_attn.recurrent_dqn.finite import FiniteGuard, check_finite, check_finite_loss
 from sb3_attn.recurrent_dqn.policies import (
@@ -147,7 +147,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
             batch_size,
             tau,
             gamma,
-            train_freq,
+            tuple(train_freq) if isinstance(train_freq, list) else train_freq,  # YAML has no tuples
             gradient_steps,
             replay_buffer_class,
             replay_buffer_kwargs,
@@ -177,11 +177,12 @@ class RecurrentDQN(SaveAndLoad, DQN):
         # The memory of acting: before the observation at hand, and around the step that is under way
         self._core_state: CoreState | None = None
         self._step_states: tuple[CoreState, CoreState] | None = None
-        check_arguments(self)
+        check_buffer_size(self)
         if _init_setup_model:
             self._setup_model()
 
     def _setup_model(self) -> None:
+        check_arguments(self)
         if self.replay_buffer is None:  # SB3 would build it without the lengths
             self.replay_buffer = self.replay_buffer_class(
                 self.buffer_size,

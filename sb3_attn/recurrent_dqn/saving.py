@@ -3,6 +3,7 @@
 import io
 import pathlib
 from collections.abc import Iterable
+from typing import Any
 
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
@@ -31,12 +32,35 @@ class SaveAndLoad(OffPolicyAlgorithm):
             super().save_replay_buffer(temporary)
 
     def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
+        own = self.replay_buffer
         super().load_replay_buffer(path, truncate_last_traj)
-        buffer = self.replay_buffer
-        if not isinstance(buffer, SequenceReplayBuffer) or buffer.n_envs != self.n_envs:
+        loaded, expected = _description(self.replay_buffer), _description(own)
+        if different := [key for key in expected if loaded.get(key) != expected[key]]:
+            self.replay_buffer = own
             raise ValueError(
-                f"path={path} holds a {type(buffer).__name__} for {getattr(buffer, 'n_envs', 0)} environments, but "
-                f"this model needs a SequenceReplayBuffer for {self.n_envs}; load the model with as many environments."
+                f"path={path} holds a replay buffer with {_select(loaded, different)}, but this model needs "
+                f"{_select(expected, different)}; load it into a model with the arguments of the one that saved it."
             )
         # Its episodes are not those now under way in the environments, so the next `learn()` begins with new ones
         self._last_obs = None
+
+
+def _description(buffer: Any) -> dict[str, Any]:
+    """What has to be the same in two buffers, or the model of the one could not learn from the other."""
+    if not isinstance(buffer, SequenceReplayBuffer):
+        return {"class": type(buffer).__name__}
+    whole_episodes = buffer.trace_length == buffer.buffer_size
+    return {
+        "class": type(buffer).__name__,
+        "n_envs": buffer.n_envs,
+        "observation_space": buffer.observation_space,
+        "action_space": buffer.action_space,
+        "trace_length": None if whole_episodes else buffer.trace_length,
+        "burn_in_length": buffer.burn_in_length,
+        "sequence_period": None if whole_episodes else buffer.sequence_period,
+        "stored_state": buffer.stored_state,
+    }
+
+
+def _select(description: dict[str, Any], keys: list[str]) -> str:
+    return ", ".join(f"{key}={description.get(key)}" for key in keys)

@@ -60,3 +60,12 @@ def test_the_suffix_is_added_where_there_is_none(tmp_path, name, suffix, expecte
     with replace_on_success(str(tmp_path / "new" / "folder" / name), suffix) as temporary:
         temporary.write_bytes(b"content")
     assert (tmp_path / "new" / "folder" / expected).read_bytes() == b"content"
+
+
+def test_a_save_through_a_link_changes_the_file_behind_it(tmp_path):
+    real, link = tmp_path / "real.zip", tmp_path / "link.zip"
+    real.write_text("old")
+    link.symlink_to(real)
+    with replace_on_success(link, "zip") as temporary:
+        temporary.write_text("new")
+    assert link.is_symlink() and real.read_text() == "new"

@@ -13,7 +13,7 @@ from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from toys import Counter, make, vec
 
-from sb3_attn import RecurrentDQN, SequenceReplayBuffer
+from sb3_attn import PrioritizedSequenceReplayBuffer, RecurrentDQN, SequenceReplayBuffer
 
 BAD_ARGUMENTS = [
     (dict(trace_length=0), "trace_length=0 leaves no step"),
@@ -31,6 +31,7 @@ BAD_ARGUMENTS = [
     (dict(td_lambda=0.8, bootstrap_n=3), r"td_lambda=0\.8 and bootstrap_n=3 are two kinds of return"),
     (dict(replay_buffer_class=ReplayBuffer), "replay_buffer_class=ReplayBuffer does not keep sequences"),
     (dict(replay_buffer_class=SequenceReplayBuffer, prioritized_replay=True), "prioritized_replay=True, but .* uniform"),
+    (dict(replay_buffer_class=PrioritizedSequenceReplayBuffer), "prioritized_replay=False, but .* prioritized"),
     (dict(replay_buffer_kwargs=dict(trace_length=3)), r"\['trace_length'\] to the algorithm instead"),
     (dict(prioritized_replay=True, replay_buffer_kwargs=dict(priority_exponent=2)), "priority_exponent=2 must lie"),
     (dict(policy_kwargs=dict(core="lsmt")), r"core='lsmt' is unknown; choose one of .*'gru', 'identity', 'lstm'"),
@@ -116,6 +117,20 @@ def test_a_first_observation_that_is_not_finite_stops_learn() -> None:
         make(DummyVecEnv([Counter, BrokenReset])).learn(20)
 
 
+@pytest.mark.parametrize("truncates", [True, False])
+def test_a_final_observation_that_is_not_finite_stops_training(truncates: bool) -> None:
+    """The vectorized environment has reset by then: only the info still knows it."""
+
+    class BrokenEnd(Counter):
+        def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+            obs, *rest = super().step(action)
+            return (obs * np.nan if self.steps == self.length else obs), *rest
+
+    env = DummyVecEnv([lambda: Counter(20), lambda: BrokenEnd(5, truncates)])
+    with pytest.raises(ValueError, match="environment 1 returned a non-finite final observation at step 10"):
+        make(env).learn(40)
+
+
 def test_the_key_of_a_dict_observation_is_named() -> None:
     class BrokenKey(Counter):
         def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
@@ -156,14 +171,47 @@ def test_other_spaces_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_replay_of_another_kind_or_size_is_refused(tmp_path: Path) -> None:
-    two = make(vec(2)).learn(20)
-    two.save_replay_buffer(tmp_path / "two")
-    with pytest.raises(ValueError, match="for 2 environments, but this model needs a SequenceReplayBuffer for 1"):
-        make().load_replay_buffer(tmp_path / "two")
-    stock = DQN("MlpPolicy", vec(), buffer_size=10, device="cpu")
-    stock.save_replay_buffer(tmp_path / "stock")
-    with pytest.raises(ValueError, match="holds a ReplayBuffer"):
-        make().load_replay_buffer(tmp_path / "stock")
+    others = {
+        "n_envs=2, but this model needs n_envs=1": make(vec(2)),
+        "trace_length=4, sequence_period=4, but": make(trace_length=4),
+        "class=PrioritizedSequenceReplayBuffer, but": make(prioritized_replay=True),
+        "class=ReplayBuffer": DQN("MlpPolicy", vec(), buffer_size=10, device="cpu"),
+    }
+    model = make()
+    for message, other in others.items():
+        other.save_replay_buffer(tmp_path / "other")
+        with pytest.raises(ValueError, match=message):
+            model.load_replay_buffer(tmp_path / "other")
+    model.learn(40)  # with its own, still
+
+
+def test_arguments_given_to_load_are_checked(tmp_path: Path) -> None:
+    make().save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"td_lambda=3.0 must lie between 0 and 1"):
+        RecurrentDQN.load(tmp_path / "model", td_lambda=3.0)
+    with pytest.raises(ValueError, match="prioritized_replay=True, but .* uniform"):
+        RecurrentDQN.load(tmp_path / "model", prioritized_replay=True)
+    assert RecurrentDQN.load(tmp_path / "model", buffer_size=1).buffer_size == 1
+
+
+def test_actions_that_do_not_start_at_zero_are_refused() -> None:
+    env = Counter()
+    env.action_space = spaces.Discrete(2, start=5)
+    with pytest.raises(ValueError, match=r"the actions are Discrete\(2, start=5\); number them from 0"):
+        make(DummyVecEnv([lambda: env]))
+
+
+def test_episode_starts_may_be_of_any_type_but_not_of_any_number() -> None:
+    model = make(vec(2))
+    obs = model.env.reset()
+    _, state = model.predict(obs)
+    fresh = model.predict(obs, state, np.ones(2, bool), deterministic=True)[1]
+    for starts in (np.ones(2), [1, 1], (True, True)):
+        assert all(map(np.array_equal, model.predict(obs, state, starts, deterministic=True)[1], fresh))
+    with pytest.raises(ValueError, match=r"episode_start=\[True\] does not fit 2 observations"):
+        model.predict(obs, state, [True])
+    single = tuple(array[:1] for array in state)
+    assert model.predict(obs[0], single, True)[0].shape == ()
 
 
 def test_no_statistics_are_saved_that_are_not_finite(tmp_path: Path) -> None:
