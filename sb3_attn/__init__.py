@@ -13,12 +13,13 @@ from sb3_attn.dqn import (
 )
 from sb3_attn.extractors import HardAttentionExtractor, SelfAttentionExtractor, SoftAttentionExtractor
 from sb3_attn.memory import GRUCore, IdentityCore, LSTMCore, MemoryCore
-from sb3_attn.recurrent_dqn import CnnPolicy, MlpPolicy, MultiInputPolicy, RecurrentDQN
+from sb3_attn.recurrent_dqn import CnnPolicy, DARQNPolicy, MlpPolicy, MultiInputPolicy, RecurrentDQN
 from sb3_attn.replay import PrioritizedSequenceReplayBuffer, SequenceReplayBuffer
 from sb3_attn.version import __version__
 
 __all__ = [
     "CnnPolicy",
+    "DARQNPolicy",
     "DQNSAPolicy",
     "GRUCore",
     "HardAttentionCnnPolicy",

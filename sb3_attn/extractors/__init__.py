@@ -3,8 +3,15 @@
 from sb3_attn.extractors.attention import (
     AttentionExtractor,
     HardAttentionExtractor,
+    RegionExtractor,
     SelfAttentionExtractor,
     SoftAttentionExtractor,
 )
 
-__all__ = ["AttentionExtractor", "HardAttentionExtractor", "SelfAttentionExtractor", "SoftAttentionExtractor"]
+__all__ = [
+    "AttentionExtractor",
+    "HardAttentionExtractor",
+    "RegionExtractor",
+    "SelfAttentionExtractor",
+    "SoftAttentionExtractor",
+]

@@ -177,3 +177,20 @@ class SelfAttentionExtractor(AttentionExtractor):
         features = self.linear(tokens.amax(dim=1) if self.pooling == "max" else tokens.mean(dim=1))
         # Of the last block, how much each token is attended to by all
         return features, weights.mean(dim=-2) if need_weights else None
+
+
+class RegionExtractor(BaseFeaturesExtractor):
+    """
+    The tokens themselves, side by side, for a memory that attends to them (``DARQNPolicy``).
+
+    :param observation_space: as for ``AttentionExtractor``
+    :param token_kwargs: as for ``AttentionExtractor``, without ``features_dim``
+    """
+
+    def __init__(self, observation_space: spaces.Space, **token_kwargs: Any) -> None:
+        tokens = make_tokens(observation_space, **token_kwargs)
+        super().__init__(observation_space, tokens.n_tokens * tokens.token_size)
+        self.tokens = tokens
+
+    def forward(self, observations: PyTorchObs) -> th.Tensor:
+        return self.tokens(observations).flatten(1)

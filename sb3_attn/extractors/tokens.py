@@ -66,6 +66,8 @@ class ImageTokens(Tokens):
     :raises ValueError: if the trunk is unknown or does not fit the image
     """
 
+    coordinates: th.Tensor | None
+
     def __init__(
         self, space: spaces.Box, trunk: str | Trunk = "nature", coordinates: bool = True, channels_last: bool = True
     ) -> None:

@@ -1,3 +1,4 @@
+from sb3_attn.recurrent_dqn.darqn import DARQNPolicy
 from sb3_attn.recurrent_dqn.policies import (
     CnnPolicy,
     MlpPolicy,
@@ -7,4 +8,12 @@ from sb3_attn.recurrent_dqn.policies import (
 )
 from sb3_attn.recurrent_dqn.recurrent_dqn import RecurrentDQN
 
-__all__ = ["CnnPolicy", "MlpPolicy", "MultiInputPolicy", "RecurrentDQN", "RecurrentDQNPolicy", "RecurrentQNetwork"]
+__all__ = [
+    "CnnPolicy",
+    "DARQNPolicy",
+    "MlpPolicy",
+    "MultiInputPolicy",
+    "RecurrentDQN",
+    "RecurrentDQNPolicy",
+    "RecurrentQNetwork",
+]

@@ -1,0 +1,106 @@
+"""The deep attention recurrent Q-network: the memory chooses where to look."""
+
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.type_aliases import Schedule
+
+from sb3_attn.attention import HardAttention, SoftAttention
+from sb3_attn.common.core_state import CoreState
+from sb3_attn.extractors import RegionExtractor
+from sb3_attn.extractors.tokens import make_tokens
+from sb3_attn.memory import LSTMCore, MemoryCore
+from sb3_attn.memory.rnn import LSTMState
+from sb3_attn.recurrent_dqn.policies import RecurrentDQNPolicy
+
+
+class AttentionLSTMCore(MemoryCore):
+    """
+    An LSTM that reads one context per step, attended to by its last output.
+
+    Sorokin et al. (2015), section 3.1, https://arxiv.org/abs/1512.01693. The state is the LSTM's.
+
+    :param input_size: size of all regions side by side, ``n_regions * d``
+    :param n_regions: number n of regions
+    :param hidden_size: size of the hidden state, which is the output, and the query of the next step
+    :param score: a score with a query: ``"additive"`` (the paper's), ``"bilinear"`` or ``"dot_product"``
+    :param attention_size: size of the space in which regions are scored
+    :param hard: look at one region instead of a weighted sum, with the straight-through gradient
+    :param temperature: below 1 sharpens the weights, above 1 flattens them
+    :param forget_bias: as for ``LSTMCore``
+    :raises ValueError: if the regions do not divide the input
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        n_regions: int,
+        hidden_size: int = 256,
+        score: str = "additive",
+        attention_size: int = 256,
+        hard: bool = False,
+        temperature: float = 1.0,
+        forget_bias: float = 3.0,
+    ) -> None:
+        super().__init__(input_size, output_size=hidden_size)
+        if input_size % n_regions:
+            raise ValueError(f"n_regions={n_regions} does not divide the {input_size} inputs; give the extractor's number.")
+        self.n_regions = n_regions
+        region_size = input_size // n_regions
+        attention_class = HardAttention if hard else SoftAttention
+        self.attention = attention_class(region_size, score, hidden_size, attention_size, temperature=temperature)
+        self.lstm = LSTMCore(region_size, hidden_size, forget_bias)
+
+    def initial_state(self, batch_size: int) -> LSTMState:
+        return self.lstm.initial_state(batch_size)
+
+    def forward(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, LSTMState]:
+        contexts, _ = self.attend(inputs, state)
+        return self.lstm(contexts, state)
+
+    def attend(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, th.Tensor]:
+        """
+        Where the memory looks.
+
+        :param inputs: the regions of one step, ``[B, n * d]``
+        :param state: the memory before it
+        :return: contexts ``[B, d]`` and attention weights ``[B, 1, n]``
+        """
+        contexts, weights = self.attention(inputs.unflatten(-1, (self.n_regions, -1)), query=state[0])
+        return contexts.squeeze(1), weights
+
+
+class DARQNPolicy(RecurrentDQNPolicy):
+    """
+    Policy whose memory attends to the regions of each observation.
+
+    :param observation_space: an image, a matrix of entities, a vector, or a Dict of these
+    :param action_space: Action space
+    :param lr_schedule: Learning rate schedule (could be constant)
+    :param features_extractor_kwargs: arguments of ``RegionExtractor``: trunk, coordinates, ...
+    :param core_kwargs: arguments of ``AttentionLSTMCore``: hidden_size, score, hard, ...
+    :param kwargs: as for ``RecurrentDQNPolicy``
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Discrete,
+        lr_schedule: Schedule,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        core_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        with th.device("meta"):  # for the number of regions, nothing needs to be allocated or drawn
+            n_regions = make_tokens(observation_space, **(features_extractor_kwargs or {})).n_tokens
+        # The regions lie side by side in the core's inputs: nothing may mix them before, and the head sees the memory only
+        own = dict(features_extractor_class=RegionExtractor, core=AttentionLSTMCore, encoder_arch=[], skip_connection=False)
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            features_extractor_kwargs=features_extractor_kwargs,
+            core_kwargs={"n_regions": n_regions, **(core_kwargs or {})},
+            **{**kwargs, **own},
+        )
