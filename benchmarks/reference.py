@@ -64,16 +64,17 @@ class MaskedCartPole(gym.Wrapper[np.ndarray, np.int64, np.ndarray, np.int64]):
         return obs * self.POSITIONS, float(reward), terminated, self._elapsed_steps == FULL_EPISODE, info
 
 
-def raw_lstm_update() -> Callable[[], None]:
+def raw_lstm_update(hidden_size: int) -> Callable[[], None]:
     """
     What no update with these shapes can do without: the fused LSTM alone.
 
+    :param hidden_size: Of the LSTM.
     :return: A function that warms both networks up, unrolls the target network, and the online one with its gradient.
     """
-    online, target = nn.LSTM(INPUT_SIZE, HIDDEN_SIZE), nn.LSTM(INPUT_SIZE, HIDDEN_SIZE)
+    online, target = nn.LSTM(INPUT_SIZE, hidden_size), nn.LSTM(INPUT_SIZE, hidden_size)
     past = th.randn(BURN_IN, BATCH_SIZE, INPUT_SIZE)
     trained = th.randn(TRACE + 1, BATCH_SIZE, INPUT_SIZE, requires_grad=True)  # there is an encoder before the LSTM
-    gradient = th.randn(TRACE + 1, BATCH_SIZE, HIDDEN_SIZE)
+    gradient = th.randn(TRACE + 1, BATCH_SIZE, hidden_size)
 
     def update() -> None:
         with th.no_grad():
