@@ -1,0 +1,232 @@
+"""Figures, made without pyplot: they need no screen, and none stays open."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from sb3_attn.viz.projection import COLORMAP, overlay, picture, pixel_map
+from sb3_attn.viz.recording import Attention, Episode
+from sb3_attn.viz.sources import ImageGrid, TokenPart
+
+DPI = 100
+#: With more tokens than this, the axis of a heat map shows their numbers rather than their names
+MAX_NAMES = 24
+#: What the colours of an overlay mean
+SHARE = "share of the attention,\nof regions that see the pixel"
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """
+    An empty figure with a canvas of its own.
+
+    :param width: in inches; 100 pixels each
+    :param height: in inches
+    """
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Figure, path: str | Path) -> Path:
+    """
+    Write a figure to a file.
+
+    :param figure: to be written
+    :param path: its ending gives the format: png, pdf, svg
+    :return: the path
+    """
+    figure.savefig(path)
+    return Path(path)
+
+
+def show_image(axes: Axes, image: np.ndarray, title: str) -> None:
+    """
+    Show a picture with sharp pixels.
+
+    :param axes: where
+    :param image: RGB, uint8 ``[H, W, 3]``
+    :param title: above it
+    """
+    axes.imshow(image, interpolation="nearest")
+    axes.set_title(title)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def color_bar(figure: Figure, axes: Sequence[Axes], largest: float, label: str) -> None:
+    """
+    The scale of overlays.
+
+    :param figure: the figure
+    :param axes: those whose scale it is
+    :param largest: the value of the brightest colour
+    :param label: what the values are
+    """
+    figure.colorbar(ScalarMappable(Normalize(0, largest), COLORMAP), ax=list(axes), label=label, shrink=0.85)
+
+
+def curves_figure(attention: Attention) -> Figure:
+    """
+    Entropy and peak (the largest weight) over an episode, a line for each head.
+
+    :param attention: of the episode
+    """
+    figure = new_figure(8, 5)
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    n_heads, n_tokens = attention.weights.shape[1:]
+    for head in range(n_heads):
+        label = f"head {head + 1}"
+        upper.plot(attention.entropy[:, head], label=label)
+        lower.plot(attention.peak[:, head], label=label)
+    upper.axhline(np.log(n_tokens), color="grey", linestyle="--", label=f"even over {n_tokens} tokens")
+    lower.axhline(1 / n_tokens, color="grey", linestyle="--", label=f"even: 1/{n_tokens}")
+    upper.set(ylabel="entropy [nats]", ylim=(-0.03 * np.log(n_tokens), 1.08 * np.log(n_tokens) + 1e-3))
+    lower.set(ylabel="largest weight", xlabel="step", ylim=(-0.03, 1.03))
+    for axes in (upper, lower):
+        axes.grid(alpha=0.3)
+        axes.legend(loc="best", fontsize="small", ncols=min(n_heads + 1, 4))
+    figure.suptitle(f"{attention.name.replace('_', ' ')}: how sharp it is")
+    return figure
+
+
+def tokens_figure(attention: Attention, mark_images: bool = True) -> Figure:
+    """
+    A heat map of all tokens over time, one for each head.
+
+    :param attention: of the episode
+    :param mark_images: draw lines between the parts of a Dict
+    """
+    n_steps, n_heads, n_tokens = attention.weights.shape
+    figure = new_figure(9, min(1.0 + n_heads * max(1.6, min(0.22 * n_tokens, 4.0)), 16.0))
+    rows = figure.subplots(n_heads, 1, sharex=True, squeeze=False)[:, 0]
+    for head, axes in enumerate(rows):
+        draw_tokens(axes, attention, head, mark_images)
+    rows[-1].set_xlabel("step")
+    color_bar(figure, list(rows), float(attention.weights.max()), "attention weight")
+    figure.suptitle(f"{attention.name.replace('_', ' ')}: weight of each token over {n_steps} steps")
+    return figure
+
+
+def draw_tokens(axes: Axes, attention: Attention, head: int, mark_parts: bool = True) -> None:
+    """
+    One head's heat map.
+
+    :param axes: where
+    :param attention: of the episode
+    :param head: 0 is the first
+    :param mark_parts: draw lines between the parts of a Dict
+    """
+    largest = float(attention.weights.max())
+    axes.imshow(attention.weights[:, head].T, aspect="auto", interpolation="nearest", cmap=COLORMAP, vmin=0, vmax=largest)
+    axes.set_title(f"head {head + 1}")
+    names = token_names(attention.parts)
+    if len(names) <= MAX_NAMES:
+        axes.set_yticks(range(len(names)), names, fontsize="small")
+    elif len(attention.parts) > 1:
+        axes.set_yticks([(part.start + part.stop - 1) / 2 for part in attention.parts], [p.label for p in attention.parts])
+    else:
+        axes.set_ylabel(attention.parts[0].label)
+    if mark_parts:
+        for part in attention.parts[1:]:
+            axes.axhline(part.start - 0.5, color="white", linewidth=0.8)
+
+
+def token_names(parts: Sequence[TokenPart]) -> list[str]:
+    """
+    A name for each token, such as ``"speed: entry 2"``.
+
+    :param parts: what the tokens are
+    """
+    return [f"{part.label} {i}" for part in parts for i in range(part.stop - part.start)]
+
+
+def image_parts(attention: Attention) -> list[tuple[TokenPart, ImageGrid]]:
+    """
+    The images among the things that were attended to, and where their regions lie.
+
+    :param attention: of an episode
+    """
+    return [(part, part.image) for part in attention.parts if part.image is not None]
+
+
+def attention_maps(attention: Attention, part: TokenPart, reduce: str = "sum") -> np.ndarray:
+    """
+    The weights of an image's regions, on its pixels.
+
+    :param attention: of an episode
+    :param part: one of ``image_parts``
+    :param reduce: as for ``pixel_map``
+    :return: ``[T, heads, height, width]``
+    :raises ValueError: if the part is no image
+    """
+    if part.image is None:
+        raise ValueError(f"The part {part.label!r} is no image; draw it with tokens_figure.")
+    return pixel_map(attention.weights[..., part.start : part.stop], *part.image, reduce=reduce)
+
+
+def observed_image(episode: Episode, part: TokenPart, step: int) -> np.ndarray:
+    """
+    What the model saw.
+
+    :param episode: a recording
+    :param part: which image of it
+    :param step: 0 is the first
+    :return: RGB, uint8 ``[H, W, 3]``
+    """
+    observation = episode.observation(step)
+    return picture(observation if part.key is None else observation[part.key], episode.n_stack)
+
+
+def overlays_figure(images: Sequence[np.ndarray], maps: Sequence[np.ndarray], titles: Sequence[str] | None = None) -> Figure:
+    """
+    Pictures in a column, beside each the overlay of every head.
+
+    :param images: RGB, uint8 ``[H, W, 3]`` each
+    :param maps: ``[heads, H, W]`` each
+    :param titles: of the pictures
+    """
+    n_heads = len(maps[0])
+    largest = max(float(heads.max()) for heads in maps)
+    figure = new_figure(2.4 * (n_heads + 1) + 1.2, 2.5 * len(images) + 0.4)
+    rows = figure.subplots(len(images), n_heads + 1, squeeze=False)
+    for i, (row, image, heads) in enumerate(zip(rows, images, maps, strict=True)):
+        show_image(row[0], image, f"observation {i + 1}" if titles is None else titles[i])
+        for head, axes in enumerate(row[1:]):
+            show_image(axes, overlay(image, heads[head], largest), f"head {head + 1}")
+    color_bar(figure, list(rows.flat), largest, SHARE)
+    return figure
+
+
+def occlusion_figure(
+    images: Sequence[np.ndarray],
+    saliency: Sequence[np.ndarray],
+    maps: Sequence[np.ndarray] | None = None,
+    titles: Sequence[str] | None = None,
+) -> Figure:
+    """
+    Occlusion saliency beside the attention of the same observations. Each picture has a scale of its own.
+
+    :param images: RGB, uint8 ``[H, W, 3]`` each
+    :param saliency: ``[H, W]`` each
+    :param maps: attention ``[heads, H, W]`` each; ``None`` for a model without
+    :param titles: of the pictures
+    """
+    n_heads = 0 if maps is None else len(maps[0])
+    figure = new_figure(2.6 * (n_heads + 2) + 0.9, 2.7 * len(images) + 0.4)
+    rows = figure.subplots(len(images), n_heads + 2, squeeze=False)
+    for i, (row, image) in enumerate(zip(rows, images, strict=True)):
+        show_image(row[0], image, f"observation {i + 1}" if titles is None else titles[i])
+        for head in range(n_heads):
+            assert maps is not None
+            show_image(row[1 + head], overlay(image, maps[i][head]), f"attention, head {head + 1}")
+        largest = float(saliency[i].max())
+        show_image(row[-1], overlay(image, saliency[i]), "occlusion")
+        color_bar(figure, [row[-1]], max(largest, 1e-12), "change of the action's score")
+    figure.suptitle("Where attention looks, and what the action depends on")
+    return figure

@@ -1,0 +1,150 @@
+"""Occlusion saliency: what the action depends on, found by covering it up."""
+
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch.distributions import Categorical
+
+from sb3_attn.common.core_state import state_from_arrays
+from sb3_attn.extractors.tokens import ReceptiveField
+from sb3_attn.recurrent_dqn import RecurrentQNetwork
+from sb3_attn.viz.projection import pixel_map
+from sb3_attn.viz.recording import evaluation_mode
+from sb3_attn.viz.sources import acting_network
+
+
+def occlusion_saliency(
+    model: BaseAlgorithm,
+    observation: Any,
+    key: str | None = None,
+    patch_size: int = 8,
+    stride: int = 4,
+    fill: str | float = "mean",
+    state: Any = None,
+    batch_size: int = 64,
+) -> np.ndarray:
+    """
+    How much the score of the chosen action changes if a patch of the image is covered.
+
+    Zeiler and Fergus (2014), section 4.2; for agents Greydanus et al. (2018), who blur instead of covering. The score is
+    the Q-value, or the logarithm of the action's probability; the action is the greedy one of the observation as it is. A
+    patch covers all frames of a stack. A pixel gets the mean over the patches that cover it. Any model will do, with or
+    without attention.
+
+    :param model: with discrete actions
+    :param observation: one, as the policy gets it, without a batch axis; images channels first
+    :param key: of the image, if the observation is a Dict; ``None`` means its first image
+    :param patch_size: pixels across
+    :param stride: pixels from one patch to the next
+    :param fill: ``"mean"`` (of each channel), ``"grey"`` (the middle of what the space allows), or a value
+    :param state: the memory of a recurrent model before the step, as ``predict`` returned it
+    :param batch_size: number of covered images at once
+    :return: absolute changes, ``[H, W]``
+    :raises ValueError: if there is no image, the patch does not fit, or the model's scores are not known
+    """
+    key, space = _image_space(model, key)
+    image = np.asarray(observation if key is None else observation[key])
+    height, width = image.shape[1:]
+    if not 1 <= patch_size <= min(height, width) or stride < 1:
+        raise ValueError(f"patch_size={patch_size} with stride={stride} does not fit an image of {height} x {width} pixels.")
+    covered, grid = _cover(image, patch_size, stride, _fill_values(image, space, fill))
+    with evaluation_mode(model):
+        scores = action_scores(model, _batch(observation, key, image[None]), state)[0]
+        action = int(scores.argmax())
+        changed = [
+            action_scores(model, _batch(observation, key, covered[i : i + batch_size]), state)[:, action]
+            for i in range(0, len(covered), batch_size)
+        ]
+    changes = np.abs(np.concatenate(changed) - scores[action])
+    return pixel_map(changes, grid, ReceptiveField(patch_size, stride), (height, width), reduce="mean")
+
+
+def action_scores(model: BaseAlgorithm, observations: Any, state: Any = None) -> np.ndarray:
+    """
+    Q-values, or logarithms of the actions' probabilities.
+
+    :param model: with discrete actions
+    :param observations: as the policy gets them, ``[B, ...]``, or a dict of such arrays
+    :param state: the memory before the step, of one environment, used for all rows; ``None`` at an episode's start
+    :return: ``[B, actions]``
+    :raises ValueError: if the model has neither
+    """
+    policy, network = model.policy, acting_network(model)
+    tensors, _ = policy.obs_to_tensor(observations)
+    with th.no_grad():
+        if isinstance(network, RecurrentQNetwork):
+            n = len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
+            core_state = network.initial_state(n)
+            if state is not None:
+                core_state = state_from_arrays([np.repeat(array[:1], n, axis=0) for array in state], like=core_state)  # type: ignore[arg-type]
+            return network(tensors, core_state)[0].float().cpu().numpy()
+        if hasattr(policy, "quantile_net"):
+            return network(tensors).mean(dim=1).float().cpu().numpy()
+        if hasattr(policy, "q_net"):
+            return network(tensors).float().cpu().numpy()
+        if isinstance(policy, ActorCriticPolicy) and not hasattr(policy, "lstm_actor"):
+            distribution = policy.get_distribution(tensors).distribution
+            if isinstance(distribution, Categorical):
+                return distribution.logits.float().cpu().numpy()  # normalised: logarithms of probabilities
+    raise ValueError(
+        f"The actions of {type(policy).__name__} with {model.action_space} have no scores that are known here; use a model "
+        "with one discrete action: DQN, QR-DQN, RecurrentDQN, PPO or A2C."
+    )
+
+
+def image_key(space: spaces.Space) -> tuple[bool, str | None]:
+    """
+    Whether there is an image in a space, and under which key.
+
+    :param space: Observation space
+    :return: ``(True, None)`` if it is an image itself
+    """
+    if isinstance(space, spaces.Dict):
+        keys = [name for name, part in space.spaces.items() if image_key(part)[0]]
+        return bool(keys), keys[0] if keys else None
+    return isinstance(space, spaces.Box) and len(space.shape) == 3, None
+
+
+def _image_space(model: BaseAlgorithm, key: str | None) -> tuple[str | None, spaces.Box]:
+    space: Any = model.observation_space
+    found, first_key = image_key(space)
+    if key is not None and isinstance(space, spaces.Dict) and key in space.spaces:
+        found, first_key = image_key(space[key])[0], key
+    if not found or (key is not None and key != first_key):
+        raise ValueError(f"key={key!r}: there is no such image in the observations {space}; occlusion covers images only.")
+    return first_key, space if first_key is None else space[first_key]
+
+
+def _fill_values(image: np.ndarray, space: spaces.Box, fill: str | float) -> np.ndarray:
+    """What a patch is filled with, ``[C, 1, 1]``."""
+    if fill == "mean":
+        values = image.mean(axis=(1, 2))
+    elif fill == "grey":
+        values = (space.low.astype(np.float64).min(axis=(1, 2)) + space.high.astype(np.float64).max(axis=(1, 2))) / 2
+    elif isinstance(fill, str):
+        raise ValueError(f"fill={fill!r} is unknown; choose 'mean', 'grey' or a value.")
+    else:
+        values = np.full(len(image), fill)
+    return values.astype(image.dtype)[:, None, None]
+
+
+def _cover(image: np.ndarray, patch_size: int, stride: int, values: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+    """Copies of an image, a patch of each covered, ``[rows * columns, C, H, W]``, and rows and columns."""
+    rows, columns = ((length - patch_size) // stride + 1 for length in image.shape[1:])
+    covered = np.repeat(image[None], rows * columns, axis=0)
+    for i in range(rows):
+        for j in range(columns):
+            y, x = i * stride, j * stride
+            covered[i * columns + j, :, y : y + patch_size, x : x + patch_size] = values
+    return covered, (rows, columns)
+
+
+def _batch(observation: Any, key: str | None, images: np.ndarray) -> Any:
+    if key is None:
+        return images
+    parts = {name: np.repeat(np.asarray(value)[None], len(images), axis=0) for name, value in observation.items()}
+    return {**parts, key: images}
