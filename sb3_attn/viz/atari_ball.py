@@ -88,6 +88,20 @@ def ball_position(game: str, ram: np.ndarray) -> tuple[float, float] | None:
     return (x, y) if y < ball.bottom else None
 
 
+def ball_game(env_id: str) -> str:
+    """
+    The game of an environment.
+
+    :param env_id: such as ``"ALE/Pong-v5"``
+    :return: a key of ``BALLS``
+    :raises ValueError: if it is none of them
+    """
+    for name in BALLS:
+        if name in env_id:
+            return name
+    raise ValueError(f"env={env_id!r}: only of {' and '.join(BALLS)} it is known where the ball is.")
+
+
 def measure_ball_attention(
     model: BaseAlgorithm, env: GymEnv, game: str, n_steps: int = 1000, deterministic: bool = True
 ) -> list[tuple[Attention, BallAttention]]:

@@ -80,10 +80,11 @@ def curves_figure(attention: Attention) -> Figure:
     figure = new_figure(8, 5)
     upper, lower = figure.subplots(2, 1, sharex=True)
     n_heads, n_tokens = attention.weights.shape[1:]
+    style = "-" if len(attention.weights) > 1 else "o"  # a line through one point is none
     for head in range(n_heads):
         label = f"head {head + 1}"
-        upper.plot(attention.entropy[:, head], label=label)
-        lower.plot(attention.peak[:, head], label=label)
+        upper.plot(attention.entropy[:, head], style, label=label)
+        lower.plot(attention.peak[:, head], style, label=label)
     upper.axhline(np.log(n_tokens), color="grey", linestyle="--", label=f"even over {n_tokens} tokens")
     lower.axhline(1 / n_tokens, color="grey", linestyle="--", label=f"even: 1/{n_tokens}")
     upper.set(ylabel="entropy [nats]", ylim=(-0.03 * np.log(n_tokens), 1.08 * np.log(n_tokens) + 1e-3))

@@ -243,7 +243,7 @@ def n_stacked(env: VecEnv) -> int:
 
 
 def _fps(env: VecEnv) -> float:
-    fps: Any = (env.metadata or {}).get("render_fps")
+    fps: Any = (env.unwrapped.metadata or {}).get("render_fps")
     return float(fps or 10.0)
 
 

@@ -22,6 +22,9 @@ from typing import Any
 ZOO_MODULES = {"rl_zoo3", "optuna", "huggingface_sb3", "pytablewriter", "yaml", "imageio_ffmpeg"}
 ZOO_MODULES |= {"pandas", "requests", "seaborn", "scipy"}  # not among its declared dependencies
 
+#: Modules of the other extra, which the commands of our own need
+VIZ_MODULES = {"matplotlib", "imageio", "imageio_ffmpeg"}
+
 #: RL Zoo's own defaults are 500 trials, each scored once, at its end, by 5 episodes: too noisy to compare agents that
 #: learn by fits and starts, and without intermediate scores nothing can be pruned.
 OPTIMIZE_DEFAULTS = (
@@ -75,6 +78,16 @@ def plot(arguments: list[str]) -> None:
     _call_function("rl_zoo3.plots", PLOTS[name], arguments[1:])
 
 
+def show(arguments: list[str]) -> None:
+    """Film a trained agent and what it attends to; needs the viz extra."""
+    importlib.import_module("sb3_attn.zoo.show").show(arguments)
+
+
+def ball(arguments: list[str]) -> None:
+    """Measure the attention to the ball in Pong and Breakout; needs the viz extra."""
+    importlib.import_module("sb3_attn.zoo.show").ball(arguments)
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": train,
     "enjoy": enjoy,
@@ -83,7 +96,12 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "plot": plot,
     "benchmark": benchmark,
     "optimize": optimize,
+    "show": show,
+    "ball": ball,
 }
+
+#: Commands of our own: what they show need not have been trained with RL Zoo, which they do without
+OWN_COMMANDS = {"show", "ball"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -103,15 +121,17 @@ def main(arguments: list[str] | None = None) -> int:
     saved_argv = sys.argv
     sys.argv = [f"sb3-attn {name}"]  # RL Zoo's programs read it, and show it in their own help
     try:
-        from sb3_attn.zoo.registration import register
+        if name not in OWN_COMMANDS:
+            from sb3_attn.zoo.registration import register
 
-        register()
+            register()
         COMMANDS[name](rest)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
-        if missing not in ZOO_MODULES:
+        if missing not in ZOO_MODULES | VIZ_MODULES:
             raise
-        remedy = 'install the zoo extra with pip install "sb3_attn[zoo]"'
+        extra = "viz" if name in OWN_COMMANDS and missing in VIZ_MODULES else "zoo"
+        remedy = f'install the {extra} extra with pip install "sb3_attn[{extra}]"'
         print(f"sb3-attn {name} needs {missing}, which is not installed; {remedy}.", file=sys.stderr)
         return 1
     finally:

@@ -1,0 +1,126 @@
+"""Figures and videos: they can be read, have titles and labels, and show what they say."""
+
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib")
+imageio = pytest.importorskip("imageio.v2")
+imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
+
+from stable_baselines3 import DQN
+from viz_toys import LENGTH, make_env, make_model
+
+from sb3_attn.viz import (
+    attention_maps,
+    attention_video,
+    curves_figure,
+    overlays_figure,
+    pixel_map,
+    record_episode,
+    save_figure,
+    tokens_figure,
+    write_video,
+)
+from sb3_attn.viz.figures import image_parts, observed_image
+from sb3_attn.viz.projection import overlay
+
+
+@pytest.fixture(scope="module", params=["image", "vector", "dict"])
+def episode(request):
+    return record_episode(make_model(DQN, make_env(request.param)), make_env(request.param))
+
+
+@pytest.fixture(scope="module")
+def image_episode():
+    return record_episode(make_model(DQN, make_env("image")), make_env("image"))
+
+
+@pytest.mark.parametrize("ending", ["mp4", "gif"])
+def test_a_video_has_a_picture_for_each_step(episode, tmp_path, ending):
+    path = write_video(tmp_path / f"video.{ending}", attention_video(episode), fps=5)
+    if ending == "mp4":
+        assert imageio_ffmpeg.count_frames_and_secs(path) == (LENGTH, LENGTH / 5)
+        return
+    with imageio.get_reader(path) as reader:
+        frames = list(reader.iter_data())
+    assert len(frames) == LENGTH
+    assert frames[0].shape[:2] == next(attention_video(episode)).shape[:2]
+    assert all(np.abs(a.astype(int) - b).max() > 50 for a, b in pairwise(frames))
+
+
+def test_only_what_moves_is_drawn_again(image_episode):
+    first, *_, last = attention_video(image_episode)
+    titles = slice(24, 46)  # the rows between caption and panels
+    np.testing.assert_array_equal(first[titles], last[titles])
+    assert first[titles].min() < 100  # there is text
+
+
+def test_the_panels_show_frame_observation_and_heads(image_episode):
+    from matplotlib.figure import Figure
+
+    from sb3_attn.viz.video import _overlay_panels
+
+    figure, update = _overlay_panels(image_episode, image_episode.attention[0])
+    assert isinstance(figure, Figure)
+    assert [axes.get_title() for axes in figure.axes[:4]] == ["rendered", "observed", "head 1", "head 2"]
+    rendered, observed, head, _ = update(3)
+    part = image_parts(image_episode.attention[0])[0][0]
+    np.testing.assert_array_equal(rendered.get_array(), image_episode.frames[3])
+    np.testing.assert_array_equal(observed.get_array(), image_episode.observations[3].transpose(1, 2, 0))
+    maps = attention_maps(image_episode.attention[0], part)
+    largest = np.quantile(maps.max(axis=(1, 2, 3)), 0.99)
+    np.testing.assert_array_equal(head.get_array(), overlay(observed.get_array(), maps[3, 0], largest))
+
+
+def test_maps_are_of_the_parts_own_tokens():
+    episode = record_episode(make_model(DQN, make_env("dict")), make_env("dict"))
+    (part, image), attention = image_parts(episode.attention[0])[0], episode.attention[0]
+    assert part.key == "image" and part.stop - part.start == 25
+    expected = pixel_map(attention.weights[..., part.start : part.stop], image.grid, image.receptive_field, (64, 64))
+    np.testing.assert_array_equal(attention_maps(attention, part), expected)
+    assert observed_image(episode, part, 0).shape == (64, 64, 3)
+    (vector,) = (other for other in attention.parts if other.image is None)
+    with pytest.raises(ValueError, match="The part 'vector: entry' is no image"):
+        attention_maps(attention, vector)
+
+
+def test_other_endings_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"has to end in .mp4 or .gif"):
+        write_video(tmp_path / "video.avi", [])
+
+
+def test_curves_and_tokens(episode, tmp_path):
+    attention = episode.attention[0]
+    curves = curves_figure(attention)
+    upper, lower = curves.axes
+    np.testing.assert_array_equal(upper.lines[1].get_ydata(), attention.entropy[:, 1])
+    np.testing.assert_array_equal(lower.lines[0].get_ydata(), attention.peak[:, 0])
+    assert upper.get_ylabel() and lower.get_ylabel() and lower.get_xlabel() == "step" and upper.get_legend()
+    tokens = tokens_figure(attention)
+    assert [axes.get_title() for axes in tokens.axes[:2]] == ["head 1", "head 2"]
+    np.testing.assert_array_equal(tokens.axes[0].images[0].get_array(), attention.weights[:, 0].T)
+    for name, figure in (("curves", curves), ("tokens", tokens)):
+        path = save_figure(figure, tmp_path / f"{name}.png")
+        assert imageio.imread(path).std() > 10
+
+
+def test_one_step_can_be_drawn(tmp_path):
+    episode = record_episode(make_model(DQN, make_env("image")), make_env("image"), n_steps=1)
+    assert not episode.finished
+    save_figure(curves_figure(episode.attention[0]), tmp_path / "curves.png")
+    assert len(list(attention_video(episode))) == 1
+
+
+def test_overlays_have_a_row_for_each_picture():
+    images = [np.zeros((64, 64, 3), np.uint8)] * 3
+    figure = overlays_figure(images, [np.random.default_rng(0).random((2, 64, 64))] * 3)
+    assert len(figure.axes) == 3 * 3 + 1  # and the colours
+
+
+def test_no_figure_of_pyplot_is_opened(image_episode):
+    curves_figure(image_episode.attention[0])
+    if "matplotlib.pyplot" in sys.modules:
+        assert not sys.modules["matplotlib.pyplot"].get_fignums()

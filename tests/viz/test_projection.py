@@ -1,0 +1,77 @@
+"""From weights to pixels, against slow loops."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("imageio")
+
+from gymnasium import spaces
+
+from sb3_attn.extractors.tokens import ImageTokens, ReceptiveField
+from sb3_attn.viz import overlay, picture, pixel_map
+
+
+def pixel_map_by_loop(weights, grid, size, stride, height, width, mean):
+    result = np.zeros((height, width))
+    for y in range(height):
+        for x in range(width):
+            seen_by = [
+                weights[i * grid[1] + j]
+                for i in range(grid[0])
+                for j in range(grid[1])
+                if i * stride <= y < i * stride + size and j * stride <= x < j * stride + size
+            ]
+            result[y, x] = sum(seen_by) / (len(seen_by) if mean and seen_by else 1)
+    return result
+
+
+@pytest.mark.parametrize("reduce", ["sum", "mean"])
+@pytest.mark.parametrize(
+    ("trunk", "size"),
+    [("nature", (84, 84)), ("nature", (64, 40)), ("patches", (64, 64)), ([(2, 5, 3)], (20, 31)), ([(2, 2, 5)], (20, 18))],
+    ids=str,
+)
+def test_a_map_is_what_the_loop_says(trunk, size, reduce):
+    tokens = ImageTokens(spaces.Box(0, 255, (1, *size), np.uint8), trunk=trunk)
+    weights = np.random.default_rng(0).random((2, 3, tokens.n_tokens))
+    maps = pixel_map(weights, tokens.grid, tokens.receptive_field, size, reduce)
+    assert maps.shape == (2, 3, *size)
+    for found, row in zip(maps.reshape(-1, *size), weights.reshape(-1, tokens.n_tokens), strict=True):
+        expected = pixel_map_by_loop(row, tokens.grid, *tokens.receptive_field, *size, mean=reduce == "mean")
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_even_attention_is_an_even_mean_and_all_attention_a_sum_of_one():
+    grid, field, size = (7, 7), ReceptiveField(36, 8), (84, 84)
+    np.testing.assert_allclose(pixel_map(np.full(49, 1 / 49), grid, field, size, "mean"), 1 / 49)
+    for region in (0, 24, 48):
+        seen = pixel_map(np.eye(49)[region], grid, field, size)
+        assert seen.max() == 1 and seen.sum() == 36 * 36
+    with pytest.raises(ValueError, match="reduce='max' is unknown; choose 'sum' or 'mean'"):
+        pixel_map(np.ones(49), grid, field, size, "max")
+
+
+@pytest.mark.parametrize(
+    ("channels", "n_stack", "expected"),
+    [(1, 1, [0, 0, 0]), (3, 1, [0, 1, 2]), (4, 4, [3, 3, 3]), (3, 3, [2, 2, 2]), (12, 4, [9, 10, 11]), (4, 1, [3, 3, 3])],
+)
+def test_a_picture_is_the_newest_frame(channels, n_stack, expected):
+    image = np.broadcast_to(np.arange(channels, dtype=np.uint8)[:, None, None], (channels, 2, 5))
+    frame = picture(image, n_stack)
+    assert frame.shape == (2, 5, 3) and frame.dtype == np.uint8
+    assert frame[0, 0].tolist() == expected
+
+
+def test_normalised_images_are_stretched():
+    frame = picture(np.array([[[-2.0, 0.0, 2.0]]], dtype=np.float32))
+    assert frame[0, :, 0].tolist() == [0, 127, 255]
+
+
+def test_an_overlay_is_brighter_where_the_value_is_larger():
+    image = np.full((1, 3, 3), 100, np.uint8)
+    shown = overlay(image, np.array([[0.0, 0.25, 0.5]]))
+    brightness = shown.astype(int).sum(axis=-1)[0]
+    assert brightness[0] < brightness[1] < brightness[2]
+    np.testing.assert_array_equal(overlay(image, np.zeros((1, 3)))[0, 0], shown[0, 0])  # no division by zero
+    assert (overlay(image, np.array([[0.0, 0.25, 0.5]]), largest=1.0)[0, 2] != shown[0, 2]).any()

@@ -1,0 +1,164 @@
+"""The commands, on models of all kinds; errors are a sentence without a traceback."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib")
+imageio = pytest.importorskip("imageio.v2")
+pytest.importorskip("imageio_ffmpeg")
+
+import ale_py
+import gymnasium as gym
+from sb3_contrib import QRDQN
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.env_util import make_atari_env, make_vec_env
+from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
+
+import sb3_attn.envs  # noqa: F401  # registers the tasks
+from sb3_attn import RecurrentDQN, SoftAttentionExtractor
+from sb3_attn.zoo import cli
+
+gym.register_envs(ale_py)
+
+SEARCH = "VisualSearch-v0"
+CHAIN = "MemoryChain-v0"
+EXTRACTOR = dict(features_extractor_class=SoftAttentionExtractor)
+SMALL = dict(
+    **EXTRACTOR, features_extractor_kwargs=dict(features_dim=8, trunk=[(4, 16, 12)], channels_last=False), net_arch=[]
+)
+RAW = dict(frameskip=1, repeat_action_probability=0.0)
+
+
+def save(folder, algorithm=DQN, env=SEARCH, policy="MlpPolicy", policy_kwargs=SMALL):
+    sizes = dict(n_steps=4, batch_size=4) if algorithm is PPO else dict(buffer_size=100)
+    model = algorithm(policy, env, policy_kwargs=policy_kwargs, device="cpu", seed=0, **sizes)
+    model.save(folder / "model.zip")
+    return str(folder / "model.zip")
+
+
+def fails(arguments) -> str:
+    with pytest.raises(SystemExit) as error:
+        cli.main([str(argument) for argument in arguments])
+    return str(error.value)
+
+
+@pytest.mark.parametrize("algorithm", [DQN, PPO, QRDQN, RecurrentDQN])
+def test_a_plain_model_is_shown(algorithm, tmp_path, capsys):
+    path = save(tmp_path, algorithm)
+    arguments = ["show", path, "--env", SEARCH, "--out", str(tmp_path / "out"), "--episodes", "2", "--occlusion", "1"]
+    assert cli.main(arguments) == 0
+    output = capsys.readouterr().out
+    assert "Episode 2: 1 steps" in output and "entropy" in output
+    for number in (1, 2):
+        for ending in (".npz", "_attention.mp4", "_attention_curves.png", "_attention_tokens.png", "_occlusion.png"):
+            assert (tmp_path / "out" / f"episode_{number}{ending}").stat().st_size > 0
+
+
+def test_arguments_of_the_environment_and_the_recording(tmp_path):
+    path = save(tmp_path, RecurrentDQN, CHAIN, policy_kwargs=EXTRACTOR)
+    out = tmp_path / "out"
+    arguments = ["show", path[:-4], "--env", CHAIN, "--out", str(out), "--format", "gif", "--env-kwargs", "length:4"]
+    assert cli.main([*arguments, "--algo", "rdqn", "--no-render"]) == 0
+    with np.load(out / "episode_1.npz") as arrays:
+        assert len(arrays["rewards"]) == 6  # a cue, four blanks, the answer
+    with imageio.get_reader(out / "episode_1_attention.gif") as reader:
+        assert len(list(reader)) == 6
+    assert cli.main([*arguments, "--steps", "2", "--no-render"]) == 0
+    with np.load(out / "episode_1.npz") as arrays:
+        assert len(arrays["rewards"]) == 2
+
+
+def test_frames_are_stacked_as_the_model_saw_them(tmp_path):
+    path = save(tmp_path, env=VecFrameStack(make_vec_env(SEARCH), 3))
+    assert cli.main(["show", path, "--env", SEARCH, "--out", str(tmp_path / "out")]) == 0
+
+
+def test_statistics_of_vec_normalize(tmp_path):
+    env = VecNormalize(make_vec_env("CartPole-v1"))
+    env.obs_rms.mean += 100.0
+    env.save(str(tmp_path / "normalize.pkl"))
+    path = save(tmp_path, env=env, policy_kwargs=EXTRACTOR)
+    weights = []
+    for extra in ([], ["--vec-normalize", str(tmp_path / "normalize.pkl")]):
+        arguments = ["show", path, "--env", "CartPole-v1", "--out", str(tmp_path), "--steps", "3", "--no-render"]
+        assert cli.main([*arguments, *extra]) == 0
+        with np.load(tmp_path / "episode_1.npz") as arrays:
+            weights.append(arrays["attention/weights"])
+    assert np.abs(weights[0][0] - weights[1][0]).max() > 1e-3
+
+
+@pytest.fixture(scope="module")
+def atari_model(tmp_path_factory):
+    env = VecFrameStack(make_atari_env("ALE/Breakout-v5", 1, seed=0, env_kwargs=RAW), 4)
+    return save(tmp_path_factory.mktemp("atari"), env=env, policy="CnnPolicy", policy_kwargs=EXTRACTOR)
+
+
+def test_atari_and_the_ball(atari_model, tmp_path, capsys):
+    env = ["--env", "ALE/Breakout-v5", "--env-kwargs", "frameskip:1", "repeat_action_probability:0.0"]
+    assert cli.main(["show", atari_model, *env, "--out", str(tmp_path), "--steps", "5"]) == 0
+    assert cli.main(["ball", atari_model, *env, "--steps", "25", "--stochastic"]) == 0
+    assert "of 25 frames have the ball in play" in capsys.readouterr().out
+    assert "env='ALE/Tennis-v5': only of Pong and Breakout" in fails(["ball", atari_model, "--env", "ALE/Tennis-v5"])
+
+
+def test_the_settings_of_a_run_of_the_zoo_are_used(tmp_path, capsys):
+    pytest.importorskip("rl_zoo3")
+    save(tmp_path, env=VecFrameStack(make_vec_env("CartPole-v1"), 2), policy_kwargs=EXTRACTOR)
+    settings = tmp_path / "CartPole-v1"
+    settings.mkdir()
+    (settings / "config.yml").write_text("normalize: true\nframe_stack: 2\nenv_wrapper: custom.Wrapper\n")
+    (settings / "args.yml").write_text("env_kwargs: {sutton_barto_reward: true}\n")
+    arguments = ["show", tmp_path / "model.zip", "--env", "CartPole-v1", "--out", tmp_path, "--no-render"]
+    with pytest.raises(ModuleNotFoundError, match="custom"):  # the wrapper
+        cli.main([str(argument) for argument in arguments])
+    (settings / "config.yml").write_text("normalize: true\nframe_stack: 2\n")
+    assert "vecnormalize.pkl not found" in fails(arguments)
+    env = VecNormalize(make_vec_env("CartPole-v1"))
+    env.save(str(settings / "vecnormalize.pkl"))
+    assert cli.main([str(argument) for argument in arguments]) == 0
+    assert "Stacking 2 frames" in capsys.readouterr().out
+    with np.load(tmp_path / "episode_1.npz") as arrays:
+        assert set(arrays["rewards"]) == {0.0, -1.0}  # as sutton_barto_reward has it
+
+
+def test_errors_are_sentences(tmp_path):
+    out = ["--out", tmp_path / "out"]
+    path = save(tmp_path)
+    assert "There is no model" in fails(["show", tmp_path / "none.zip", "--env", SEARCH, *out])
+    assert "env='Serach-v0' is unknown" in fails(["show", path, "--env", "Serach-v0", *out])
+    assert "does not fit the model" in fails(["show", path, "--env", "CartPole-v1", *out])
+    assert "algo='ppo' does not have such a policy; give dqn" in fails(["show", path, "--env", SEARCH, "--algo", "ppo", *out])
+    assert "algo='dnq' is unknown; give dqn" in fails(["show", path, "--env", SEARCH, "--algo", "dnq", *out])
+    assert "is no key:value" in fails(["show", path, "--env", SEARCH, "--env-kwargs", "length=5", *out])
+    (tmp_path / "text.zip").write_text("text")
+    assert "is no model that Stable-Baselines3 saved" in fails(["show", tmp_path / "text.zip", "--env", SEARCH, *out])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_attention(tmp_path, capsys):
+    path = save(tmp_path, policy="CnnPolicy", policy_kwargs=None)
+    arguments = ["show", path, "--env", SEARCH, "--out", tmp_path / "out"]
+    assert "This DQN has no attention to show: its features extractor is NatureCNN; train it with" in fails(arguments)
+    assert cli.main([*map(str, arguments), "--occlusion", "1"]) == 0
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["episode_1.npz", "episode_1_occlusion.png"]
+    path = save(tmp_path, env="CartPole-v1", policy_kwargs=None)
+    assert "have none; leave it out" in fails(["show", path, "--env", "CartPole-v1", "--occlusion", "1"])
+
+
+@pytest.mark.parametrize(("missing", "extra"), [("matplotlib", "viz"), ("imageio", "viz"), ("rl_zoo3", None)])
+def test_it_needs_one_extra_only(missing, extra, tmp_path):
+    path = save(tmp_path)
+    code = f"import sys; sys.modules[{missing!r}] = None; from sb3_attn.zoo.cli import main; sys.exit(main())"
+    arguments = ["show", path, "--env", SEARCH, "--out", str(tmp_path / "out")]
+    process = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    if extra is None:
+        assert process.returncode == 0, process.stderr
+    else:
+        assert process.returncode == 1 and "Traceback" not in process.stderr
+        assert (
+            f'needs {missing}, which is not installed; install the viz extra with pip install "sb3_attn[viz]"'
+            in process.stderr
+        )
