@@ -42,22 +42,19 @@ BALLS = {
 
 
 class BallAttention(NamedTuple):
-    """
-    Attention near the ball, means over the frames with a ball in play.
+    """Attention near the ball, means over the frames with a ball in play."""
 
-    :param n_frames: number of these frames
-    :param n_steps: number of all
-    :param mass: weight of the regions that see the ball's middle, ``[heads]``
-    :param even: what it would be if all weights were equal
-    :param nearest: weight of the one region whose middle is nearest to the ball, ``[heads]``
-    :param nearest_even: what it would be if all weights were equal: 1 / n
-    """
-
+    #: Number of these frames
     n_frames: int
+    #: Number of all steps
     n_steps: int
+    #: Weight of the regions that see the ball's middle, ``[heads]``
     mass: np.ndarray
+    #: What it would be if all weights were equal
     even: float
+    #: Weight of the one region whose middle is nearest to the ball, ``[heads]``
     nearest: np.ndarray
+    #: What it would be if all weights were equal: 1 / n
     nearest_even: float
 
     def __str__(self) -> str:

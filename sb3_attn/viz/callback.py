@@ -88,7 +88,9 @@ class AttentionFiguresCallback(BaseCallback):
         figure = new_figure(max(4.0, 0.25 * n_tokens + 2), 1.8 * n_observations + 0.6)
         for i, axes in enumerate(figure.subplots(n_observations, 1, sharex=True, squeeze=False)[:, 0]):
             for head in range(n_heads):
-                axes.bar(np.arange(n_tokens) + (head + 0.5) / n_heads * 0.8 - 0.4, attention.weights[i, head], 0.8 / n_heads)
+                places = np.arange(n_tokens) + (head + 0.5) / n_heads * 0.8 - 0.4
+                axes.bar(places, attention.weights[i, head], 0.8 / n_heads, label=f"head {head + 1}")
             axes.set(title=f"observation {i + 1}", ylabel="weight", ylim=(0, 1))
+        axes.legend(fontsize="small")
         axes.set_xticks(range(n_tokens), token_names(attention.parts), rotation=90, fontsize="small")
         return figure

@@ -58,6 +58,14 @@ def test_only_what_moves_is_drawn_again(image_episode):
     assert first[titles].min() < 100  # there is text
 
 
+def test_what_moved_leaves_no_trace():
+    episode = record_episode(make_model(DQN, make_env("vector")), make_env("vector"))
+    frames = [frame.astype(int) for frame in attention_video(episode)]
+    lines = [np.flatnonzero((frame[..., 2] - frame[..., 0] > 150).sum(axis=0) > 50) for frame in frames]  # cyan columns
+    assert all(0 < len(columns) <= 4 for columns in lines)
+    assert all(columns.max() < later.min() for columns, later in pairwise(lines))
+
+
 def test_the_panels_show_frame_observation_and_heads(image_episode):
     from matplotlib.figure import Figure
 

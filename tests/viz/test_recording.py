@@ -12,7 +12,7 @@ pytest.importorskip("imageio")
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import FlattenExtractor
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 from viz_toys import ALGORITHMS, LENGTH, Walk, make_darqn, make_env, make_model
 
 from sb3_attn import HardAttentionExtractor, RecurrentDQN, SelfAttentionExtractor
@@ -83,6 +83,25 @@ def test_wrapped_environments(kind):
     for old, new in zip(*(rms.values() if kind == "dict" else [rms] for rms in (before, after)), strict=True):
         np.testing.assert_array_equal(old.mean, new.mean)
     assert normalize.training
+
+
+class OneArray(VecEnvWrapper):
+    """Returns all its observations in the same array."""
+
+    def reset(self):
+        self.array = self.venv.reset()
+        return self.array
+
+    def step_wait(self):
+        observations, *rest = self.venv.step_wait()
+        self.array[:] = observations
+        return self.array, *rest
+
+
+def test_an_environment_may_write_over_its_observations():
+    model = make_model(DQN, make_env("vector"))
+    expected, found = (record_episode(model, env).observations for env in (make_env("vector"), OneArray(make_env("vector"))))
+    np.testing.assert_array_equal(expected, found)
 
 
 def test_an_environment_without_wrappers_is_wrapped():
