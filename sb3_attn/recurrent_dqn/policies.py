@@ -63,14 +63,17 @@ class RecurrentQNetwork(QNetwork):
             observation_space,
             action_space,
             features_extractor,
-            latent_dim,  # SB3 builds `q_net`, whose last layer gives the advantages, on top of the memory
+            latent_dim,  # SB3 builds `q_net` on top of the memory
             net_arch,
             activation_fn,
             normalize_images,
         )
         self.encoder = encoder
         self.core = core_module
-        self.value_net = nn.Linear(self.net_arch[-1] if self.net_arch else latent_dim, 1) if dueling else None
+        self.dueling = dueling
+        if dueling:  # the last layer gives V first, then A: both share the hidden layers
+            n_actions = int(action_space.n)
+            self.q_net = nn.Sequential(*create_mlp(latent_dim, 1 + n_actions, self.net_arch, activation_fn))
         self.skip_connection = skip_connection
         self._constructor_parameters = dict(
             features_dim=features_dim,
@@ -135,11 +138,10 @@ class RecurrentQNetwork(QNetwork):
 
     def _q_values(self, inputs: th.Tensor, outputs: th.Tensor) -> th.Tensor:
         latent = th.cat((outputs, inputs), dim=-1) if self.skip_connection else outputs
-        latent = self.q_net[:-1](latent)
-        advantages = self.q_net[-1](latent)
-        if self.value_net is None:
-            return advantages
-        return self.value_net(latent) + advantages - advantages.mean(dim=-1, keepdim=True)
+        if not self.dueling:
+            return self.q_net(latent)
+        values, advantages = self.q_net(latent).split((1, int(self.action_space.n)), dim=-1)
+        return values + advantages - advantages.mean(dim=-1, keepdim=True)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
         """Greedy actions for observations that are an episode's first, ``[B]``."""

@@ -295,7 +295,8 @@ class RecurrentDQN(SaveAndLoad, DQN):
             self.policy.optimizer.step()
 
             td_error = targets - chosen_q_values.detach()
-            self.replay_buffer.update_priorities(batch, td.sequence_priority(td_error, batch.mask).cpu().numpy())
+            if isinstance(self.replay_buffer, PrioritizedSequenceReplayBuffer):
+                self.replay_buffer.update_priorities(batch, td.sequence_priority(td_error, batch.mask).cpu().numpy())
             td_errors.append(td_error[batch.mask].abs().mean().item())
 
         self._n_updates += gradient_steps

@@ -266,14 +266,6 @@ class SequenceReplayBuffer(ReplayBuffer):
         """Leaves of the windows to take. All leaves are 0 or 1, so a rank is a prefix sum."""
         return self._tree.find(np.random.randint(0, self.n_windows, size=batch_size))
 
-    def update_priorities(self, samples: SequenceReplayBufferSamples, priorities: np.ndarray) -> None:
-        """
-        Tell how much there is to learn from each window of a batch. Uniform replay has no use for it.
-
-        :param samples: the batch
-        :param priorities: ``[B]``
-        """
-
     def _get_samples(  # type: ignore[override]
         self, batch_inds: np.ndarray, env: VecNormalize | None = None
     ) -> SequenceReplayBufferSamples:

@@ -27,11 +27,11 @@ def test_dueling_values_are_v_plus_the_advantages_less_their_mean(net_arch: list
     obs, state = random_observations(5), q_net.initial_state(5)
     values, _ = q_net(obs, state)
     with th.no_grad():
-        q_net.value_net.bias.add_(3.0)
+        q_net.q_net[-1].bias[0] += 3.0
         th.testing.assert_close(q_net(obs, state)[0], values + 3)
-        q_net.q_net[-1].bias.add_(5.0)
+        q_net.q_net[-1].bias[1:] += 5.0
         th.testing.assert_close(q_net(obs, state)[0], values + 3)
-        q_net.q_net[-1].bias.add_(th.tensor([1.0, -1.0]))
+        q_net.q_net[-1].bias[1:] += th.tensor([1.0, -1.0])
         th.testing.assert_close(q_net(obs, state)[0], values + 3 + th.tensor([1.0, -1.0]))
 
 
@@ -49,7 +49,7 @@ def test_only_the_skip_connection_leads_past_the_memory(skip_connection: bool) -
 def test_encoder_and_head_have_the_layers_asked_for(activation_fn: type) -> None:
     q_net = net(encoder_arch=[7, 5], net_arch=[6], activation_fn=activation_fn)
     layers = [*q_net.encoder, *q_net.q_net]
-    assert [(layer.in_features, layer.out_features) for layer in layers[::2]] == [(3, 7), (7, 5), (8 + 5, 6), (6, 2)]
+    assert [(layer.in_features, layer.out_features) for layer in layers[::2]] == [(3, 7), (7, 5), (8 + 5, 6), (6, 1 + 2)]
     assert {type(layer) for layer in layers[1::2]} == {activation_fn}
 
 
