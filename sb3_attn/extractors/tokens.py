@@ -62,7 +62,8 @@ class ImageTokens(Tokens):
     :param space: channels first, ``[C, H, W]``
     :param trunk: key of ``TRUNKS``, or the convolutions themselves
     :param coordinates: append the two coordinates of each region; attention loses *where* without them
-    :param channels_last: lay the images out as the convolutions like it, which changes only the speed
+    :param channels_last: lay the images out as the convolutions like it, which changes only the speed. The weights stay
+        as they are: SB3's orthogonal initialisation refuses any other layout.
     :raises ValueError: if the trunk is unknown or does not fit the image
     """
 
@@ -84,7 +85,6 @@ class ImageTokens(Tokens):
             modules += [nn.Conv2d(channels, out_channels, kernel_size, stride), nn.ReLU()]
             channels = out_channels
         self.trunk = nn.Sequential(*modules)
-        self.trunk.to(memory_format=self.memory_format)  # type: ignore[call-overload]
         # Not a buffer that is saved: it follows from the image's size
         self.register_buffer("coordinates", grid_coordinates(*self.grid) if coordinates else None, persistent=False)
 

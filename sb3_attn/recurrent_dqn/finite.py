@@ -21,6 +21,7 @@ def check_finite(
     :raises ValueError: if there is a NaN or an infinity, naming environment and step
     """
     for key, array in (values if isinstance(values, dict) else {"": values}).items():
+        array = np.asarray(array)  # a final observation may be a plain number
         if array.dtype.kind != "f" or np.isfinite(array).all():
             continue
         i = int(np.argwhere(~np.isfinite(array))[0, 0]) if environment is None else environment

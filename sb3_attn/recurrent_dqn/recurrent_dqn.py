@@ -21,13 +21,7 @@ from sb3_attn.common.exploration import epsilon_ladder as make_epsilon_ladder
 from sb3_attn.recurrent_dqn.arguments import check_arguments, check_buffer_size
 from sb3_attn.recurrent_dqn.burn_in import burn_in
 from sb3_attn.recurrent_dqn.finite import FiniteGuard, check_finite, check_finite_loss
-from sb3_attn.recurrent_dqn.policies import (
-    CnnPolicy,
-    MlpPolicy,
-    MultiInputPolicy,
-    RecurrentDQNPolicy,
-    RecurrentQNetwork,
-)
+from sb3_attn.recurrent_dqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, RecurrentDQNPolicy, RecurrentQNetwork
 from sb3_attn.recurrent_dqn.saving import SaveAndLoad
 from sb3_attn.replay import PrioritizedSequenceReplayBuffer, SequenceReplayBuffer, SequenceReplayBufferSamples
 

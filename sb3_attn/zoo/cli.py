@@ -37,9 +37,10 @@ PLOTS = {"plot-train": "plot_train", "all-plots": "all_plots", "plot-from-file":
 
 def train(arguments: list[str]) -> None:
     """Train an agent, with the shipped hyperparameters unless --conf-file names others."""
-    from sb3_attn.zoo.registration import zoo_config_path
+    from sb3_attn.zoo.registration import default_config
 
-    defaults = ["--conf-file", str(zoo_config_path(_algo(arguments)))] if _is_ours(arguments) else []
+    config = default_config(_value(arguments, "--algo"), _value(arguments, "--env"))
+    defaults = [] if config is None else ["--conf-file", str(config)]
     _call_function("rl_zoo3.train", "train", defaults + arguments)
 
 
@@ -152,16 +153,16 @@ def _usage() -> str:
     )
 
 
-def _algo(arguments: list[str]) -> str:
+def _value(arguments: list[str], option: str) -> str:
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--algo", default="")
-    return str(parser.parse_known_args(arguments)[0].algo)
+    parser.add_argument(option, dest="value", default="")
+    return str(parser.parse_known_args(arguments)[0].value)
 
 
 def _is_ours(arguments: list[str]) -> bool:
     from sb3_attn.zoo.registration import ALGORITHMS
 
-    return _algo(arguments) in ALGORITHMS
+    return _value(arguments, "--algo") in ALGORITHMS
 
 
 def _folder_default(arguments: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 import sb3_attn
@@ -62,9 +63,10 @@ def zoo_config_path(algo: str) -> Path:
     """
     Find the hyperparameters that are shipped for an algorithm.
 
-    :param algo: A name in :data:`ALGORITHMS`.
+    :param algo: ``"dqn"``, for attention in stock DQN, or a name in :data:`ALGORITHMS`.
     :return: The path of ``zoo_configs/<algo>.yml``: inside the installed package or, in an editable checkout, at the
         top of the repository.
+    :raises FileNotFoundError: if nothing is shipped for it.
     """
     package = Path(sb3_attn.__file__).parent
     for folder in (package, package.parent):
@@ -73,5 +75,28 @@ def zoo_config_path(algo: str) -> Path:
             return path
     raise FileNotFoundError(
         f"There is no zoo_configs/{algo}.yml beside or inside {package}: algo={algo!r} has to be one of "
-        f"{sorted(ALGORITHMS)}, and the installation complete (reinstall sb3_attn if it is one of them)."
+        f"{['dqn', *sorted(ALGORITHMS)]}, and the installation complete (reinstall sb3_attn if it is one of them)."
     )
+
+
+def default_config(algo: str, env_id: str) -> Path | None:
+    """
+    The hyperparameters to train with when the user names no file.
+
+    :param algo: What ``--algo`` says.
+    :param env_id: What ``--env`` says.
+    :return: Ours for our algorithms; for one of RL Zoo's own, ours where they know the environment; ``None`` leaves
+        RL Zoo to its own files.
+    """
+    if algo in ALGORITHMS:
+        return zoo_config_path(algo)
+    try:
+        path = zoo_config_path(algo)
+    except FileNotFoundError:
+        return None
+    import yaml
+    from rl_zoo3.exp_manager import ExperimentManager
+
+    entries = yaml.safe_load(path.read_text())
+    is_atari = env_id in gym.registry and ExperimentManager.is_atari(env_id)
+    return path if env_id in entries or ("atari" in entries and is_atari) else None

@@ -175,6 +175,12 @@ def test_every_algorithm_takes_them(algorithm, extractor_class, tmp_path):
     evaluate_policy(loaded, loaded.get_env(), n_eval_episodes=2)
 
 
+@pytest.mark.parametrize("extractor_class", EXTRACTORS)
+def test_images_go_through_the_orthogonal_initialisation_of_ppo(extractor_class):
+    policy_kwargs = dict(features_extractor_class=extractor_class, features_extractor_kwargs=dict(features_dim=16))
+    PPO("CnnPolicy", Bandit(RGB), n_steps=8, batch_size=8, n_epochs=1, policy_kwargs=policy_kwargs, device="cpu").learn(8)
+
+
 NAMED = [name for name in sb3_attn.__all__ if "Attention" in name and name.endswith("Policy")] + ["DQNSAPolicy"]
 
 

@@ -189,7 +189,7 @@ def test_arguments_given_to_load_are_checked(tmp_path: Path) -> None:
     make().save(tmp_path / "model")
     with pytest.raises(ValueError, match=r"td_lambda=3.0 must lie between 0 and 1"):
         RecurrentDQN.load(tmp_path / "model", td_lambda=3.0)
-    with pytest.raises(ValueError, match="prioritized_replay=True, but .* uniform"):
+    with pytest.raises(ValueError, match=r"prioritized_replay=True, but .* uniform"):
         RecurrentDQN.load(tmp_path / "model", prioritized_replay=True)
     assert RecurrentDQN.load(tmp_path / "model", buffer_size=1).buffer_size == 1
 

@@ -46,6 +46,16 @@ def test_a_given_config_wins(monkeypatch, given: list[str]) -> None:
     assert used == ["mine.yml"]
 
 
+@pytest.mark.parametrize(
+    ("env_id", "is_ours"), [("VisualSearch-v0", True), ("PongNoFrameskip-v4", True), ("CartPole-v1", False), ("No-v0", False)]
+)
+def test_stock_dqn_attends_where_we_have_hyperparameters_for_it(programs, env_id: str, is_ours: bool) -> None:
+    arguments = ["--algo", "dqn", "--env", env_id]
+    cli.main(["train", *arguments])
+    defaults = ["--conf-file", CONFIG.replace("rdqn", "dqn")] if is_ours else []
+    assert programs[0][1:] == [*defaults, *arguments]
+
+
 class Stop(Exception):
     def setup_experiment(self) -> None:
         raise self

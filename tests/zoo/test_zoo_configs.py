@@ -1,3 +1,4 @@
+import importlib
 import importlib.util
 from typing import Any
 
@@ -8,13 +9,14 @@ pytest.importorskip("rl_zoo3")
 
 import gymnasium as gym
 from rl_zoo3.exp_manager import ExperimentManager
+from rl_zoo3.utils import ALGOS
 
-from sb3_attn import RecurrentDQN
 from sb3_attn.zoo import register, zoo_config_path
 
 register()
 
-CONFIG: dict[str, dict[str, Any]] = yaml.safe_load(zoo_config_path("rdqn").read_text())
+CONFIGS: dict[str, dict[str, Any]] = {algo: yaml.safe_load(zoo_config_path(algo).read_text()) for algo in ("rdqn", "dqn")}
+ENTRIES = [(algo, key) for algo, config in CONFIGS.items() for key in config]
 
 #: The environment to try an entry with, where the key is not its id
 ENV_IDS = {"default": "CartPole-v1", "atari": "PongNoFrameskip-v4"}
@@ -22,38 +24,45 @@ ENV_IDS = {"default": "CartPole-v1", "atari": "PongNoFrameskip-v4"}
 REQUIRED = {"CartPoleNoVel-v1", "LunarLanderNoVel-v3", "popgym-RepeatFirstEasy-v0", "MemoryChain-v0", "TMaze-v0"}
 
 
+def is_installed(key: str) -> bool:
+    """Whether the optional package behind an entry's environment is there."""
+    packages = {"popgym": "popgym", "MiniGridRGB": "minigrid"}
+    return all(importlib.util.find_spec(name) for prefix, name in packages.items() if key.startswith(prefix))
+
+
 def test_required_entries_are_there() -> None:
-    assert REQUIRED | {"AssociativeRecall-v0", "atari"} <= set(CONFIG)
+    assert REQUIRED | {"AssociativeRecall-v0", "atari"} <= set(CONFIGS["rdqn"])
 
 
-@pytest.mark.parametrize("key", CONFIG)
-def test_entries_are_plain_mappings(key: str) -> None:
+@pytest.mark.parametrize(("algo", "key"), ENTRIES)
+def test_entries_are_plain_mappings(algo: str, key: str) -> None:
+    entry = CONFIGS[algo][key]
     # The zoo evaluates strings in these two; a class would not survive the file it saves for `enjoy`.
     for name in ("policy_kwargs", "replay_buffer_kwargs"):
-        assert isinstance(CONFIG[key].get(name, {}), dict)
-    assert "replay_buffer_class" not in CONFIG[key]
-    assert "env_kwargs" not in CONFIG[key], "the zoo's evaluation environments would not get them"
+        assert isinstance(entry.get(name, {}), dict)
+    assert "replay_buffer_class" not in entry
+    assert "env_kwargs" not in entry, "the zoo's evaluation environments would not get them"
 
 
 # Box2D's module crashes the interpreter where its deprecation warnings are errors
 @pytest.mark.filterwarnings("ignore:builtin type .* has no __module__ attribute:DeprecationWarning")
-@pytest.mark.parametrize("key", CONFIG)
-def test_every_entry_trains(key: str, tmp_path) -> None:
-    if key.startswith("popgym") and importlib.util.find_spec("popgym") is None:
-        pytest.skip("popgym is not installed")
+@pytest.mark.parametrize(("algo", "key"), ENTRIES)
+def test_every_entry_trains(algo: str, key: str, tmp_path) -> None:
+    if not is_installed(key):
+        pytest.skip("an optional package is not installed")
     env_id = ENV_IDS.get(key, key)
     # Small enough for a test: everything else is as shipped
     overrides = {"learning_starts": 150, "batch_size": 2, "n_envs": 2, "train_freq": 5, "gradient_steps": 1}
     overrides["buffer_size"] = 1000
     manager = ExperimentManager(
         args=None,  # type: ignore[arg-type]
-        algo="rdqn",
+        algo=algo,
         env_id=env_id,
         log_folder=str(tmp_path),
         n_timesteps=200,
         eval_freq=-1,
         hyperparams=overrides,
-        config=str(zoo_config_path("rdqn")),
+        config=str(zoo_config_path(algo)),
         device="cpu",
         verbose=0,
         seed=0,
@@ -63,7 +72,7 @@ def test_every_entry_trains(key: str, tmp_path) -> None:
     results = manager.setup_experiment()
     assert results is not None
     model = results[0]
-    assert isinstance(model, RecurrentDQN)
+    assert type(model) is ALGOS[algo]
     manager.learn(model)
     assert model.num_timesteps >= 200
     assert model._n_updates > 0
@@ -71,7 +80,5 @@ def test_every_entry_trains(key: str, tmp_path) -> None:
 
 def test_entries_fit_the_zoo_ids() -> None:
     importlib.import_module("rl_zoo3.import_envs")
-    for key in set(CONFIG) - set(ENV_IDS):
-        if key.startswith("popgym") and importlib.util.find_spec("popgym") is None:
-            continue
-        assert key in gym.registry, f"{key} is no registered environment"
+    for key in {key for _, key in ENTRIES} - set(ENV_IDS):
+        assert key in gym.registry or not is_installed(key), f"{key} is no registered environment"

@@ -44,5 +44,5 @@ def test_config_path_prefers_the_one_inside_the_package(tmp_path, monkeypatch) -
 
 
 def test_unknown_config_is_a_sentence() -> None:
-    with pytest.raises(FileNotFoundError, match=r"algo='ppo' has to be one of \['rdqn'"):
+    with pytest.raises(FileNotFoundError, match=r"algo='ppo' has to be one of \['dqn', 'rdqn'\]"):
         zoo_config_path("ppo")
