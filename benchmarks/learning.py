@@ -15,10 +15,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,7 +86,14 @@ def hyperparameters(task: str, steps: int | None = None) -> dict[str, Any]:
     return {**entry, "n_timesteps": entry["n_timesteps"] if steps is None else steps}
 
 
-def train(task: str, seed: int, folder: Path, steps: int | None = None) -> Path:
+def train(
+    task: str,
+    seed: int,
+    folder: Path,
+    steps: int | None = None,
+    algo: str = "rdqn",
+    overrides: Mapping[str, str] = MappingProxyType({}),
+) -> Path:
     """
     Train through RL Zoo.
 
@@ -93,16 +101,20 @@ def train(task: str, seed: int, folder: Path, steps: int | None = None) -> Path:
     :param seed: Seed of the run.
     :param folder: Where RL Zoo writes its logs.
     :param steps: Number of training steps; ``None`` means the YAML's.
+    :param algo: RL Zoo's name of the algorithm.
+    :param overrides: Hyperparameters instead of the YAML's, as Python expressions.
     :return: The zip saved at the end of training.
     """
-    command = [sys.executable, "-m", "sb3_attn.zoo", "train", "--algo", "rdqn", "--env", task, "--seed", str(seed)]
+    command = [sys.executable, "-m", "sb3_attn.zoo", "train", "--algo", algo, "--env", task, "--seed", str(seed)]
+    if overrides:
+        command += ["--hyperparams", *(f"{name}:{value}" for name, value in overrides.items())]
     command += ["--log-folder", str(folder), "--num-threads", "1", "--device", "cpu", "--verbose", "0"]
     command += ["--eval-freq", "-1", *([] if steps is None else ["--n-timesteps", str(steps)])]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.run(command, capture_output=True, text=True, env=environment)
     if process.returncode:
         raise RuntimeError(f"Training {task} with seed {seed} failed:\n{process.stderr}")
-    run = max((folder / "rdqn").glob(f"{task}_*"), key=lambda path: int(path.name.rpartition("_")[2]))
+    run = max((folder / algo).glob(f"{task}_*"), key=lambda path: int(path.name.rpartition("_")[2]))
     return run / f"{task}.zip"
 
 
@@ -159,7 +171,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 def write(path: Path, runs: Sequence[dict[str, Any]]) -> None:
     """Write a results file, sorted, so that an interruption leaves the old or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    order = sorted(runs, key=lambda run: (list(TASKS).index(run["task"]), run["seed"]))
+    order = sorted(runs, key=lambda run: (run["task"], run.get("network", ""), run["seed"]))
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(order, indent=1) + "\n")
     temporary.replace(path)

@@ -49,9 +49,7 @@ def make_model(full_windows: bool, hidden_size: int = reference.HIDDEN_SIZE) -> 
         burn_in_length=reference.BURN_IN,
         exploration_initial_eps=reference.EPSILON,
         exploration_final_eps=reference.EPSILON,
-        policy_kwargs=dict(
-            core="lstm", core_kwargs=dict(hidden_size=hidden_size), encoder_arch=[reference.INPUT_SIZE]
-        ),
+        policy_kwargs=dict(core="lstm", core_kwargs=dict(hidden_size=hidden_size), encoder_arch=[reference.INPUT_SIZE]),
         seed=0,
         device="cpu",
     )
