@@ -62,6 +62,16 @@ class MemoryCore(nn.Module, ABC):
             outputs.append(output)
         return th.stack(outputs), state
 
+    def surrogate_loss(self, losses: th.Tensor, state: CoreState) -> th.Tensor | float:
+        """
+        What to add to the loss for the gradient of the probabilities that the core drew with. Most draw nothing.
+
+        :param losses: the loss of each row, without gradient, ``[B]``
+        :param state: the state after the last step, with gradient
+        :return: a scalar whose value means nothing; 0 for a core that draws nothing
+        """
+        return 0.0
+
 
 class IdentityState(NamedTuple):
     """No state at all."""

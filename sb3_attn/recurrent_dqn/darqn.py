@@ -1,12 +1,13 @@
 """The deep attention recurrent Q-network: the memory chooses where to look."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_attn.attention import HardAttention, SoftAttention
+from sb3_attn.attention.functional import draw
 from sb3_attn.common.core_state import CoreState
 from sb3_attn.extractors import RegionExtractor
 from sb3_attn.extractors.tokens import make_tokens
@@ -15,21 +16,34 @@ from sb3_attn.memory.rnn import LSTMState
 from sb3_attn.recurrent_dqn.policies import RecurrentDQNPolicy
 
 
+class AttentionLSTMState(NamedTuple):
+    """The LSTM's, ``[B, hidden_size]`` each, and the sum of the log-probabilities of the regions drawn so far, ``[B]``."""
+
+    hidden: th.Tensor
+    cell: th.Tensor
+    log_probability: th.Tensor
+
+
 class AttentionLSTMCore(MemoryCore):
     """
     An LSTM that reads one context per step, attended to by its last output.
 
-    Sorokin et al. (2015), section 3.1, https://arxiv.org/abs/1512.01693. The state is the LSTM's.
+    Sorokin et al. (2015), section 3, https://arxiv.org/abs/1512.01693.
+
+    With ``selection="reinforce"`` a region is drawn at each step while training, and the scores learn from what the loss
+    turned out to be (Williams 1992): ``grad E[L] = E[grad L + (L - b) grad log p]``. The paper learns the baseline b; here
+    it is the mean loss of the batch's other windows, as unbiased and without parameters (Kool et al. 2019). Unlike the
+    straight-through gradient this one is unbiased, but noisier.
 
     :param input_size: size of all regions side by side, ``n_regions * d``
     :param n_regions: number n of regions
     :param hidden_size: size of the hidden state, which is the output, and the query of the next step
     :param score: a score with a query: ``"additive"`` (the paper's), ``"bilinear"`` or ``"dot_product"``
     :param attention_size: size of the space in which regions are scored
-    :param hard: look at one region instead of a weighted sum, with the straight-through gradient
+    :param selection: ``"soft"``, a weighted sum; ``"straight_through"`` or ``"reinforce"``, one region
     :param temperature: below 1 sharpens the weights, above 1 flattens them
     :param forget_bias: as for ``LSTMCore``
-    :raises ValueError: if the regions do not divide the input
+    :raises ValueError: if the regions do not divide the input, or the selection is unknown
     """
 
     def __init__(
@@ -39,25 +53,36 @@ class AttentionLSTMCore(MemoryCore):
         hidden_size: int = 256,
         score: str = "additive",
         attention_size: int = 256,
-        hard: bool = False,
+        selection: str = "soft",
         temperature: float = 1.0,
         forget_bias: float = 3.0,
     ) -> None:
         super().__init__(input_size, output_size=hidden_size)
         if input_size % n_regions:
             raise ValueError(f"n_regions={n_regions} does not divide the {input_size} inputs; give the extractor's number.")
+        if selection not in ("soft", "straight_through", "reinforce"):
+            raise ValueError(f"selection={selection!r} is unknown; choose 'soft', 'straight_through' or 'reinforce'.")
         self.n_regions = n_regions
+        self.selection = selection
         region_size = input_size // n_regions
-        attention_class = HardAttention if hard else SoftAttention
+        attention_class = HardAttention if selection == "straight_through" else SoftAttention
         self.attention = attention_class(region_size, score, hidden_size, attention_size, temperature=temperature)
         self.lstm = LSTMCore(region_size, hidden_size, forget_bias)
 
-    def initial_state(self, batch_size: int) -> LSTMState:
-        return self.lstm.initial_state(batch_size)
+    def initial_state(self, batch_size: int) -> AttentionLSTMState:
+        state = self.lstm.initial_state(batch_size)
+        return AttentionLSTMState(*state, state.hidden.new_zeros(batch_size))
 
-    def forward(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, LSTMState]:
-        contexts, _ = self.attend(inputs, state)
-        return self.lstm(contexts, state)
+    def forward(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, AttentionLSTMState]:
+        hidden, cell, log_probability = state
+        contexts, weights = self.attend(inputs, state)
+        if self.selection == "reinforce":
+            chosen = draw(weights) if self.training else weights.argmax(dim=-1)
+            log_chosen = weights.gather(-1, chosen.unsqueeze(-1)).log().flatten()
+            contexts = inputs.unflatten(-1, (self.n_regions, -1))[th.arange(len(inputs)), chosen.squeeze(-1)]
+            log_probability = log_probability + log_chosen if self.training else log_probability
+        outputs, (hidden, cell) = self.lstm(contexts, LSTMState(hidden, cell))
+        return outputs, AttentionLSTMState(hidden, cell, log_probability)
 
     def attend(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, th.Tensor]:
         """
@@ -70,6 +95,12 @@ class AttentionLSTMCore(MemoryCore):
         contexts, weights = self.attention(inputs.unflatten(-1, (self.n_regions, -1)), query=state[0])
         return contexts.squeeze(1), weights
 
+    def surrogate_loss(self, losses: th.Tensor, state: CoreState) -> th.Tensor | float:
+        if self.selection != "reinforce":
+            return 0.0
+        baselines = (losses.sum() - losses) / max(len(losses) - 1, 1)
+        return ((losses - baselines) * state[2]).sum()
+
 
 class DARQNPolicy(RecurrentDQNPolicy):
     """
@@ -79,7 +110,7 @@ class DARQNPolicy(RecurrentDQNPolicy):
     :param action_space: Action space
     :param lr_schedule: Learning rate schedule (could be constant)
     :param features_extractor_kwargs: arguments of ``RegionExtractor``: trunk, coordinates, ...
-    :param core_kwargs: arguments of ``AttentionLSTMCore``: hidden_size, score, hard, ...
+    :param core_kwargs: arguments of ``AttentionLSTMCore``: hidden_size, score, selection, ...
     :param kwargs: as for ``RecurrentDQNPolicy``
     """
 

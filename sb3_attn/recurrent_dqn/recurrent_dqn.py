@@ -269,7 +269,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
 
             # Each network warms up its own memory, then both unroll over the same T + 1 observations
-            q_values, _ = self.q_net.unroll(batch.observations, burn_in(self.q_net, batch))
+            q_values, core_state = self.q_net.unroll(batch.observations, burn_in(self.q_net, batch))
             with th.no_grad():
                 target_q_values, _ = self.q_net_target.unroll(batch.observations, burn_in(self.q_net_target, batch))
                 next_actions = (q_values if self.double_q else target_q_values)[1:].argmax(dim=-1, keepdim=True)
@@ -279,12 +279,13 @@ class RecurrentDQN(SaveAndLoad, DQN):
 
             # Huber loss over the trained steps, each window weighted once
             step_losses = F.smooth_l1_loss(chosen_q_values, targets, reduction="none")
-            loss = (batch.importance_weights * th.where(batch.mask, step_losses, 0.0)).sum() / batch.mask.sum()
+            window_losses = batch.importance_weights * th.where(batch.mask, step_losses, 0.0).sum(dim=0) / batch.mask.sum()
+            loss = window_losses.sum()
             losses.append(loss.item())
             check_finite_loss(losses[-1], self.num_timesteps, self._n_updates + len(losses))
 
             self.policy.optimizer.zero_grad()
-            loss.backward()
+            (loss + self.q_net.core.surrogate_loss(window_losses.detach(), core_state)).backward()
             th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
             self.policy.optimizer.step()
 

@@ -1,5 +1,7 @@
 """A memory that attends to the regions of each observation."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch as th
@@ -9,12 +11,14 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 from toys import Counter
 
 from sb3_attn import DARQNPolicy, RecurrentDQN
+from sb3_attn.recurrent_dqn import darqn
 from sb3_attn.recurrent_dqn.darqn import AttentionLSTMCore
 
 RGB = spaces.Box(0, 255, (3, 64, 64), np.uint8)
 ENTITIES = spaces.Box(-1.0, 1.0, (6, 3), np.float32)
 VECTOR = spaces.Box(-1.0, 1.0, (5,), np.float32)
 N_REGIONS, REGION_SIZE = 4, 3
+SELECTIONS = ["soft", "straight_through", "reinforce"]
 SMALL = dict(hidden_size=8, attention_size=8)
 
 
@@ -37,14 +41,15 @@ def test_the_context_is_chosen_by_the_last_output():
             scores = th.stack([(score.vector.weight[0] * h).sum() for h in hidden])
             weights = scores.exp() / scores.exp().sum()
             context = sum(w * x for w, x in zip(weights, regions, strict=True))
-            _, state = cell(context.unsqueeze(0), state)
+            _, (hidden, cell_state) = cell(context.unsqueeze(0), state[:2])
+            state = state._replace(hidden=hidden, cell=cell_state)
             th.testing.assert_close(outputs[t, b], state.hidden[0])
 
 
 @pytest.mark.parametrize("score", ["additive", "bilinear", "dot_product"])
-@pytest.mark.parametrize("hard", [False, True])
-def test_weights_depend_on_the_memory(score, hard):
-    core = make_core(score=score, hard=hard).eval()
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_weights_depend_on_the_memory(score, selection):
+    core = make_core(score=score, selection=selection).eval()
     inputs = th.randn(50, N_REGIONS * REGION_SIZE, dtype=th.float64)
     _, weights = core.attend(inputs, core.initial_state(50))
     state = core.initial_state(50)._replace(hidden=5 * th.randn(50, 8, dtype=th.float64))
@@ -55,8 +60,8 @@ def test_weights_depend_on_the_memory(score, hard):
 
 
 @pytest.mark.parametrize("space", [RGB, ENTITIES, VECTOR, spaces.Dict(a=VECTOR, b=ENTITIES)], ids=lambda s: type(s).__name__)
-@pytest.mark.parametrize("hard", [False, True])
-def test_it_trains_saves_and_loads(space, hard, tmp_path):
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_it_trains_saves_and_loads(space, selection, tmp_path):
     env = DummyVecEnv([lambda: Counter(space=space)])
     model = RecurrentDQN(
         DARQNPolicy,
@@ -66,7 +71,7 @@ def test_it_trains_saves_and_loads(space, hard, tmp_path):
         trace_length=3,
         burn_in_length=2,
         batch_size=4,
-        policy_kwargs=dict(core_kwargs=dict(hard=hard, **SMALL)),
+        policy_kwargs=dict(core_kwargs=dict(selection=selection, **SMALL)),
         device="cpu",
         seed=0,
     )
@@ -82,6 +87,62 @@ def test_it_trains_saves_and_loads(space, hard, tmp_path):
     assert action == loaded_action
     assert all(map(np.array_equal, state, loaded_state))
     evaluate_policy(loaded, VecMonitor(env), n_eval_episodes=2)
+
+
+def test_the_gradient_of_drawn_regions_is_unbiased(monkeypatch):
+    """All regions enumerated: the mean gradient of the surrogate is the gradient of the mean loss."""
+    core = make_core(selection="reinforce").train()
+    inputs = th.randn(3, 1, N_REGIONS * REGION_SIZE, dtype=th.float64)  # 3 steps of one row: 64 paths
+    readout = th.randn(3, 8, dtype=th.float64)
+    parameters = list(core.parameters())
+
+    def unroll(path):
+        """The loss of a path, and the state after it."""
+        picks = iter(path)
+        monkeypatch.setattr(darqn, "draw", lambda weights: th.tensor([[next(picks)]]))
+        outputs, state = core.unroll(inputs, core.initial_state(1))
+        return (outputs[:, 0] * readout).sum().square(), state
+
+    mean_loss, mean_gradient = 0.0, [th.zeros_like(p) for p in parameters]
+    for path in itertools.product(range(N_REGIONS), repeat=3):
+        loss, state = unroll(path)
+        probability = state.log_probability[0].exp()
+        mean_loss = mean_loss + probability * loss
+        # Two rows with the same path, the other's loss being any number: it is the baseline, and must not matter
+        losses = th.stack((loss.detach(), th.tensor(7.0, dtype=th.float64)))
+        surrogate = core.surrogate_loss(losses, state._replace(log_probability=th.cat((state.log_probability, th.zeros(1)))))
+        gradient = th.autograd.grad(loss + surrogate, parameters, retain_graph=True)
+        for total, part in zip(mean_gradient, gradient, strict=True):
+            total += probability.detach() * part
+    expected = th.autograd.grad(mean_loss, parameters)
+    assert any(g.abs().max() > 1e-3 for g in expected)
+    for mine, theirs in zip(mean_gradient, expected, strict=True):
+        th.testing.assert_close(mine, theirs)
+
+
+def test_probabilities_of_paths_sum_to_one(monkeypatch):
+    core = make_core(selection="reinforce").train()
+    inputs = th.randn(2, 1, N_REGIONS * REGION_SIZE, dtype=th.float64)
+    total = 0.0
+    for path in itertools.product(range(N_REGIONS), repeat=2):
+        picks = iter(path)
+        monkeypatch.setattr(darqn, "draw", lambda weights, picks=picks: th.tensor([[next(picks)]]))
+        total += core.unroll(inputs, core.initial_state(1))[1].log_probability.exp().item()
+    assert total == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_evaluation_draws_nothing(selection):
+    core = make_core(selection=selection).eval()
+    inputs = th.randn(5, 3, N_REGIONS * REGION_SIZE, dtype=th.float64)
+    first, state = core.unroll(inputs, core.initial_state(3))
+    second, _ = core.unroll(inputs, core.initial_state(3))
+    assert th.equal(first, second) and not state.log_probability.any()
+
+
+def test_an_unknown_selection_is_refused():
+    with pytest.raises(ValueError, match="selection='argmax' is unknown"):
+        make_core(selection="argmax")
 
 
 def test_regions_that_do_not_divide_the_input_are_refused():
