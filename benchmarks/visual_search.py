@@ -147,6 +147,7 @@ def main(arguments: list[str] | None = None) -> None:
     :param arguments: Its arguments; ``None`` takes them from ``sys.argv``.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="the tasks to learn")
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds, from 0")
     parser.add_argument("--jobs", type=int, default=2, help="number of runs at a time, one thread each")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/visual_search.json"), help="the results file")
@@ -154,7 +155,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     runs = read(args.out)
     done = {(r["task"], r["network"], r["seed"]) for r in runs}
-    asked = [(task, name, seed) for seed in range(args.seeds) for task in VARIANTS for name in VARIANTS[task]]
+    asked = [(task, name, seed) for seed in range(args.seeds) for task in args.task for name in VARIANTS[task]]
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(run, *key, args.folder) for key in asked if key not in done]
         for future in as_completed(futures):
