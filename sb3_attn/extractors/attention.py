@@ -9,7 +9,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
-from sb3_attn.attention import HardAttention, SelfAttentionBlock, SoftAttention
+from sb3_attn.attention import SCORES, HardAttention, SelfAttentionBlock, SoftAttention
 from sb3_attn.extractors.tokens import Trunk, make_tokens
 
 
@@ -67,8 +67,8 @@ class SoftAttentionExtractor(AttentionExtractor):
     :param observation_space: as for ``AttentionExtractor``
     :param features_dim: Number of features extracted.
     :param score: ``"additive"``, ``"linear"``, or with a query ``"bilinear"`` and ``"dot_product"``
-    :param query: what to look for: ``"mean"`` of the tokens, the index of a token, or ``None`` for no query; by default
-        the mean where the score needs one
+    :param query: what to look for: ``"mean"`` of the tokens, or the index of a token; ``None`` means the mean where the score
+        needs a query, and none where it does not
     :param attention_size: size of the space in which tokens are scored
     :param n_heads: number of glimpses, whose contexts are concatenated
     :param temperature: below 1 sharpens the weights, above 1 flattens them
@@ -84,7 +84,7 @@ class SoftAttentionExtractor(AttentionExtractor):
         observation_space: spaces.Space,
         features_dim: int = 512,
         score: str = "additive",
-        query: str | int | None = "default",
+        query: str | int | None = None,
         attention_size: int = 64,
         n_heads: int = 1,
         temperature: float = 1.0,
@@ -93,8 +93,8 @@ class SoftAttentionExtractor(AttentionExtractor):
     ) -> None:
         super().__init__(observation_space, features_dim, **token_kwargs)
         n_tokens, token_size = self.tokens.n_tokens, self.tokens.token_size
-        if query == "default":
-            query = "mean" if score in ("bilinear", "dot_product") else None
+        if query is None and score in SCORES and SCORES[score].needs_query:
+            query = "mean"
         if isinstance(query, str) and query != "mean":
             raise ValueError(f"query={query!r} is unknown; give 'mean', the index of a token, or None.")
         if isinstance(query, int) and not -n_tokens <= query < n_tokens:

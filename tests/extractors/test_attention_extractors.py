@@ -144,6 +144,11 @@ def test_the_layout_of_images_changes_nothing():
     th.testing.assert_close(second(batch(ATARI)), first(batch(ATARI)), atol=1e-5, rtol=1e-5)
 
 
+def test_the_mean_is_the_query_where_the_score_needs_one():
+    assert SoftAttentionExtractor(ENTITIES, score="bilinear").query == "mean"
+    assert SoftAttentionExtractor(ENTITIES, score="additive").query is None
+
+
 def test_a_token_can_be_the_query():
     extractor = SoftAttentionExtractor(ENTITIES, score="bilinear", query=2)
     observations = batch(ENTITIES)
@@ -218,7 +223,7 @@ def test_targets_and_acting_are_deterministic(policy):
         (dict(query=16), "query=16 is no token: there are 16"),
         (dict(query="median"), "query='median' is unknown"),
         (dict(score="linear", query="mean"), "no use for a query"),
-        (dict(score="bilinear", query=None), "query=None; give one"),
+        (dict(score="cosine"), "score='cosine' is unknown"),
     ],
     ids=str,
 )

@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pytest
 import yaml
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -140,6 +141,28 @@ def test_the_zoo_itself_with_a_hook(tmp_path: Path) -> None:
         module="rl_zoo3.train",
     )
     assert (tmp_path / "logs" / "rdqn" / f"{ENV_ID}_1" / f"{ENV_ID}.zip").exists()
+
+
+POLICIES = {
+    "by name": "policy:'sb3_attn.HardAttentionCnnPolicy'",
+    "by class": "policy_kwargs:dict(features_extractor_class=get_class_by_name('sb3_attn.SelfAttentionExtractor'))",
+}
+
+
+@pytest.mark.parametrize("way", POLICIES)
+def test_the_zoo_itself_trains_and_shows_attention_in_stock_dqn(way: str, tmp_path: Path) -> None:
+    search = ("--algo", "dqn", "--env", "VisualSearch-v0", "--gym-packages", "sb3_attn.envs", "-f", str(tmp_path / "logs"))
+    config = yaml.safe_load(zoo_config_path("dqn").read_text())
+    name, _, value = POLICIES[way].partition(":")
+    entry = config["VisualSearch-v0"] | {"learning_starts": 50, "policy": "CnnPolicy"} | {name: value.strip("'")}
+    (tmp_path / "dqn.yml").write_text(yaml.safe_dump({"VisualSearch-v0": entry}))
+    run_module(
+        *(*search, "-n", "150", "-conf", "dqn.yml", "--eval-freq", "-1", "--device", "cpu", "--num-threads", "1"),
+        cwd=tmp_path,
+        module="rl_zoo3.train",
+    )
+    output = run_module(*(*search, "--no-render", "-n", "50", "--device", "cpu"), cwd=tmp_path, module="rl_zoo3.enjoy")
+    assert "50 Episodes" in output
 
 
 def test_pong_from_single_frames(tmp_path: Path) -> None:
