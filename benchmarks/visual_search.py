@@ -51,7 +51,11 @@ HARD = {
 }
 SELF = {
     "policy": "'sb3_attn.SelfAttentionCnnPolicy'",
-    "policy_kwargs": "dict(features_extractor_kwargs=dict(trunk='patches', block_size=128, n_blocks=2))",
+    "policy_kwargs": "dict(features_extractor_kwargs=dict(trunk='patches', n_blocks=2))",
+}
+SELF_AT_CUE = {
+    "policy": "'sb3_attn.SelfAttentionCnnPolicy'",
+    "policy_kwargs": "dict(features_extractor_kwargs=dict(trunk='patches', pooling=0))",
 }
 
 VARIANTS = {
@@ -65,7 +69,8 @@ VARIANTS = {
         "query attention": Variant(30_000, {}, "0.9, mass 0.5"),
         "mean pooling": Variant(30_000, MEAN_POOLING),
         "NatureCNN": Variant(30_000, NATURE_CNN),
-        "self-attention": Variant(30_000, SELF),
+        "self-attention, largest": Variant(30_000, SELF),
+        "self-attention, at the cue": Variant(30_000, SELF_AT_CUE),
     },
 }
 

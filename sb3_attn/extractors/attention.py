@@ -132,7 +132,7 @@ class HardAttentionExtractor(SoftAttentionExtractor):
 
 class SelfAttentionExtractor(AttentionExtractor):
     """
-    Tokens attend to each other, and the largest (or the mean) of each feature is kept (Zambaldi et al. 2019).
+    Tokens attend to each other, and what they come to is pooled (Zambaldi et al. 2019).
 
     :param observation_space: as for ``AttentionExtractor``
     :param features_dim: Number of features extracted.
@@ -140,7 +140,8 @@ class SelfAttentionExtractor(AttentionExtractor):
     :param n_heads: number of heads in each
     :param block_size: size of the tokens inside the blocks
     :param feedforward_size: hidden size of the small network in each block; ``None`` means twice the block's size
-    :param pooling: ``"max"`` or ``"mean"`` over the tokens
+    :param pooling: ``"max"`` (the paper's) or ``"mean"`` over the tokens, or the index of the token that is read out, such as
+        a cell that says what to look for
     :param token_kwargs: as for ``AttentionExtractor``
     :raises ValueError: if an argument does not fit
     """
@@ -153,14 +154,17 @@ class SelfAttentionExtractor(AttentionExtractor):
         n_heads: int = 4,
         block_size: int = 64,
         feedforward_size: int | None = None,
-        pooling: str = "max",
+        pooling: str | int = "max",
         **token_kwargs: Any,
     ) -> None:
         super().__init__(observation_space, features_dim, **token_kwargs)
         if n_blocks < 1:
             raise ValueError(f"n_blocks={n_blocks} must be at least 1.")
-        if pooling not in ("max", "mean"):
-            raise ValueError(f"pooling={pooling!r} is unknown; choose 'max' or 'mean'.")
+        n_tokens = self.tokens.n_tokens
+        if pooling not in ("max", "mean", *range(n_tokens)):
+            raise ValueError(
+                f"pooling={pooling!r} is unknown; choose 'max', 'mean', or the index of one of {n_tokens} tokens."
+            )
         self.pooling = pooling
         self.projection = nn.Linear(self.tokens.token_size, block_size)
         self.blocks = nn.ModuleList(
@@ -173,10 +177,16 @@ class SelfAttentionExtractor(AttentionExtractor):
         tokens = self.projection(self.tokens(observations))
         for block in self.blocks:
             tokens, weights = block(tokens, need_weights=need_weights)
-        tokens = self.norm(tokens)
-        features = self.linear(tokens.amax(dim=1) if self.pooling == "max" else tokens.mean(dim=1))
-        # Of the last block, how much each token is attended to by all
-        return features, weights.mean(dim=-2) if need_weights else None
+        features = self.linear(self._pool(self.norm(tokens)))
+        if not need_weights:
+            return features, None
+        # Of the last block, how much each token is attended to: by the one that is read out, or by all
+        return features, weights[..., self.pooling, :] if isinstance(self.pooling, int) else weights.mean(dim=-2)
+
+    def _pool(self, tokens: th.Tensor) -> th.Tensor:
+        if isinstance(self.pooling, int):
+            return tokens[:, self.pooling]
+        return tokens.amax(dim=1) if self.pooling == "max" else tokens.mean(dim=1)
 
 
 class RegionExtractor(BaseFeaturesExtractor):

@@ -149,6 +149,18 @@ def test_the_mean_is_the_query_where_the_score_needs_one():
     assert SoftAttentionExtractor(ENTITIES, score="additive").query is None
 
 
+@pytest.mark.parametrize(("pooling", "n_read"), [("max", 6), ("mean", 6), (4, 1)])
+def test_self_attention_is_read_out_where_it_is_pooled(pooling, n_read):
+    """Without blocks' attention between them, tokens reach the features through the pooling alone."""
+    extractor = SelfAttentionExtractor(ENTITIES, pooling=pooling)
+    with th.no_grad():
+        extractor.blocks[0].attention.out_projection.weight.zero_()
+    observations = batch(ENTITIES, 20).requires_grad_()
+    extractor(observations).sum().backward()
+    read = observations.grad.abs().sum(dim=(0, 2)) > 0
+    assert read.sum() == n_read and (n_read > 1 or read[pooling])
+
+
 def test_a_token_can_be_the_query():
     extractor = SoftAttentionExtractor(ENTITIES, score="bilinear", query=2)
     observations = batch(ENTITIES)
@@ -236,6 +248,7 @@ def test_bad_arguments_are_refused(kwargs, message):
     ("kwargs", "message"),
     [
         (dict(pooling="sum"), "pooling='sum' is unknown"),
+        (dict(pooling=16), "pooling=16 is unknown; choose 'max', 'mean', or the index of one of 16 tokens"),
         (dict(n_blocks=0), "n_blocks=0 must be at least 1"),
         (dict(n_heads=5), "n_heads=5 does not divide the token size 64"),
     ],
