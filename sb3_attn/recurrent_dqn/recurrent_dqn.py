@@ -286,7 +286,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
 
             self.policy.optimizer.zero_grad()
             (loss + self.q_net.core.surrogate_loss(window_losses.detach(), core_state)).backward()
-            th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+            th.nn.utils.clip_grad_norm_(self.q_net.parameters(), self.max_grad_norm)
             self.policy.optimizer.step()
 
             td_error = targets - chosen_q_values.detach()
