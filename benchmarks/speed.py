@@ -25,17 +25,23 @@ import torch as th
 from benchmarks import reference
 from sb3_attn import RecurrentDQN
 
-#: Sizes of LSTM for which an update is measured: the comparison's, and R2D2's
-UPDATE_SIZES = (reference.HIDDEN_SIZE, 512)
+#: What stands between the LSTM and the Q-values. Tianshou has a linear layer; ours has by default a hidden layer that sees the
+#: LSTM's inputs too, and two streams.
+HEADS: dict[str, dict[str, Any]] = {"linear": dict(net_arch=[], dueling=False, skip_connection=False), "default": {}}
+
+#: For which an update is measured: size of the LSTM (the comparison's, and R2D2's), and head
+UPDATES = ((reference.HIDDEN_SIZE, "linear"), (reference.HIDDEN_SIZE, "default"), (512, "default"))
 
 
-def make_model(full_windows: bool, hidden_size: int = reference.HIDDEN_SIZE) -> RecurrentDQN:
+def make_model(full_windows: bool, head: str, hidden_size: int = reference.HIDDEN_SIZE) -> RecurrentDQN:
     """
     The agent to measure, with the sizes of ``reference.py`` and the constructor's defaults.
 
     :param full_windows: Whether episodes are long, see :class:`benchmarks.reference.MaskedCartPole`.
+    :param head: A key of :data:`HEADS`.
     :param hidden_size: Of the LSTM.
     """
+    core: dict[str, Any] = dict(core="lstm", core_kwargs=dict(hidden_size=hidden_size))
     return RecurrentDQN(
         "MlpPolicy",
         reference.MaskedCartPole(full_windows),
@@ -49,20 +55,21 @@ def make_model(full_windows: bool, hidden_size: int = reference.HIDDEN_SIZE) -> 
         burn_in_length=reference.BURN_IN,
         exploration_initial_eps=reference.EPSILON,
         exploration_final_eps=reference.EPSILON,
-        policy_kwargs=dict(core="lstm", core_kwargs=dict(hidden_size=hidden_size), encoder_arch=[reference.INPUT_SIZE]),
+        policy_kwargs=dict(**core, encoder_arch=[reference.INPUT_SIZE], **HEADS[head]),
         seed=0,
         device="cpu",
     )
 
 
-def our_trainer(full_windows: bool) -> Callable[[int], float]:
+def our_trainer(full_windows: bool, head: str) -> Callable[[int], float]:
     """
     RecurrentDQN after its warm-up.
 
     :param full_windows: Whether episodes are long.
+    :param head: A key of :data:`HEADS`.
     :return: A function that trains for a number of steps and returns the seconds it took.
     """
-    model = make_model(full_windows)
+    model = make_model(full_windows, head)
     model.learn(reference.WARM_UP_STEPS + 10 * reference.STEPS_PER_UPDATE)
 
     def train(steps: int) -> float:
@@ -114,10 +121,10 @@ def measure_training(full_windows: bool, rounds: int, steps: int, peer_python: s
     :param rounds: How many times each side is measured.
     :param steps: Environment steps per measurement.
     :param peer_python: The interpreter that has Tianshou; ``None`` leaves it out.
-    :return: Medians and all measurements, by side; with a peer also the median of the ratios of each round.
+    :return: Medians and all measurements, by side; with a peer also, for each head, the median of the ratios of each round.
     """
     with ExitStack() as stack:
-        trainers: dict[str, Callable[[int], float]] = {"ours": our_trainer(full_windows)}
+        trainers: dict[str, Callable[[int], float]] = {head: our_trainer(full_windows, head) for head in HEADS}
         if peer_python is not None:
             trainers["tianshou"] = stack.enter_context(PeerTrainer(peer_python, full_windows))
         rates: dict[str, list[float]] = {name: [] for name in trainers}
@@ -126,19 +133,21 @@ def measure_training(full_windows: bool, rounds: int, steps: int, peer_python: s
                 rates[name].append(steps / train(steps))
     result: dict[str, Any] = {name: median(values) for name, values in rates.items()}
     if peer_python is not None:
-        result["ratio"] = median(ours / peer for ours, peer in zip(*rates.values(), strict=True))
+        peer = rates["tianshou"]
+        result["ratios"] = {head: median(x / y for x, y in zip(rates[head], peer, strict=True)) for head in HEADS}
     return {**result, "rounds": rates}
 
 
-def measure_update(hidden_size: int, rounds: int) -> dict[str, float]:
+def measure_update(hidden_size: int, head: str, rounds: int) -> dict[str, float]:
     """
     One update, sampling and optimizer included, against the bare LSTM.
 
     :param hidden_size: Of the LSTM.
+    :param head: A key of :data:`HEADS`.
     :param rounds: How many times each is measured.
     :return: Median milliseconds of both and the median of the ratios of each round.
     """
-    model = make_model(full_windows=True, hidden_size=hidden_size)
+    model = make_model(True, head, hidden_size)
     model.learn(reference.WARM_UP_STEPS)  # two episodes in the replay, none of their windows shorter than the lengths above
     sides = {"update_ms": lambda: model.train(1, reference.BATCH_SIZE), "raw_lstm_ms": reference.raw_lstm_update(hidden_size)}
     times: dict[str, list[float]] = {name: [] for name in sides}
@@ -162,7 +171,7 @@ def measure(rounds: int, steps: int, update_rounds: int, peer_python: str | None
             "load": os.getloadavg()[0],
             "torch": th.__version__,
         },
-        "update": {size: measure_update(size, update_rounds) for size in UPDATE_SIZES},
+        "update": {f"LSTM {size}, {head} head": measure_update(size, head, update_rounds) for size, head in UPDATES},
         "full_windows": measure_training(True, rounds, steps, peer_python),
         "early_training": measure_training(False, rounds, steps, peer_python),
     }
@@ -171,15 +180,17 @@ def measure(rounds: int, steps: int, update_rounds: int, peer_python: str | None
 def report(result: dict[str, Any]) -> str:
     """The measurements as a Markdown table."""
     lines = ["| measured | RecurrentDQN | reference | ratio | bar |", "|---|---|---|---|---|"]
-    for size, update in result["update"].items():
+    for name, update in result["update"].items():
         lines.append(
-            f"| one update, LSTM {size}, against the bare LSTM | {update['update_ms']:.2f} ms "
+            f"| one update, {name}, against the bare LSTM | {update['update_ms']:.2f} ms "
             f"| {update['raw_lstm_ms']:.2f} ms | {update['ratio']:.2f} | at most 1.15 |"
         )
     for name, title in (("full_windows", "episodes of 500 steps"), ("early_training", "episodes as they come")):
         rates = result[name]
-        peer, ratio = (f"{rates['tianshou']:.0f}/s", f"{rates['ratio']:.2f}") if "ratio" in rates else ("-", "-")
-        lines.append(f"| env steps, {title}, against Tianshou | {rates['ours']:.0f}/s | {peer} | {ratio} | at least 1.8 |")
+        for head in HEADS:
+            peer, ratio = (f"{rates['tianshou']:.0f}/s", f"{rates['ratios'][head]:.2f}") if "ratios" in rates else ("-", "-")
+            title_ = f"env steps, {title}, {head} head, against Tianshou"
+            lines.append(f"| {title_} | {rates[head]:.0f}/s | {peer} | {ratio} | at least 1.8 |")
     machine = result["machine"]
     return "\n".join([*lines, "", f"One thread of {machine['cores']}, load {machine['load']:.1f}, torch {machine['torch']}."])
 
