@@ -9,7 +9,7 @@ The figures that the README quotes are from the commands in the README beside th
 import tempfile
 from pathlib import Path
 
-from benchmarks import learning, speed
+from benchmarks import attention_speed, learning, speed
 
 if __name__ == "__main__":  # worker processes started with "spawn" import this module again
     with tempfile.TemporaryDirectory() as folder:
@@ -20,3 +20,5 @@ if __name__ == "__main__":  # worker processes started with "spawn" import this 
         )
         print("\n## Speed\n")
         speed.main(["--rounds", "3", "--steps", "400", "--update-rounds", "50", "--out", str(out / "speed.json")])
+        print("\n## Speed of attention\n")
+        attention_speed.main(["--rounds", "5"])

@@ -129,7 +129,8 @@ def score(policy: Any, task: str, entry: dict[str, Any]) -> list[float]:
     """
     get_wrapper_class = importlib.import_module("rl_zoo3.utils").get_wrapper_class
     wrapper = get_wrapper_class({"env_wrapper": entry.get("env_wrapper")})
-    vec_env: VecEnv = make_vec_env(task, n_envs=10, seed=EVALUATION_SEED, wrapper_class=wrapper)
+    unrendered = dict(render_mode=None)  # POPGym warns of the mode that SB3 asks for
+    vec_env: VecEnv = make_vec_env(task, n_envs=10, seed=EVALUATION_SEED, wrapper_class=wrapper, env_kwargs=unrendered)
     returns, _ = evaluate_policy(policy, vec_env, N_EPISODES, return_episode_rewards=True)
     vec_env.close()
     return [float(value) for value in returns]  # type: ignore[union-attr]
