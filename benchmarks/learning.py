@@ -17,11 +17,13 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import gymnasium as gym
 import numpy as np
 import torch as th
 import yaml
@@ -129,8 +131,8 @@ def score(policy: Any, task: str, entry: dict[str, Any]) -> list[float]:
     """
     get_wrapper_class = importlib.import_module("rl_zoo3.utils").get_wrapper_class
     wrapper = get_wrapper_class({"env_wrapper": entry.get("env_wrapper")})
-    unrendered = dict(render_mode=None)  # POPGym warns of the mode that SB3 asks for
-    vec_env: VecEnv = make_vec_env(task, n_envs=10, seed=EVALUATION_SEED, wrapper_class=wrapper, env_kwargs=unrendered)
+    make = partial(gym.make, task)  # by its id SB3 would ask for pictures, which not every task has
+    vec_env: VecEnv = make_vec_env(make, n_envs=10, seed=EVALUATION_SEED, wrapper_class=wrapper)
     returns, _ = evaluate_policy(policy, vec_env, N_EPISODES, return_episode_rewards=True)
     vec_env.close()
     return [float(value) for value in returns]  # type: ignore[union-attr]
