@@ -10,7 +10,6 @@ often it is the cell with the largest share. Mean pooling is the same network wi
 
 import argparse
 import importlib
-import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -119,16 +118,14 @@ def run(task: str, name: str, seed: int, folder: Path) -> dict[str, Any]:
     importlib.import_module("rl_zoo3.import_envs")
     th.set_num_threads(1)
     variant = VARIANTS[task][name]
-    start = time.perf_counter()
     zip_path = train(task, seed, folder / name / str(seed), variant.steps, "dqn", variant.overrides)
-    seconds = time.perf_counter() - start
     scores = score(DQN.load(zip_path, device="cpu"), task)
-    return {"task": task, "network": name, "seed": seed, "images": variant.steps, "seconds": seconds, **scores}
+    return {"task": task, "network": name, "seed": seed, "images": variant.steps, **scores}
 
 
 def report(runs: list[dict[str, Any]]) -> str:
     """The runs as a Markdown table, a network a row."""
-    lines = ["| task | network | images | accuracy | each seed | mass | picks | bar | seconds per run |", "|---|" + "---|" * 8]
+    lines = ["| task | network | images | accuracy | each seed | mass | picks | bar |", "|---|" + "---|" * 7]
     for task, variants in VARIANTS.items():
         for name, variant in variants.items():
             rows = sorted((r for r in runs if (r["task"], r["network"]) == (task, name)), key=lambda r: r["seed"])
@@ -137,10 +134,9 @@ def report(runs: list[dict[str, Any]]) -> str:
             means = {key: np.mean([row[key] for row in rows]) for key in ("accuracy", "mass", "picks") if key in rows[0]}
             mass, picks = (f"{means[key]:.2f}" if key in means else "-" for key in ("mass", "picks"))
             seeds = ", ".join(f"{row['accuracy']:.2f}" for row in rows)
-            seconds = np.mean([row["seconds"] for row in rows])
             lines.append(
                 f"| {task} | {name} | {variant.steps:,} | {means['accuracy']:.2f} | {seeds} | {mass} | {picks} "
-                f"| {variant.bar} | {seconds:.0f} |"
+                f"| {variant.bar} |"
             )
     return "\n".join(lines)
 
