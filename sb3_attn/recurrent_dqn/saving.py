@@ -14,6 +14,11 @@ from sb3_attn.replay import SequenceReplayBuffer
 class SaveAndLoad(OffPolicyAlgorithm):
     """An algorithm whose failed save leaves the old file whole, and whose replay is one of sequences."""
 
+    trace_length: int | None
+    burn_in_length: int
+    sequence_period: int | None
+    stored_state: bool
+
     def save(
         self,
         path: str | pathlib.Path | io.BufferedIOBase,
@@ -34,7 +39,7 @@ class SaveAndLoad(OffPolicyAlgorithm):
     def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
         own = self.replay_buffer
         super().load_replay_buffer(path, truncate_last_traj)
-        loaded, expected = _description(self.replay_buffer), _description(own)
+        loaded, expected = _description(self.replay_buffer), self._expected_replay()
         if different := [key for key in expected if loaded.get(key) != expected[key]]:
             self.replay_buffer = own
             raise ValueError(
@@ -44,9 +49,23 @@ class SaveAndLoad(OffPolicyAlgorithm):
         # Its episodes are not those now under way in the environments, so the next `learn()` begins with new ones
         self._last_obs = None
 
+    def _expected_replay(self) -> dict[str, Any]:
+        """What has to be the same in a loaded replay, or this model could not learn from it."""
+        assert self.replay_buffer_class is not None, "the constructor has chosen one"
+        return {
+            "class": self.replay_buffer_class.__name__,
+            "n_envs": self.n_envs,
+            "observation_space": self.observation_space,
+            "action_space": self.action_space,
+            "trace_length": self.trace_length,
+            "burn_in_length": self.burn_in_length,
+            "sequence_period": self.sequence_period or self.trace_length,
+            "stored_state": self.stored_state,
+        }
+
 
 def _description(buffer: Any) -> dict[str, Any]:
-    """What has to be the same in two buffers, or the model of the one could not learn from the other."""
+    """The same of a buffer."""
     if not isinstance(buffer, SequenceReplayBuffer):
         return {"class": type(buffer).__name__}
     whole_episodes = buffer.trace_length == buffer.buffer_size

@@ -183,6 +183,10 @@ def test_a_replay_of_another_kind_or_size_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=message):
             model.load_replay_buffer(tmp_path / "other")
     model.learn(40)  # with its own, still
+    make().learn(20).save_replay_buffer(tmp_path / "own")
+    model.replay_buffer = None  # type: ignore[assignment]
+    model.load_replay_buffer(tmp_path / "own")
+    assert model.replay_buffer.n_windows > 0
 
 
 def test_arguments_given_to_load_are_checked(tmp_path: Path) -> None:
