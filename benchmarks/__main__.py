@@ -1,5 +1,5 @@
 """
-All benchmarks with short settings, in some minutes: each runs, its figures are no evidence.
+The benchmarks with short settings, in some minutes: each runs, its figures are no evidence. Visual search is left out.
 
     python -m benchmarks
 
