@@ -79,7 +79,8 @@ class AttentionLSTMCore(MemoryCore):
         if self.selection == "reinforce":
             chosen = draw(weights) if self.training else weights.argmax(dim=-1)
             log_chosen = weights.gather(-1, chosen.unsqueeze(-1)).log().flatten()
-            contexts = inputs.unflatten(-1, (self.n_regions, -1))[th.arange(len(inputs), device=inputs.device), chosen.squeeze(-1)]
+            rows = th.arange(len(inputs), device=inputs.device)
+            contexts = inputs.unflatten(-1, (self.n_regions, -1))[rows, chosen.squeeze(-1)]
             log_probability = log_probability + log_chosen if self.training else log_probability
         outputs, (hidden, cell) = self.lstm(contexts, LSTMState(hidden, cell))
         return outputs, AttentionLSTMState(hidden, cell, log_probability)
