@@ -62,6 +62,16 @@ class MemoryCore(nn.Module, ABC):
             outputs.append(output)
         return th.stack(outputs), state
 
+    def memory_weights(self, inputs: th.Tensor, state: CoreState) -> dict[str, th.Tensor]:
+        """
+        What one step reads and writes, for pictures of the memory; computed anew, since nothing is kept on the module.
+
+        :param inputs: ``[B, F]``
+        :param state: the state before this step
+        :return: by name, such as ``"read"``, weights ``[B, heads, slots]``; empty for a core without slots
+        """
+        return {}
+
     def surrogate_loss(self, losses: th.Tensor, state: CoreState) -> th.Tensor | float:
         """
         What to add to the loss for the gradient of the probabilities that the core drew with. Most draw nothing.
