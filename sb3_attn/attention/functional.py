@@ -10,6 +10,8 @@ import math
 import torch as th
 from torch.nn import functional as F
 
+from sb3_attn.common.softmax import masked_softmax
+
 
 def additive_score(keys: th.Tensor, vector: th.Tensor, query: th.Tensor | None = None) -> th.Tensor:
     """
@@ -67,10 +69,7 @@ def soft_weights(scores: th.Tensor, mask: th.Tensor | None = None, temperature: 
     :return: ``[..., n]``; they sum to 1, or are all 0 (not NaN) where no region is real
     """
     scores = scores / temperature
-    if mask is None:
-        return scores.softmax(dim=-1)
-    weights = scores.masked_fill(~mask, th.finfo(scores.dtype).min).softmax(dim=-1)
-    return weights.masked_fill(~mask, 0.0)
+    return scores.softmax(dim=-1) if mask is None else masked_softmax(scores, mask)
 
 
 def hard_weights(
@@ -105,6 +104,35 @@ def draw(weights: th.Tensor) -> th.Tensor:
     """
     # The largest w_i / e_i with e_i ~ Exp(1) is i with probability w_i: one pass, and no row needs to sum to 1
     return (weights / th.empty_like(weights).exponential_()).argmax(dim=-1)
+
+
+def masked_mean(values: th.Tensor, mask: th.Tensor | None = None) -> th.Tensor:
+    """
+    The mean over the real regions.
+
+    :param values: ``[..., n, d]``
+    :param mask: bool ``[..., n]``, broadcast; ``None`` takes all regions for real
+    :return: ``[..., d]``, 0 where no region is real
+    """
+    if mask is None:
+        return values.mean(dim=-2)
+    real = mask.unsqueeze(-1)
+    return values.masked_fill(~real, 0.0).sum(dim=-2) / real.sum(dim=-2).clamp(min=1)
+
+
+def masked_max(values: th.Tensor, mask: th.Tensor | None = None) -> th.Tensor:
+    """
+    The largest of each feature over the real regions.
+
+    :param values: ``[..., n, d]``
+    :param mask: bool ``[..., n]``, broadcast; ``None`` takes all regions for real
+    :return: ``[..., d]``, 0 where no region is real
+    """
+    if mask is None:
+        return values.amax(dim=-2)
+    real = mask.unsqueeze(-1)
+    largest = values.masked_fill(~real, th.finfo(values.dtype).min).amax(dim=-2)
+    return largest.masked_fill(~real.any(dim=-2), 0.0)
 
 
 def grid_coordinates(height: int, width: int) -> th.Tensor:

@@ -23,11 +23,14 @@ class MemoryCore(nn.Module, ABC):
 
     def __init__(self, input_size: int, output_size: int) -> None:
         super().__init__()
-        for name, size in (("input_size", input_size), ("output_size", output_size)):
-            if size < 1:
-                raise ValueError(f"{name}={size} of {type(self).__name__} must be at least 1; give it a positive size.")
+        self._check_sizes(input_size=input_size, output_size=output_size)
         self.input_size = input_size
         self.output_size = output_size
+
+    def _check_sizes(self, **sizes: int) -> None:
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"{name}={size} of {type(self).__name__} must be at least 1; give it a positive size.")
 
     @abstractmethod
     def initial_state(self, batch_size: int) -> CoreState:

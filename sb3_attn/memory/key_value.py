@@ -1,0 +1,143 @@
+"""Memory of keys and values: what was seen last, looked up by content."""
+
+from typing import NamedTuple
+
+import torch as th
+from torch import nn
+
+from sb3_attn.common.core_state import CoreState
+from sb3_attn.common.softmax import masked_softmax
+from sb3_attn.memory.core import MemoryCore
+from sb3_attn.memory.rnn import LSTMCore, LSTMState
+from sb3_attn.memory.window import slide, windows
+
+CONTEXTS = ("mqn", "rmqn", "frmqn")
+
+
+class KeyValueState(NamedTuple):
+    """What was seen last, the oldest first, and the context's memory; arrays that a context does not need have size 0."""
+
+    keys: th.Tensor  # [B, N, K]
+    values: th.Tensor  # [B, N, V]
+    filled: th.Tensor  # 1 where there is an entry, 0 before the episode's start, [B, N]
+    hidden: th.Tensor  # of the LSTM, [B, C]
+    cell: th.Tensor  # [B, C]
+    retrieved: th.Tensor  # at the step before, [B, V]
+
+
+class KeyValueMemoryCore(MemoryCore):
+    """
+    The last N inputs as pairs of key and value; a context made from the present asks, the answer comes by content.
+
+    Key-value memories of Miller et al. (2016), as in the memory Q-networks of Oh et al. (2016),
+    https://arxiv.org/abs/1605.09128. The present input is not among the pairs yet; an empty memory answers 0. The output is
+    the context and, behind it, the answer.
+
+    The state is ``n_slots (key_size + value_size + 1)`` floats per row, with an LSTM ``2 hidden_size`` more, with feedback
+    ``value_size`` more: 4,384 by default.
+
+    :param input_size: size F of an input vector
+    :param hidden_size: size C of the context
+    :param n_slots: number N of pairs that are kept
+    :param key_size: size K of a key
+    :param value_size: size V of a value
+    :param n_hops: number of questions asked one after the other, each made from the last question and its answer
+        (Miller et al. 2016, section 3.1)
+    :param context: ``"mqn"``, a layer over the present input; ``"rmqn"``, an LSTM over all inputs; ``"frmqn"``, an LSTM that
+        also gets the answer of the step before
+    :param forget_bias: of the LSTM's forget gate (see ``LSTMCore``)
+    :raises ValueError: if a size is not positive, or the context is unknown
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int = 64,
+        n_slots: int = 64,
+        key_size: int = 32,
+        value_size: int = 32,
+        n_hops: int = 1,
+        context: str = "frmqn",
+        forget_bias: float = 3.0,
+    ) -> None:
+        super().__init__(input_size, output_size=hidden_size + value_size)
+        self._check_sizes(hidden_size=hidden_size, n_slots=n_slots, key_size=key_size, value_size=value_size, n_hops=n_hops)
+        if context not in CONTEXTS:
+            raise ValueError(f"context={context!r} is unknown; choose one of {list(CONTEXTS)}.")
+        self.n_slots = n_slots
+        self.key_size = key_size
+        self.value_size = value_size
+        self.has_feedback = context == "frmqn"
+        self.pair = nn.Linear(input_size, key_size + value_size)
+        feedback_size = value_size if self.has_feedback else 0
+        self.context: nn.Linear | LSTMCore = (
+            nn.Linear(input_size, hidden_size)
+            if context == "mqn"
+            else LSTMCore(input_size + feedback_size, hidden_size, forget_bias)
+        )
+        self.question = nn.Linear(hidden_size, key_size)
+        self.next_questions = nn.ModuleList(nn.Linear(key_size + value_size, key_size) for _ in range(n_hops - 1))
+
+    def initial_state(self, batch_size: int) -> KeyValueState:
+        def zeros(*shape: int) -> th.Tensor:
+            return self.question.weight.new_zeros(batch_size, *shape)
+
+        lstm = self.context.initial_state(batch_size) if isinstance(self.context, LSTMCore) else (zeros(0), zeros(0))
+        retrieved = zeros(self.value_size if self.has_feedback else 0)
+        pairs = zeros(self.n_slots, self.key_size), zeros(self.n_slots, self.value_size), zeros(self.n_slots)
+        return KeyValueState(*pairs, *lstm, retrieved)
+
+    def forward(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, KeyValueState]:
+        outputs, state = self.unroll(inputs.unsqueeze(0), state)
+        return outputs.squeeze(0), state
+
+    def unroll(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, KeyValueState]:
+        contexts, answers, _, state = self._unroll(inputs, KeyValueState._make(state))
+        return th.cat((contexts, answers), dim=-1), state
+
+    def _unroll(self, inputs: th.Tensor, state: KeyValueState) -> tuple[th.Tensor, th.Tensor, th.Tensor, KeyValueState]:
+        """Contexts ``[T, B, C]``, answers ``[T, B, V]``, the weights they were found with, and the state afterwards."""
+        keys, values = self.pair(inputs).split((self.key_size, self.value_size), dim=-1)
+        pairs = (keys, values, inputs.new_ones(inputs.shape[:2]))
+        seen = [windows(past, present)[:, :, :-1] for past, present in zip(state, pairs, strict=False)]
+        lstm_state = LSTMState(state.hidden, state.cell)
+        if self.has_feedback:
+            steps, retrieved = [], state.retrieved
+            for step_inputs, *step_seen in zip(inputs, *seen, strict=True):
+                context, lstm_state = self.context(th.cat((step_inputs, retrieved), dim=-1), lstm_state)
+                retrieved, weights = self._ask(context, *step_seen)
+                steps.append((context, retrieved, weights))
+            contexts, answers, weights = map(th.stack, zip(*steps, strict=True))
+        else:
+            if isinstance(self.context, LSTMCore):
+                contexts, lstm_state = self.context.unroll(inputs, lstm_state)
+            else:
+                contexts = self.context(inputs)
+            answers, weights = self._ask(contexts, *seen)
+            retrieved = state.retrieved
+        kept = [slide(past, present) for past, present in zip(state, pairs, strict=False)]
+        return contexts, answers, weights, KeyValueState._make([*kept, *lstm_state, retrieved])
+
+    def _ask(self, context: th.Tensor, keys: th.Tensor, values: th.Tensor, filled: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        o = sum_i p_i v_i with p = softmax(q k_i / sqrt(K)), once for each hop.
+
+        Oh et al. (2016), eqs. (3) and (4), with the scale of Vaswani et al. (2017).
+
+        :param context: ``[..., C]``
+        :param keys: ``[..., N, K]``
+        :param values: ``[..., N, V]``
+        :param filled: ``[..., N]``
+        :return: the last answer ``[..., V]``, and the weights of all hops ``[..., hops, N]``
+        """
+        question, weights = self.question(context), []
+        while True:
+            scores = (keys @ question.unsqueeze(-1)).squeeze(-1) * self.key_size**-0.5
+            weights.append(masked_softmax(scores, filled > 0))
+            answer = (weights[-1].unsqueeze(-2) @ values).squeeze(-2)
+            if len(weights) > len(self.next_questions):
+                return answer, th.stack(weights, dim=-2)
+            question = self.next_questions[len(weights) - 1](th.cat((question, answer), dim=-1))
+
+    def memory_weights(self, inputs: th.Tensor, state: CoreState) -> dict[str, th.Tensor]:
+        return {"retrieval": self._unroll(inputs.unsqueeze(0), KeyValueState._make(state))[2].squeeze(0)}
