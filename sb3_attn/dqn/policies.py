@@ -1,4 +1,4 @@
-"""Policies of stock DQN that attend: a YAML file needs their name only."""
+"""Policies of stock DQN that attend or remember: a YAML file needs their name only."""
 
 from typing import Any
 
@@ -9,12 +9,21 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch import nn
 
-from sb3_attn.extractors import HardAttentionExtractor, SelfAttentionExtractor, SoftAttentionExtractor
+from sb3_attn.extractors import (
+    DNCExtractor,
+    HardAttentionExtractor,
+    KeyValueMemoryExtractor,
+    MemoryExtractor,
+    NTMExtractor,
+    SelfAttentionExtractor,
+    SoftAttentionExtractor,
+    TransformerExtractor,
+)
 
 
-class AttentionPolicy(DQNPolicy):
+class ExtractorPolicy(DQNPolicy):
     """
-    DQN's policy with an attending features extractor; each subclass names its own.
+    DQN's policy with a features extractor of this package; each subclass names its own.
 
     :param observation_space: Observation space
     :param action_space: Action space
@@ -61,6 +70,10 @@ class AttentionPolicy(DQNPolicy):
         )
 
 
+class AttentionPolicy(ExtractorPolicy):
+    """With an extractor that attends. Parameters as for ``ExtractorPolicy``."""
+
+
 class SoftAttentionPolicy(AttentionPolicy):
     """With ``SoftAttentionExtractor``. Parameters as for ``AttentionPolicy``."""
 
@@ -93,7 +106,47 @@ class DQNSAPolicy(AttentionPolicy):
     default_features_extractor_kwargs = dict(score="additive", attention_size=512, coordinates=False)
 
 
-# SB3's three names for each: what the tokens are follows from the observation space
+class MemoryPolicy(ExtractorPolicy):
+    """
+    With ``MemoryExtractor``: a memory over stacked frames, an LSTM unless ``features_extractor_kwargs`` say otherwise.
+
+    Frames come from ``VecFrameStack``, four of them unless ``features_extractor_kwargs=dict(n_stack=...)``. Parameters as for
+    ``ExtractorPolicy``.
+    """
+
+    default_features_extractor: type[BaseFeaturesExtractor] = MemoryExtractor
+
+
+class NTMPolicy(MemoryPolicy):
+    """With ``NTMExtractor``. Parameters as for ``MemoryPolicy``."""
+
+    default_features_extractor = NTMExtractor
+
+
+class DNCPolicy(MemoryPolicy):
+    """With ``DNCExtractor``. Parameters as for ``MemoryPolicy``."""
+
+    default_features_extractor = DNCExtractor
+
+
+class KeyValueMemoryPolicy(MemoryPolicy):
+    """With ``KeyValueMemoryExtractor``. Parameters as for ``MemoryPolicy``."""
+
+    default_features_extractor = KeyValueMemoryExtractor
+
+
+class TransformerPolicy(MemoryPolicy):
+    """With ``TransformerExtractor``. Parameters as for ``MemoryPolicy``."""
+
+    default_features_extractor = TransformerExtractor
+
+
+# SB3's three names for each: what the tokens and frames are follows from the observation space
 SoftAttentionMlpPolicy = SoftAttentionCnnPolicy = SoftAttentionMultiInputPolicy = SoftAttentionPolicy
 HardAttentionMlpPolicy = HardAttentionCnnPolicy = HardAttentionMultiInputPolicy = HardAttentionPolicy
 SelfAttentionMlpPolicy = SelfAttentionCnnPolicy = SelfAttentionMultiInputPolicy = SelfAttentionPolicy
+MemoryMlpPolicy = MemoryCnnPolicy = MemoryMultiInputPolicy = MemoryPolicy
+NTMMlpPolicy = NTMCnnPolicy = NTMMultiInputPolicy = NTMPolicy
+DNCMlpPolicy = DNCCnnPolicy = DNCMultiInputPolicy = DNCPolicy
+KeyValueMemoryMlpPolicy = KeyValueMemoryCnnPolicy = KeyValueMemoryMultiInputPolicy = KeyValueMemoryPolicy
+TransformerMlpPolicy = TransformerCnnPolicy = TransformerMultiInputPolicy = TransformerPolicy

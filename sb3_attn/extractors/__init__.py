@@ -7,11 +7,23 @@ from sb3_attn.extractors.attention import (
     SelfAttentionExtractor,
     SoftAttentionExtractor,
 )
+from sb3_attn.extractors.memory import (
+    DNCExtractor,
+    KeyValueMemoryExtractor,
+    MemoryExtractor,
+    NTMExtractor,
+    TransformerExtractor,
+)
 
 __all__ = [
     "AttentionExtractor",
+    "DNCExtractor",
     "HardAttentionExtractor",
+    "KeyValueMemoryExtractor",
+    "MemoryExtractor",
+    "NTMExtractor",
     "RegionExtractor",
     "SelfAttentionExtractor",
     "SoftAttentionExtractor",
+    "TransformerExtractor",
 ]
