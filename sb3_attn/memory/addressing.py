@@ -9,9 +9,11 @@ import torch as th
 
 #: Added before a logarithm: small enough to be lost beside any weight that counts, large enough for float32
 TINY = 1e-16
+#: The product of two squared lengths below which vectors count as empty
+EPS = 1e-6
 
 
-def cosine_similarity(keys: th.Tensor, memory: th.Tensor, eps: float = 1e-6) -> th.Tensor:
+def cosine_similarity(keys: th.Tensor, memory: th.Tensor, eps: float = EPS) -> th.Tensor:
     """
     K(k, m) = k m / sqrt(|k|^2 |m|^2 + eps).
 
@@ -20,7 +22,7 @@ def cosine_similarity(keys: th.Tensor, memory: th.Tensor, eps: float = 1e-6) -> 
 
     :param keys: ``[B, H, W]``
     :param memory: ``[B, N, W]``
-    :param eps: how small a product of the squared lengths counts as nothing
+    :param eps: the product of the squared lengths below which vectors count as empty
     :return: between -1 and 1, ``[B, H, N]``
     """
     # x * x, since the gradient of a square takes three operations more
@@ -28,7 +30,7 @@ def cosine_similarity(keys: th.Tensor, memory: th.Tensor, eps: float = 1e-6) -> 
     return keys @ memory.transpose(-1, -2) * (squares + eps).rsqrt()
 
 
-def masked_cosine_similarity(keys: th.Tensor, memory: th.Tensor, masks: th.Tensor, eps: float = 1e-6) -> th.Tensor:
+def masked_cosine_similarity(keys: th.Tensor, memory: th.Tensor, masks: th.Tensor, eps: float = EPS) -> th.Tensor:
     """
     K(k ∘ s, m ∘ s): similarity in those parts of the words that a mask s selects.
 
@@ -91,6 +93,17 @@ def circular_shift(weights: th.Tensor, shifts: th.Tensor) -> th.Tensor:
     return shifted
 
 
+def roll_by_each(weights: th.Tensor, reach: int) -> th.Tensor:
+    """
+    Weights moved by each of -k, ..., k slots.
+
+    :param weights: ``[..., N]``
+    :param reach: k
+    :return: ``[..., 2k + 1, N]``
+    """
+    return th.stack([weights.roll(offset, dims=-1) for offset in range(-reach, reach + 1)], dim=-2)
+
+
 def sharpen(weights: th.Tensor, exponents: th.Tensor) -> th.Tensor:
     """
     w(i)^gamma / sum_j w(j)^gamma.
@@ -131,8 +144,22 @@ def erase_and_add(memory: th.Tensor, weights: th.Tensor, erase: th.Tensor, add: 
     :return: ``[B, N, W]``
     """
     for head_weights, head_erase in zip(weights.unbind(dim=1), erase.unbind(dim=1), strict=True):
-        memory = th.addcmul(memory, head_weights.unsqueeze(-1), memory * head_erase.unsqueeze(-2), value=-1)
+        memory = erase_by(memory, head_weights, head_erase)
     return th.baddbmm(memory, weights.transpose(-1, -2), add)
+
+
+def erase_by(memory: th.Tensor, weights: th.Tensor, erase: th.Tensor) -> th.Tensor:
+    """
+    M'(i) = M(i) (1 - w(i) e), of one head.
+
+    Graves et al. (2014), eq. (3).
+
+    :param memory: ``[B, N, W]``
+    :param weights: ``[B, N]``
+    :param erase: e, between 0 and 1, ``[B, W]``
+    :return: ``[B, N, W]``
+    """
+    return th.addcmul(memory, weights.unsqueeze(-1), memory * erase.unsqueeze(-2), value=-1)
 
 
 def retention(read_weights: th.Tensor, free_gates: th.Tensor) -> th.Tensor:

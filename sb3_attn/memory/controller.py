@@ -61,9 +61,17 @@ class Controller(nn.Module):
         weight = self.linear.weight[:, self.input_size :]
         if not self.is_lstm:
             return F.relu(th.addmm(projected, reads, weight.t())), hidden, cell
-        gates = th.addmm(projected, th.cat((reads, hidden), dim=-1), weight.t())
-        squashed, candidate = gates.split((3 * self.hidden_size, self.hidden_size), dim=-1)
-        input_gate, forget_gate, output_gate = squashed.sigmoid().chunk(3, dim=-1)
-        cell = th.addcmul(forget_gate * cell, input_gate, candidate.tanh())
-        hidden = output_gate * cell.tanh()
+        i, f, o, g = self.gates(th.addmm(projected, th.cat((reads, hidden), dim=-1), weight.t()))
+        cell = th.addcmul(f * cell, i, g)
+        hidden = o * cell.tanh()
         return hidden, hidden, cell
+
+    def gates(self, linear: th.Tensor) -> tuple[th.Tensor, ...]:
+        """
+        Gates of input, forgetting and output, and the candidate.
+
+        :param linear: before their sigmoids and tanh, ``[..., 4 C]``
+        :return: each ``[..., C]``
+        """
+        squashed, candidate = linear.split((3 * self.hidden_size, self.hidden_size), dim=-1)
+        return *squashed.sigmoid().chunk(3, dim=-1), candidate.tanh()

@@ -7,23 +7,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_attn.common.core_state import CoreState
-from sb3_attn.memory import addressing, reference_forms
+from sb3_attn.memory import addressing, ntm_unroll, reference_forms
 from sb3_attn.memory.controller import Controller
 from sb3_attn.memory.core import MemoryCore
+from sb3_attn.memory.ntm_state import NTMState
 
 #: Of a constant initial memory; the best of those that Collier & Beel (2018) compared
 CONSTANT = 1e-6
-
-
-class NTMState(NamedTuple):
-    """Controller, memory and heads; C is 0 with a feed-forward controller."""
-
-    hidden: th.Tensor  # [B, C]
-    cell: th.Tensor  # [B, C]
-    memory: th.Tensor  # [B, N, W]
-    reads: th.Tensor  # [B, R, W]
-    read_weights: th.Tensor  # [B, R, N]
-    write_weights: th.Tensor  # [B, H, N]
 
 
 class HeadInstructions(NamedTuple):
@@ -138,16 +128,32 @@ class NTMCore(MemoryCore):
 
     def unroll(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, NTMState]:
         # The products with the inputs and for the outputs need no memory: one each for all steps
-        state, features = NTMState._make(state), []
-        for projected in self.controller.project(inputs).unbind(0):
-            step_features, state = self._step(projected, state)
+        projected, state = self.controller.project(inputs), NTMState._make(state)
+        if th.is_grad_enabled() and self.controller.is_lstm and not self.reference_form:
+            features, state = ntm_unroll.unroll(self, projected, state)
+        else:
+            features, (*_, state) = self.run(projected, state)
+        return self.output(features), state
+
+    def run(self, projected: th.Tensor, state: NTMState) -> tuple[th.Tensor, list[NTMState]]:
+        """
+        T steps, one after the other.
+
+        :param projected: what the inputs contribute to the gates, ``[T, B, gates * C]``
+        :param state: before the first step
+        :return: what the output layer sees, ``[T, B, C + R W]``, and the T + 1 states around the steps
+        """
+        features, states = [], [state]
+        for step_projected in projected.unbind(0):
+            step_features, state = self._step(step_projected, state)
             features.append(step_features)
-        return self.output(th.stack(features)), state
+            states.append(state)
+        return th.stack(features), states
 
     def _step(self, projected: th.Tensor, state: NTMState) -> tuple[th.Tensor, NTMState]:
         """One step from the projected inputs ``[B, gates * C]``; what the output layer sees, ``[B, C + R W]``."""
         features, hidden, cell = self.controller(projected, state.reads.flatten(1), state.hidden, state.cell)
-        told = self._tell_heads(features)
+        told = self.tell_heads(features)
         previous = th.cat((state.read_weights, state.write_weights), dim=1)
         read_weights, write_weights = self._split_heads(self._address(told, state.memory, previous))
         reads = addressing.read(state.memory, read_weights)
@@ -155,7 +161,13 @@ class NTMCore(MemoryCore):
         features = th.cat((features, reads.flatten(1)), dim=-1)
         return features, NTMState(hidden, cell, memory, reads, read_weights, write_weights)
 
-    def _tell_heads(self, controls: th.Tensor) -> HeadInstructions:
+    def tell_heads(self, controls: th.Tensor) -> HeadInstructions:
+        """
+        What the heads are to do.
+
+        :param controls: from the controller, ``[..., C]``
+        :return: without leading axes for ``[C]``, with the same ones otherwise
+        """
         sizes = self.head_sizes
         linear, shifts, positive, gates = self.heads(controls).split(
             (
@@ -166,9 +178,9 @@ class NTMCore(MemoryCore):
             ),
             dim=-1,
         )
-        keys, add = linear.unflatten(-1, (-1, self.word_size)).split((self.n_heads, self.n_write_heads), dim=1)
-        strengths, exponents = F.softplus(positive).unsqueeze(-1).split(self.n_heads, dim=1)
-        gates, erase = gates.sigmoid().split((self.n_heads, sizes["erase"]), dim=1)
+        keys, add = linear.unflatten(-1, (-1, self.word_size)).split((self.n_heads, self.n_write_heads), dim=-2)
+        strengths, exponents = F.softplus(positive).unsqueeze(-1).split(self.n_heads, dim=-2)
+        gates, erase = gates.sigmoid().split((self.n_heads, sizes["erase"]), dim=-1)
         return HeadInstructions(
             keys,
             add,
