@@ -13,6 +13,8 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.preprocessing import preprocess_obs
+from stable_baselines3.common.torch_layers import NatureCNN
+from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize, VecTransposeImage
 
 import sb3_attn
@@ -149,6 +151,7 @@ def test_an_axis_of_their_own_holds_the_frames_of_gymnasium(kind):
 def test_each_frame_is_encoded_on_its_own():
     space = spaces.Box(0, 255, (4, 40, 36), np.uint8)
     extractor = MemoryExtractor(space, n_stack=4)
+    assert isinstance(extractor.encoder.extractors["frame"], NatureCNN)
     observations = tensors(some(space), space)
     together = extractor.encode(extractor.frames(observations))
     for i in range(4):
@@ -274,8 +277,6 @@ def test_named_policies_need_no_arguments(name, tmp_path):
     env = vec_env(next(part for net, part in space.items() if net in name.removeprefix("KeyValueMemory")))
     model = DQN(policy, env, buffer_size=50, learning_starts=5, batch_size=4, device="cpu").learn(9)
     assert isinstance(model.q_net.q_net[0], th.nn.Linear) and len(model.q_net.q_net) == 1, "no layers that SB3 slips in"
-    for target, online in zip(model.q_net_target.parameters(), model.q_net.parameters(), strict=True):
-        assert target.shape == online.shape
     model.policy.save(tmp_path / "policy")
     loaded = policy.load(tmp_path / "policy")
     for expected, parameter in zip(model.policy.parameters(), loaded.parameters(), strict=True):
@@ -284,20 +285,22 @@ def test_named_policies_need_no_arguments(name, tmp_path):
     assert type(DQN.load(tmp_path / "model").policy) is policy
 
 
-@pytest.mark.parametrize("extractor_class", [MemoryExtractor, *EXTRACTORS])
-def test_targets_are_deterministic_and_a_copy(extractor_class):
-    """The target network has no state of its own that an update of it would miss."""
-    env = vec_env()
-    policy_kwargs = dict(features_extractor_class=extractor_class)
-    model = DQN(
-        "MlpPolicy", env, policy_kwargs=policy_kwargs, learning_starts=4, batch_size=4, target_update_interval=20, device="cpu"
-    )
-    model.learn(20)
+RANDOM_MEMORY = dict(core_kwargs=dict(memory_initialisation="random"))
+
+
+@pytest.mark.parametrize(
+    ("extractor_class", "kwargs"),
+    [(MemoryExtractor, {}), *((extractor, {}) for extractor in EXTRACTORS), (sb3_attn.NTMExtractor, RANDOM_MEMORY)],
+    ids=str,
+)
+def test_targets_are_deterministic_and_copied_with_the_parameters(extractor_class, kwargs):
+    policy_kwargs = dict(features_extractor_class=extractor_class, features_extractor_kwargs=kwargs)
+    model = DQN("MlpPolicy", vec_env(), policy_kwargs=policy_kwargs, learning_starts=4, batch_size=4, device="cpu").learn(20)
     model.policy.set_training_mode(True)  # as in an update
     observations = th.randn(6, 12)
     assert th.equal(model.q_net_target(observations), model.q_net_target(observations))
-    assert not th.equal(model.q_net_target(observations), model.q_net(observations))
-    model._on_step(), model.q_net_target.load_state_dict(model.q_net.state_dict())
+    assert not th.allclose(model.q_net_target(observations), model.q_net(observations))
+    polyak_update(model.q_net.parameters(), model.q_net_target.parameters(), tau=1.0)  # all that DQN copies
     th.testing.assert_close(model.q_net_target(observations), model.q_net(observations))
 
 
@@ -330,6 +333,14 @@ def test_replay_keeps_the_zeros_where_vec_normalize_is_outside():
 def test_bad_arguments_are_refused(space, kwargs, message):
     with pytest.raises(ValueError, match=message):
         MemoryExtractor(space, **kwargs)
+
+
+def test_the_window_of_a_memory_is_as_long_as_the_frames_unless_told_otherwise():
+    space = spaces.Box(-1, 1, (12,))
+    assert sb3_attn.KeyValueMemoryExtractor(space, n_stack=6).core.n_slots == 6
+    assert sb3_attn.TransformerExtractor(space, n_stack=6).core.memory_length == 6
+    assert sb3_attn.TransformerExtractor(space, core_kwargs=dict(memory_length=2)).core.memory_length == 2
+    assert isinstance(sb3_attn.KeyValueMemoryExtractor(space, core="gru").core, sb3_attn.GRUCore)
 
 
 def test_a_normalized_image_is_an_image_when_told_so():
