@@ -32,6 +32,7 @@ def is_installed(key: str) -> bool:
 
 def test_required_entries_are_there() -> None:
     assert REQUIRED | {"AssociativeRecall-v0", "atari"} <= set(CONFIGS["rdqn"])
+    assert {"VisualSearch-v0", "popgym-RepeatPreviousEasy-v0", "atari"} <= set(CONFIGS["dqn"])
 
 
 @pytest.mark.parametrize(("algo", "key"), ENTRIES)
