@@ -34,7 +34,7 @@ class KeyValueMemoryCore(MemoryCore):
     the context and, behind it, the answer.
 
     The state is ``n_slots (key_size + value_size + 1)`` floats per row, with an LSTM ``2 hidden_size`` more, with feedback
-    ``value_size`` more: 4,384 by default.
+    ``value_size`` more: 4,320 by default.
 
     :param input_size: size F of an input vector
     :param hidden_size: size C of the context
