@@ -1,5 +1,6 @@
 """How much of the attention is where the ball is, in Atari's Pong and Breakout."""
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,8 +10,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_attn.viz.figures import image_parts
 from sb3_attn.viz.projection import coverage
-from sb3_attn.viz.recording import Attention, record_episode
-from sb3_attn.viz.sources import ImageGrid
+from sb3_attn.viz.recording import record_episode
+from sb3_attn.viz.weights import Attention, ImageGrid
 
 #: Height and width of Atari's frame
 FRAME_SIZE = (210, 160)
@@ -122,7 +123,7 @@ def measure_ball_attention(
         rams += episode.probes
     result = []
     for parts in zip(*recorded, strict=True):
-        attention = Attention(parts[0].name, np.concatenate([part.weights for part in parts]), parts[0].parts)
+        attention = replace(parts[0], weights=np.concatenate([part.weights for part in parts]))
         if image_parts(attention):
             result.append((attention, attention_near(attention, [ball_position(game, ram) for ram in rams])))
     if not result:

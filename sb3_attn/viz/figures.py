@@ -11,12 +11,10 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from sb3_attn.viz.projection import COLORMAP, overlay, picture, pixel_map
-from sb3_attn.viz.recording import Attention, Episode
-from sb3_attn.viz.sources import ImageGrid, TokenPart
+from sb3_attn.viz.recording import Episode
+from sb3_attn.viz.weights import Attention, ImageGrid, TokenPart
 
 DPI = 100
-#: With more tokens than this, the axis of a heat map shows their numbers rather than their names
-MAX_NAMES = 24
 #: What the colours of an overlay mean
 SHARE = "share of the attention,\nof regions that see the pixel"
 
@@ -59,92 +57,54 @@ def show_image(axes: Axes, image: np.ndarray, title: str) -> None:
     axes.set_yticks([])
 
 
-def color_bar(figure: Figure, axes: Sequence[Axes], largest: float, label: str) -> None:
+def color_bar(figure: Figure, axes: Sequence[Axes], largest: float, label: str, extend: str = "neither") -> None:
     """
-    The scale of overlays.
+    The scale of overlays and heat maps.
 
     :param figure: the figure
     :param axes: those whose scale it is
     :param largest: the value of the brightest colour
     :param label: what the values are
+    :param extend: ``"max"`` if there are larger ones, too
     """
-    figure.colorbar(ScalarMappable(Normalize(0, largest), COLORMAP), ax=list(axes), label=label, shrink=0.85)
+    scale = ScalarMappable(Normalize(0, largest), COLORMAP)
+    figure.colorbar(scale, ax=list(axes), label=label, shrink=0.85, extend=extend)
 
 
 def curves_figure(attention: Attention) -> Figure:
     """
-    Entropy and peak (the largest weight) over an episode, a line for each head.
+    Entropy and peak (the largest weight) over an episode, a line for each head; their sum, too, where it is less than 1.
 
     :param attention: of the episode
+    :raises ValueError: if it is no distribution, or has rows
     """
-    figure = new_figure(8, 5)
-    upper, lower = figure.subplots(2, 1, sharex=True)
-    n_heads, n_tokens = attention.weights.shape[1:]
+    if not attention.is_distribution or attention.rows is not None:
+        raise ValueError(
+            f"{attention.name!r} has no single distribution at each step; draw it with tokens_figure or matrices_figure."
+        )
+    n_heads = attention.weights.shape[1]
+    quantities = {"entropy [nats]": np.where(attention.total > 0, attention.entropy, np.nan), "largest weight": attention.peak}
+    if ((attention.total > 0) & (np.abs(attention.total - 1) > 1e-3)).any():
+        quantities["sum of weights"] = attention.total
+    n_tokens = np.maximum(attention.n_available, 1)
+    even, least, most = (np.log(n_tokens), 1 / n_tokens), n_tokens.min(), n_tokens.max()
+    names = (f"even over {most} tokens", f"even: 1/{most}") if least == most else (f"even over {least} to {most} tokens",) * 2
+    figure = new_figure(8, 2.5 * len(quantities))
+    panels = figure.subplots(len(quantities), 1, sharex=True)
     style = "-" if len(attention.weights) > 1 else "o"  # a line through one point is none
-    for head in range(n_heads):
-        label = f"head {head + 1}"
-        upper.plot(attention.entropy[:, head], style, label=label)
-        lower.plot(attention.peak[:, head], style, label=label)
-    upper.axhline(np.log(n_tokens), color="grey", linestyle="--", label=f"even over {n_tokens} tokens")
-    lower.axhline(1 / n_tokens, color="grey", linestyle="--", label=f"even: 1/{n_tokens}")
-    upper.set(ylabel="entropy [nats]", ylim=(-0.03 * np.log(n_tokens), 1.08 * np.log(n_tokens) + 1e-3))
-    lower.set(ylabel="largest weight", xlabel="step", ylim=(-0.03, 1.03))
-    for axes in (upper, lower):
+    for axes, (quantity, values) in zip(panels, quantities.items(), strict=True):
+        for head in range(n_heads):
+            axes.plot(values[:, head], style, label=f"head {head + 1}")
+        axes.set(ylabel=quantity, ylim=(-0.03, 1.03))
         axes.grid(alpha=0.3)
+    for axes, values, name in zip(panels, even, names, strict=False):
+        axes.plot(values, "--" if len(values) > 1 else "_", color="grey", label=name)
+    panels[0].set_ylim(-0.03 * np.log(most), 1.08 * np.log(most) + 1e-3)
+    panels[-1].set_xlabel("step")
+    for axes in panels:
         axes.legend(loc="best", fontsize="small", ncols=min(n_heads + 1, 4))
-    figure.suptitle(f"{attention.name.replace('_', ' ')}: how sharp it is")
+    figure.suptitle(f"{attention.title}: how sharp it is")
     return figure
-
-
-def tokens_figure(attention: Attention, mark_images: bool = True) -> Figure:
-    """
-    A heat map of all tokens over time, one for each head.
-
-    :param attention: of the episode
-    :param mark_images: draw lines between the parts of a Dict
-    """
-    n_steps, n_heads, n_tokens = attention.weights.shape
-    figure = new_figure(9, min(1.0 + n_heads * max(1.6, min(0.22 * n_tokens, 4.0)), 16.0))
-    rows = figure.subplots(n_heads, 1, sharex=True, squeeze=False)[:, 0]
-    for head, axes in enumerate(rows):
-        draw_tokens(axes, attention, head, mark_images)
-    rows[-1].set_xlabel("step")
-    color_bar(figure, list(rows), float(attention.weights.max()), "attention weight")
-    figure.suptitle(f"{attention.name.replace('_', ' ')}: weight of each token over {n_steps} steps")
-    return figure
-
-
-def draw_tokens(axes: Axes, attention: Attention, head: int, mark_parts: bool = True) -> None:
-    """
-    One head's heat map.
-
-    :param axes: where
-    :param attention: of the episode
-    :param head: 0 is the first
-    :param mark_parts: draw lines between the parts of a Dict
-    """
-    largest = float(attention.weights.max())
-    axes.imshow(attention.weights[:, head].T, aspect="auto", interpolation="nearest", cmap=COLORMAP, vmin=0, vmax=largest)
-    axes.set_title(f"head {head + 1}")
-    names = token_names(attention.parts)
-    if len(names) <= MAX_NAMES:
-        axes.set_yticks(range(len(names)), names, fontsize="small")
-    elif len(attention.parts) > 1:
-        axes.set_yticks([(part.start + part.stop - 1) / 2 for part in attention.parts], [p.label for p in attention.parts])
-    else:
-        axes.set_ylabel(attention.parts[0].label)
-    if mark_parts:
-        for part in attention.parts[1:]:
-            axes.axhline(part.start - 0.5, color="white", linewidth=0.8)
-
-
-def token_names(parts: Sequence[TokenPart]) -> list[str]:
-    """
-    A name for each token, such as ``"speed: entry 2"``.
-
-    :param parts: what the tokens are
-    """
-    return [f"{part.label} {i}" for part in parts for i in range(part.stop - part.start)]
 
 
 def image_parts(attention: Attention) -> list[tuple[TokenPart, ImageGrid]]:

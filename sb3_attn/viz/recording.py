@@ -13,33 +13,8 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, unwrap_vec_normalize, unwrap_vec_wrapper
 
-from sb3_attn.viz.sources import TokenPart, WeightSource, find_sources
-
-
-@dataclass
-class Attention:
-    """
-    The weights of one source.
-
-    :param name: of the source
-    :param weights: ``[T, heads, tokens]``
-    :param parts: what the tokens are
-    """
-
-    name: str
-    weights: np.ndarray
-    parts: tuple[TokenPart, ...]
-
-    @property
-    def entropy(self) -> np.ndarray:
-        """-sum_i a_i ln a_i in nats, ``[T, heads]``: 0 if all weight is on one token, ln n if it is spread evenly."""
-        weights = self.weights
-        return -np.sum(weights * np.log(weights, where=weights > 0, out=np.zeros_like(weights)), axis=-1)
-
-    @property
-    def peak(self) -> np.ndarray:
-        """The largest weight, ``[T, heads]``."""
-        return self.weights.max(axis=-1)
+from sb3_attn.viz.sources import find_sources
+from sb3_attn.viz.weights import Attention, WeightSource
 
 
 @dataclass
@@ -87,15 +62,16 @@ class Episode:
         """
         Write weights, actions and rewards to an ``.npz`` file, with the grids of the images that were attended to.
 
-        For each source ``<name>`` there are ``<name>/weights`` ``[T, heads, tokens]``, ``<name>/entropy`` and
-        ``<name>/peak`` ``[T, heads]``; for each of its images ``<name>/<key>/grid``, ``.../receptive_field`` (size, stride),
-        ``.../image_size`` and ``.../tokens`` (first, after the last). The key of an observation that is no Dict is ``image``.
+        For each source ``<name>`` there are ``<name>/weights`` ``[T, heads, tokens]``, ``<name>/entropy`` (unless it is no
+        distribution) and ``<name>/peak`` ``[T, heads]``; if it has rows, all three have an axis for them, behind the heads.
+        For each of its images there are ``<name>/<key>/grid``, ``.../receptive_field`` (size, stride), ``.../image_size`` and
+        ``.../tokens`` (first, after the last). The key of an observation that is no Dict is ``image``.
 
         :param path: of the file
         """
         arrays = {"actions": self.actions, "rewards": self.rewards}
         for attention in self.attention:
-            for quantity in ("weights", "entropy", "peak"):
+            for quantity in ("weights", "entropy", "peak") if attention.is_distribution else ("weights", "peak"):
                 arrays[f"{attention.name}/{quantity}"] = getattr(attention, quantity)
             for part in attention.parts:
                 if part.image is not None:
@@ -209,10 +185,7 @@ class _Record:
             np.stack(actions),
             np.array(rewards),
             np.stack(self.frames) if self.frames else None,
-            [
-                Attention(source.name, np.stack(weights), source.parts)
-                for source, weights in zip(self.sources, self.weights, strict=True)
-            ],
+            [source.attention(np.stack(weights)) for source, weights in zip(self.sources, self.weights, strict=True)],
             self.states,
             self.probes,
             n_stacked(self.env),

@@ -1,7 +1,6 @@
-"""Where attention weights come from, and what they are over."""
+"""Where weights come from."""
 
-from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch as th
 from gymnasium import spaces
@@ -11,43 +10,11 @@ from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_attn.common.core_state import state_from_arrays
-from sb3_attn.extractors import AttentionExtractor
-from sb3_attn.extractors.tokens import DictTokens, EntityTokens, ImageTokens, ReceptiveField, Tokens
+from sb3_attn.extractors import AttentionExtractor, MemoryExtractor
+from sb3_attn.extractors.tokens import DictTokens, EntityTokens, ImageTokens, Tokens
 from sb3_attn.recurrent_dqn import RecurrentQNetwork
-
-
-class ImageGrid(NamedTuple):
-    """Where the regions of an image lie in it."""
-
-    #: Rows and columns of regions
-    grid: tuple[int, int]
-    #: Which pixels a region sees
-    receptive_field: ReceptiveField
-    #: Height and width of the image
-    image_size: tuple[int, int]
-
-
-class TokenPart(NamedTuple):
-    """
-    A run of tokens of one kind.
-
-    :param key: the key of a Dict observation that they come from; ``None`` if the observation is no Dict
-    :param kind: ``"region"`` of an image, ``"entity"`` of a matrix, ``"entry"`` of a vector, or what a source calls them
-    :param start: index of the first
-    :param stop: index after the last
-    :param image: where they lie, if they are regions of an image
-    """
-
-    key: str | None
-    kind: str
-    start: int
-    stop: int
-    image: ImageGrid | None = None
-
-    @property
-    def label(self) -> str:
-        """For titles and axes."""
-        return self.kind if self.key is None else f"{self.key}: {self.kind}"
+from sb3_attn.viz.memories import CoreMemory, ExtractorMemory
+from sb3_attn.viz.weights import ImageGrid, TokenPart, WeightSource, features_extractor
 
 
 def token_parts(tokens: Tokens, space: spaces.Space) -> tuple[TokenPart, ...]:
@@ -77,58 +44,17 @@ def _part(key: str | None, tokens: Tokens, space: spaces.Space, start: int) -> T
     return TokenPart(key, "entity" if isinstance(tokens, EntityTokens) else "entry", start, stop)
 
 
-class WeightSource(ABC):
-    """
-    Something in a model that gives weights for each observation.
-
-    A subclass in ``SOURCES`` is found by ``find_sources``; recordings, figures, videos and the command need no change.
-
-    :param network: the part of the policy that acts: the Q-network, the actor, or the policy itself
-    :param parts: what the weights are over
-    """
-
-    #: For titles and file names
-    name: str
-    #: Whether the weights depend on the memory of a recurrent model
-    needs_state = False
-
-    def __init__(self, network: Any, parts: tuple[TokenPart, ...]) -> None:
-        self.network = network
-        self.parts = parts
-
-    @classmethod
-    @abstractmethod
-    def from_network(cls, network: Any) -> "WeightSource | None":
-        """
-        The source, if the network has what it takes.
-
-        :param network: see above
-        """
-
-    @abstractmethod
-    def weights(self, observations: PyTorchObs, state: Any = None, next_state: Any = None) -> th.Tensor:
-        """
-        The weights; nothing in the network changes.
-
-        :param observations: as ``policy.obs_to_tensor`` gives them, ``[B, ...]``
-        :param state: the memory before the step, as ``predict`` returns it; ``None`` at an episode's start, and for a
-            model without memory
-        :param next_state: the memory after the step
-        :return: ``[B, heads, tokens]``
-        """
-
-
 class ExtractorAttention(WeightSource):
     """The weights of an ``AttentionExtractor``. Parameters as for ``WeightSource``."""
 
     name = "attention"
 
     @classmethod
-    def from_network(cls, network: Any) -> "ExtractorAttention | None":
+    def from_network(cls, network: Any) -> list[WeightSource]:
         extractor = features_extractor(network)
         if not isinstance(extractor, AttentionExtractor):
-            return None
-        return cls(network, token_parts(extractor.tokens, network.observation_space))
+            return []
+        return [cls(network, token_parts(extractor.tokens, network.observation_space))]
 
     def weights(self, observations: PyTorchObs, state: Any = None, next_state: Any = None) -> th.Tensor:
         network = self.network
@@ -146,11 +72,11 @@ class CoreAttention(WeightSource):
     needs_state = True
 
     @classmethod
-    def from_network(cls, network: Any) -> "CoreAttention | None":
+    def from_network(cls, network: Any) -> list[WeightSource]:
         tokens = getattr(features_extractor(network), "tokens", None)
         if not isinstance(network, RecurrentQNetwork) or not isinstance(tokens, Tokens) or not hasattr(network.core, "attend"):
-            return None
-        return cls(network, token_parts(tokens, network.observation_space))
+            return []
+        return [cls(network, token_parts(tokens, network.observation_space))]
 
     def weights(self, observations: PyTorchObs, state: Any = None, next_state: Any = None) -> th.Tensor:
         network = self.network
@@ -162,7 +88,7 @@ class CoreAttention(WeightSource):
 
 
 #: Tried in this order
-SOURCES: list[type[WeightSource]] = [ExtractorAttention, CoreAttention]
+SOURCES: list[type[WeightSource]] = [ExtractorAttention, CoreAttention, CoreMemory, ExtractorMemory]
 
 
 def acting_network(model: BaseAlgorithm) -> BaseModel:
@@ -179,32 +105,33 @@ def acting_network(model: BaseAlgorithm) -> BaseModel:
     return model.policy
 
 
-def features_extractor(network: Any) -> Any:
-    """
-    The features extractor with which a network acts.
-
-    :param network: as ``acting_network`` returns it
-    """
-    # An actor-critic policy may have two; the value function's does not act
-    extractor = getattr(network, "pi_features_extractor", None)
-    return network.features_extractor if extractor is None else extractor
-
-
 def find_sources(model: BaseAlgorithm) -> list[WeightSource]:
     """
-    All that a model attends with.
+    All that a model attends with, and what its memories read and write.
 
     :param model: of any of SB3's algorithms, or of ours
     :return: one or more sources
     :raises ValueError: if there is none
     """
     network = acting_network(model)
-    sources = [source for kind in SOURCES if (source := kind.from_network(network)) is not None]
+    sources = [source for kind in SOURCES for source in kind.from_network(network)]
     if not sources:
-        raise ValueError(
-            f"This {type(model).__name__} has no attention to show: its features extractor is "
-            f"{type(features_extractor(network)).__name__}; train it with "
-            "policy_kwargs=dict(features_extractor_class=SoftAttentionExtractor) (or HardAttentionExtractor, "
-            "SelfAttentionExtractor), or look at occlusion saliency, which any model has."
-        )
+        raise ValueError(_nothing_to_show(model, network))
     return sources
+
+
+def _nothing_to_show(model: BaseAlgorithm, network: Any) -> str:
+    extractor = features_extractor(network)
+    found = f"its features extractor is {type(extractor).__name__}"
+    for part in (network, extractor):
+        if isinstance(part, RecurrentQNetwork | MemoryExtractor):
+            found += f", and its {type(part.core).__name__} has no slots to look into"
+    if isinstance(network, RecurrentQNetwork):
+        found += ", only states, which record_episode(model, env, sources=[]).states keeps"
+    return (
+        f"This {type(model).__name__} has no attention and no memory to show: {found}; train it with "
+        "policy_kwargs=dict(features_extractor_class=SoftAttentionExtractor) (or HardAttentionExtractor, "
+        "SelfAttentionExtractor; over stacked frames NTMExtractor, DNCExtractor, KeyValueMemoryExtractor, "
+        "TransformerExtractor), a RecurrentDQN also with policy_kwargs=dict(core='ntm') (or 'dnc', 'key_value', "
+        "'gated_transformer'), or look at occlusion saliency, which any model that sees images has."
+    )

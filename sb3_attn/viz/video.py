@@ -10,9 +10,11 @@ from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from sb3_attn.viz.figures import DPI, SHARE, attention_maps, color_bar, draw_tokens, image_parts, observed_image, show_image
+from sb3_attn.viz.figures import DPI, SHARE, attention_maps, color_bar, image_parts, observed_image, show_image
+from sb3_attn.viz.heat_maps import draw_matrix, draw_tokens, weight_bar
 from sb3_attn.viz.projection import overlay
-from sb3_attn.viz.recording import Attention, Episode
+from sb3_attn.viz.recording import Episode
+from sb3_attn.viz.weights import Attention
 
 FORMATS = ("mp4", "gif")
 PANEL = 2.88  # inches, 288 pixels: 64 and 84 become visible
@@ -45,15 +47,18 @@ def attention_video(episode: Episode, attention: Attention | None = None) -> Ite
     """
     The pictures of a video: what the model saw, beside it the overlay of each head.
 
-    Where no image was attended to there is a heat map of the tokens over time instead, on which a line moves. The colours
-    mean the same in all pictures.
+    Where no image was attended to there is a heat map of the tokens over time instead, on which a line moves; where there is
+    a matrix for each step, that matrix. The colours mean the same in all pictures.
 
     :param episode: a recording
     :param attention: one of the episode's; ``None`` means the first
     :return: an iterator over RGB pictures, uint8 ``[height, width, 3]``
     """
     attention = episode.attention[0] if attention is None else attention
-    drawn = _overlay_panels(episode, attention) if image_parts(attention) else _token_panels(episode, attention)
+    if attention.rows is not None:
+        drawn = _matrix_panels(episode, attention)
+    else:
+        drawn = _overlay_panels(episode, attention) if image_parts(attention) else _token_panels(episode, attention)
     return _animate(episode, *drawn)
 
 
@@ -112,7 +117,7 @@ def _token_panels(episode: Episode, attention: Attention) -> tuple[Figure, Updat
     for head, axes in enumerate(rows):
         draw_tokens(axes, attention, head)
     rows[-1].set_xlabel("step")
-    color_bar(right, list(rows), float(attention.weights.max()), "attention weight")
+    weight_bar(right, list(rows), attention)
     lines = [axes.axvline(0, color="cyan", linewidth=1.5) for axes in rows]
     image = None
     if left is not None and episode.frames is not None:
@@ -127,6 +132,32 @@ def _token_panels(episode: Episode, attention: Attention) -> tuple[Figure, Updat
             return [*lines]
         image.set_data(episode.frames[step])
         return [image, *lines]
+
+    return figure, update
+
+
+def _matrix_panels(episode: Episode, attention: Attention) -> tuple[Figure, Update]:
+    n_heads, n_frames = attention.weights.shape[1], int(episode.frames is not None)
+    n_panels = n_frames + n_heads
+    columns = min(n_panels, MAX_COLUMNS)
+    figure = _figure(columns * PANEL + 1.2, -(-n_panels // columns) * (PANEL + 0.2) + 0.4)
+    panels = list(figure.subplots(-(-n_panels // columns), columns, squeeze=False).flat)
+    for axes in panels[n_panels:]:
+        axes.set_axis_off()
+    if episode.frames is not None:
+        show_image(panels[0], episode.frames[0], "rendered")
+    for head, axes in enumerate(panels[n_frames:n_panels]):
+        draw_matrix(axes, attention, 0, head)
+        axes.set_title(attention.title + (f", head {head + 1}" if n_heads > 1 else ""))
+    weight_bar(figure, panels, attention)
+    images = [axes.images[0] for axes in panels[:n_panels]]
+
+    def update(step: int) -> list[Artist]:
+        if episode.frames is not None:
+            images[0].set_data(episode.frames[step])
+        for head, image in enumerate(images[n_frames:]):
+            image.set_data(attention.weights[step, head].T)
+        return [*images]
 
     return figure, update
 

@@ -1,4 +1,4 @@
-"""The commands ``sb3-attn show`` and ``sb3-attn ball``: what a saved model attends to."""
+"""The commands ``sb3-attn show`` and ``sb3-attn ball``: what a saved model attends to and remembers."""
 
 import argparse
 import ast
@@ -14,20 +14,15 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_attn.viz.atari_ball import ball_game, measure_ball_attention
-from sb3_attn.viz.figures import (
-    attention_maps,
-    curves_figure,
-    image_parts,
-    occlusion_figure,
-    save_figure,
-    tokens_figure,
-)
+from sb3_attn.viz.figures import attention_maps, curves_figure, image_parts, occlusion_figure, save_figure
+from sb3_attn.viz.heat_maps import matrices_figure, tokens_figure
 from sb3_attn.viz.loading import ALGORITHMS, load_model, make_env, model_path
 from sb3_attn.viz.occlusion import image_key, occlusion_saliency
 from sb3_attn.viz.projection import picture
-from sb3_attn.viz.recording import Attention, Episode, record_episode, wrap_env
+from sb3_attn.viz.recording import Episode, record_episode, wrap_env
 from sb3_attn.viz.sources import find_sources
 from sb3_attn.viz.video import FORMATS, attention_video, write_video
+from sb3_attn.viz.weights import Attention
 from sb3_attn.zoo import registration
 
 
@@ -38,7 +33,7 @@ def show(arguments: list[str]) -> None:
     :param arguments: of the command line
     :raises SystemExit: with a sentence, if something does not fit
     """
-    parser = _parser("show", "Record a saved model and show what it attends to.")
+    parser = _parser("show", "Record a saved model and show what it attends to and remembers.")
     parser.add_argument("--out", type=Path, default=Path("show"), help="folder to write to (show)")
     parser.add_argument("--episodes", type=_positive, default=1, help="number of episodes (1)")
     parser.add_argument("--steps", type=_positive, default=1000, help="longest recording of an episode (1000)")
@@ -204,12 +199,18 @@ def _write(episode: Episode, stem: Path, video_format: str, fps: float | None) -
     for attention in episode.attention:
         prefix = f"{stem.name}_{attention.name}"
         write_video(stem.with_name(f"{prefix}.{video_format}"), attention_video(episode, attention), fps or episode.fps)
-        save_figure(curves_figure(attention), stem.with_name(f"{prefix}_curves.png"))
+        if attention.rows is not None:
+            save_figure(matrices_figure(attention), stem.with_name(f"{prefix}_matrices.png"))
+            continue
         save_figure(tokens_figure(attention), stem.with_name(f"{prefix}_tokens.png"))
+        if not attention.is_distribution:
+            continue
+        save_figure(curves_figure(attention), stem.with_name(f"{prefix}_curves.png"))
+        even = np.log(np.maximum(attention.n_available, 1)).mean()
         for head in range(attention.weights.shape[1]):
-            entropy, peak = attention.entropy[:, head].mean(), attention.peak[:, head].mean()
-            even = np.log(attention.weights.shape[2])
-            print(f"  {attention.name}, head {head + 1}: entropy {entropy:.2f} nats (even: {even:.2f}), peak {peak:.2f}")
+            entropy, peak, total = (getattr(attention, name)[:, head].mean() for name in ("entropy", "peak", "total"))
+            less = f", sum {total:.2f}" if total < 0.995 else ""
+            print(f"  {attention.name}, head {head + 1}: entropy {entropy:.2f} nats (even: {even:.2f}), peak {peak:.2f}{less}")
 
 
 def _write_occlusion(model: BaseAlgorithm, episode: Episode, number: int, path: Path) -> None:

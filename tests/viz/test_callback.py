@@ -12,7 +12,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from viz_toys import make_darqn, make_env, make_model
 
-from sb3_attn import RecurrentDQN
+from sb3_attn import DNCExtractor, RecurrentDQN, TransformerExtractor
 from sb3_attn.viz import AttentionFiguresCallback
 
 
@@ -47,7 +47,29 @@ def test_observations_are_spread_over_the_interval(monkeypatch):
 def test_what_cannot_be_is_a_sentence():
     with pytest.raises(ValueError, match="n_steps=0 must be at least 1"):
         AttentionFiguresCallback(n_steps=0)
-    with pytest.raises(ValueError, match="has no attention to show"):
+    with pytest.raises(ValueError, match="has no attention and no memory to show"):
         make_model(DQN, make_env("vector"), FlattenExtractor).learn(8, callback=AttentionFiguresCallback())
     with pytest.raises(ValueError, match="depend on its memory"):
         make_darqn(make_env("image")).learn(8, callback=AttentionFiguresCallback())
+
+
+@pytest.mark.parametrize("extractor", [DNCExtractor, TransformerExtractor])
+def test_memories_over_frames(extractor, tmp_path):
+    kwargs = dict(features_extractor_class=extractor, features_extractor_kwargs=dict(n_stack=2))
+    env = make_env("vector", n_stack=2)
+    model = DQN("MlpPolicy", env, policy_kwargs=kwargs, buffer_size=100, device="cpu", tensorboard_log=str(tmp_path))
+    model.learn(4, callback=AttentionFiguresCallback(n_steps=4, n_observations=2))
+    (folder,) = tmp_path.iterdir()
+    tags = EventAccumulator(str(folder)).Reload().Tags()
+    names = ["attention"] if extractor is TransformerExtractor else ["read", "write", "usage", "link"]
+    assert {f"frames_{name}/observations" for name in names} == set(tags["images"])
+    found = {tag for tag in tags["scalars"] if tag.startswith("frames_")}
+    distributions = [name for name in names if name not in ("usage", "link")]
+    assert found == {f"frames_{name}/peak" for name in names} | {f"frames_{name}/entropy" for name in distributions}
+
+
+def test_a_memory_core_needs_an_episode():
+    env = make_env("vector")
+    model = RecurrentDQN("MlpPolicy", env, policy_kwargs=dict(core="ntm"), buffer_size=100, device="cpu")
+    with pytest.raises(ValueError, match="depend on its memory, which a callback does not see; record an episode"):
+        model.learn(4, callback=AttentionFiguresCallback(n_steps=4))

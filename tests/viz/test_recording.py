@@ -163,7 +163,7 @@ def test_a_new_source_is_found(monkeypatch):
 
         @classmethod
         def from_network(cls, network):
-            return cls(network, (TokenPart(None, "slot", 0, 8),))
+            return [cls(network, (TokenPart(None, "slot", 0, 8),))]
 
         def weights(self, observations, state=None, next_state=None):
             return th.as_tensor(next_state[0]).softmax(dim=-1).unsqueeze(1)

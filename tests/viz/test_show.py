@@ -18,7 +18,7 @@ from stable_baselines3.common.env_util import make_atari_env, make_vec_env
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
 import sb3_attn.envs  # noqa: F401  # registers the tasks
-from sb3_attn import RecurrentDQN, SoftAttentionExtractor
+from sb3_attn import NTMExtractor, RecurrentDQN, SoftAttentionExtractor
 from sb3_attn.zoo import cli
 
 gym.register_envs(ale_py)
@@ -69,6 +69,30 @@ def test_arguments_of_the_environment_and_the_recording(tmp_path):
     for number in (1, 2):
         with np.load(out / f"episode_{number}.npz") as arrays:
             assert len(arrays["rewards"]) == 2
+
+
+def test_a_memory_is_shown(tmp_path, capsys):
+    path = save(tmp_path, RecurrentDQN, CHAIN, policy_kwargs=dict(core="dnc"))
+    arguments = ["--env", CHAIN, "--env-kwargs", "length:2", "--no-render", "--format", "gif"]
+    assert cli.main(["show", path, "--out", str(tmp_path / "core"), *arguments]) == 0
+    output = capsys.readouterr().out
+    assert "memory_read, head 4: entropy" in output and ", sum 0." in output and "usage" not in output
+    written = {"read": ("curves", "tokens"), "write": ("curves", "tokens"), "usage": ("tokens",), "link": ("matrices",)}
+    pictures = {f"episode_1_memory_{name}_{kind}.png" for name, kinds in written.items() for kind in kinds}
+    videos = {f"episode_1_memory_{name}.gif" for name in written}
+    assert {file.name for file in (tmp_path / "core").iterdir()} == {"episode_1.npz", *pictures, *videos}
+    with imageio.get_reader(tmp_path / "core" / "episode_1_memory_link.gif") as reader:
+        assert len(list(reader)) == 4
+
+
+def test_a_memory_over_frames_is_shown(tmp_path):
+    kwargs = dict(features_extractor_class=NTMExtractor, features_extractor_kwargs=dict(n_stack=3, features_dim=8))
+    path = save(tmp_path, env=VecFrameStack(make_vec_env(CHAIN), 3), policy_kwargs=kwargs)
+    arguments = ["--env", CHAIN, "--env-kwargs", "length:1", "--no-render", "--format", "gif"]
+    assert cli.main(["show", path, "--out", str(tmp_path / "out"), *arguments]) == 0
+    with np.load(tmp_path / "out" / "episode_1.npz") as arrays:
+        assert arrays["frames_write/weights"].shape == (3, 1, 3, 32)
+    assert (tmp_path / "out" / "episode_1_frames_read_matrices.png").stat().st_size > 0
 
 
 def test_frames_are_stacked_as_the_model_saw_them(tmp_path):
@@ -141,9 +165,13 @@ def test_errors_are_sentences(tmp_path):
 def test_a_model_without_attention(tmp_path, capsys):
     path = save(tmp_path, policy="CnnPolicy", policy_kwargs=None)
     arguments = ["show", path, "--env", SEARCH, "--out", tmp_path / "out"]
-    assert "This DQN has no attention to show: its features extractor is NatureCNN; train it with" in fails(arguments)
+    assert "This DQN has no attention and no memory to show: its features extractor is NatureCNN; train it with" in fails(
+        arguments
+    )
     assert cli.main([*map(str, arguments), "--occlusion", "1"]) == 0
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["episode_1.npz", "episode_1_occlusion.png"]
+    path = save(tmp_path, RecurrentDQN, CHAIN, policy_kwargs=dict(core="gru"))
+    assert "and its GRUCore has no slots to look into" in fails(["show", path, "--env", CHAIN, "--out", tmp_path / "out"])
     path = save(tmp_path, env="CartPole-v1", policy_kwargs=None)
     assert "have none; leave it out" in fails(["show", path, "--env", "CartPole-v1", "--occlusion", "1"])
 
