@@ -1,0 +1,167 @@
+"""
+Train a Q-network with a key-value memory to answer questions, and show which memory each question reads.
+
+    python examples/associative_recall.py      # one to two minutes on one core; writes to logs/associative_recall/
+
+The task is AssociativeRecall-v0: four pairs of a key and a value are shown, one per step; then the keys come again, in
+another order, and at each the agent has to name its value. The memory keeps every step as a pair of its own. The context
+that asks is made from the present observation alone (`context="mqn"`), so the answer can come from nowhere else.
+"""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from rich.console import Console
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+
+import sb3_attn.envs  # registers AssociativeRecall-v0
+from sb3_attn import RecurrentDQN
+from sb3_attn.viz import Episode, record_episode, save_figure
+from sb3_attn.viz.figures import new_figure
+from sb3_attn.viz.heat_maps import draw_tokens, weight_bar
+
+ENV_ID = "AssociativeRecall-v0"
+N_DRAWN = 4
+console = Console()
+
+
+def make_model(seed: int) -> RecurrentDQN:
+    """
+    The hyperparameters of ``zoo_configs/rdqn.yml``, with another memory.
+
+    :param seed: Seed of environments and model.
+    """
+    return RecurrentDQN(
+        "MlpPolicy",
+        make_vec_env(ENV_ID, n_envs=16, seed=seed),
+        learning_rate=1e-3,
+        buffer_size=50_000,
+        batch_size=64,
+        train_freq=1,
+        gamma=0.5,  # no action changes what comes later
+        td_lambda=0.9,
+        target_update_interval=3200,
+        exploration_fraction=0.3,
+        exploration_final_eps=0.02,
+        trace_length=None,  # whole episodes
+        burn_in_length=0,
+        policy_kwargs=dict(core="key_value", core_kwargs=dict(context="mqn", n_slots=8)),
+        seed=seed,
+        device="cpu",
+    )
+
+
+def record(model: RecurrentDQN, n_episodes: int, seed: int) -> list[Episode]:
+    """
+    Episodes with what the memory retrieves at each step.
+
+    :param model: Trained or not.
+    :param n_episodes: Number of episodes.
+    :param seed: Seed of the environment.
+    """
+    env = make_vec_env(ENV_ID, seed=seed)
+    return [record_episode(model, env, render=False) for _ in range(n_episodes)]
+
+
+def places(observations: np.ndarray, n_pairs: int) -> np.ndarray:
+    """
+    The steps at which the pairs were shown that the questions are about.
+
+    :param observations: Of one episode, ``[2 * n_pairs, ...]``, one-hot keys first.
+    :param n_pairs: Number of pairs.
+    :return: One for each question, ``[n_pairs]``.
+    """
+    shown, asked = np.split(observations[:, :n_pairs].argmax(axis=1), 2)
+    return (asked[:, None] == shown).argmax(axis=1)
+
+
+def share_right(episodes: list[Episode], n_pairs: int) -> float:
+    """
+    The share of the questions that read their own pair most.
+
+    :param episodes: With the memory's retrieval.
+    :param n_pairs: Number of pairs.
+    """
+    right = [read_most(episode)[n_pairs:] == places(episode.observations, n_pairs) for episode in episodes]
+    return float(np.mean(right))
+
+
+def read_most(episode: Episode) -> np.ndarray:
+    """
+    The earlier step that each step reads most, ``[T]``.
+
+    :param episode: With the memory's retrieval.
+    """
+    weights = episode.attention[0].by_step
+    assert weights is not None, "the memory keeps all steps"
+    return weights[:, 0].argmax(axis=1)
+
+
+def draw(episodes: list[Episode], n_pairs: int) -> Any:
+    """
+    For some episodes, how much each question reads of each earlier step; the pair it is about has a cyan frame.
+
+    :param episodes: With the memory's retrieval.
+    :param n_pairs: Number of pairs.
+    :return: The figure.
+    """
+    figure = new_figure(4.2 * len(episodes), 4.6)
+    panels = figure.subplots(1, len(episodes), squeeze=False)[0]
+    questions = np.arange(n_pairs, 2 * n_pairs)
+    for number, (axes, episode) in enumerate(zip(panels, episodes, strict=True), start=1):
+        draw_tokens(axes, episode.attention[0], head=0)
+        frames = dict(marker="s", s=620, facecolors="none", edgecolors="cyan", linewidths=2)
+        axes.scatter(questions, places(episode.observations, n_pairs), **frames)
+        keys = episode.observations[:, :n_pairs].argmax(axis=1)
+        values = episode.observations[:n_pairs, n_pairs:-1].argmax(axis=1)
+        shown = [f"key {key} is {value}" for key, value in zip(keys, values, strict=False)]
+        asked = [f"key {key}?" for key in keys[n_pairs:]]
+        axes.set_yticks(range(2 * n_pairs - 1), shown + asked[:-1])
+        axes.set_xticks(questions, asked)
+        axes.set(title=f"episode {number}", xlabel="question", ylabel="earlier step, oldest at the bottom" * (number == 1))
+        axes.set(xlim=(n_pairs - 0.5, 2 * n_pairs - 0.5), ylim=(-0.5, 2 * n_pairs - 1.5))
+    weight_bar(figure, list(panels), episodes[0].attention[0])
+    figure.suptitle("What each question reads in the key-value memory; framed: the pair it is about")
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=60_000, help="number of training steps (60000)")
+    parser.add_argument("--episodes", type=int, default=200, help="number of episodes to score with (200)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the training run (0)")
+    parser.add_argument("--folder", type=Path, default=Path("logs/associative_recall"), help="where to write")
+    arguments = parser.parse_args()
+    start = time.perf_counter()
+    env = gym.make(ENV_ID).unwrapped
+    assert isinstance(env, sb3_attn.envs.AssociativeRecall)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+
+    model = make_model(arguments.seed)
+    untrained = share_right(record(model, arguments.episodes, seed=1), env.pairs)
+    console.rule("[bold]Training")
+    model.learn(arguments.steps, progress_bar=True)
+    model.save(arguments.folder / "model.zip")
+
+    console.rule("[bold]Evaluation")
+    mean, _ = evaluate_policy(model, make_vec_env(ENV_ID, n_envs=8, seed=1), n_eval_episodes=arguments.episodes)
+    episodes = record(model, arguments.episodes, seed=1)
+    trained = share_right(episodes, env.pairs)
+    picture = save_figure(draw(episodes[:N_DRAWN], env.pairs), arguments.folder / "reads.png")
+    lines = [
+        f"Right answers: {mean:.3f} of the questions (at most {env.memoryless_ceiling:.3f} without memory)",
+        f"Questions whose largest weight is on their own pair: {trained:.3f} (untrained: {untrained:.3f})",
+        f"Model    {arguments.folder / 'model.zip'}",
+        f"Picture  {picture}",
+        f"Done in {time.perf_counter() - start:.0f} s.",
+    ]
+    console.print(*lines, sep="\n", highlight=False)
+
+
+if __name__ == "__main__":
+    main()
