@@ -4,16 +4,31 @@ Export a recurrent policy to ONNX, one step at a time: (observation, state) -> (
     python examples/export_onnx.py model.zip policy.onnx
 
 The state is an input and an output of the graph, as it is of the policy; whoever runs it passes the state on, and starts
-each episode with zeros (`RecurrentQNetwork.initial_state`). Needs `pip install onnx onnxscript`, and onnxruntime to run it.
+each episode with `model.q_net.initial_state(1)`, which is zeros for all cores but the NTM. A DNC writes to the slot that is
+used least: where two are used alike but for rounding, the graph may take the other one, and its memory differs from then on.
+Needs `pip install onnx onnxscript`, and onnxruntime to run it.
 """
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch as th
+from onnxscript import opset18 as op
 
 from sb3_attn import RecurrentDQN
 from sb3_attn.common.core_state import CoreState
+
+
+def stable_sort(self: Any, *, stable: bool = False, dim: int = -1, descending: bool = False) -> Any:
+    """PyTorch's stable sort, which the DNC needs and the exporter lacks: ONNX's TopK puts the lower index first."""
+    size = op.Gather(op.Shape(self), op.Constant(value_ints=[dim]))
+    return op.TopK(self, size, axis=dim, largest=int(descending), sorted=1)
+
+
+def product(inp: Any, dims: list[int] | None, *, output_dtype: int | None = None) -> Any:
+    """The products that a cumulative product comes to in the exporter."""
+    return op.ReduceProd(inp, op.Constant(value_ints=dims), keepdims=0)
 
 
 class Step(th.nn.Module):
@@ -52,6 +67,7 @@ def export(model: RecurrentDQN, path: Path) -> None:
         input_names=["obs", *fields],
         output_names=["action", *(f"next_{field}" for field in fields)],
         opset_version=18,
+        custom_translation_table={th.ops.aten.sort.stable: stable_sort, th.ops.prims.prod.default: product},
     )
 
 

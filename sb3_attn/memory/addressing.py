@@ -5,6 +5,8 @@ Shapes: B rows, H heads, N slots of word size W; read heads R, one write head wh
 sum to at most 1 over the slots. Everything is differentiable, and finite (values and gradients) at an empty memory.
 """
 
+from functools import reduce
+
 import torch as th
 
 #: Added before a logarithm: small enough to be lost beside any weight that counts, large enough for float32
@@ -172,7 +174,7 @@ def retention(read_weights: th.Tensor, free_gates: th.Tensor) -> th.Tensor:
     :param free_gates: f, between 0 and 1, ``[B, R, 1]``
     :return: between 0 and 1, ``[B, N]``
     """
-    return (1 - free_gates * read_weights).prod(dim=1)
+    return reduce(th.mul, (1 - free_gates * read_weights).unbind(dim=1))  # the gradient of prod() looks for zeros first
 
 
 def usage(previous: th.Tensor, write_weights: th.Tensor, retained: th.Tensor) -> th.Tensor:

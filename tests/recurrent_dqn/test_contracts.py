@@ -20,6 +20,11 @@ SWITCHED = [
     dict(prioritized_replay=True, policy_kwargs=dict(core="gru")),
     dict(trace_length=None, burn_in_length=0, epsilon_ladder=True),
     dict(policy_kwargs=dict(core=SumCore, core_kwargs={}, dueling=False, skip_connection=False)),
+    dict(policy_kwargs=dict(core="ntm", core_kwargs=dict(hidden_size=6, n_slots=5, word_size=4))),
+    dict(policy_kwargs=dict(core="dnc", core_kwargs=dict(hidden_size=6, n_slots=5, word_size=4, n_reads=2))),
+    dict(policy_kwargs=dict(core="key_value", core_kwargs=dict(hidden_size=6, n_slots=4, n_hops=2))),
+    dict(policy_kwargs=dict(core="key_value", core_kwargs=dict(hidden_size=6, n_slots=4, context="mqn"))),
+    dict(policy_kwargs=dict(core="gated_transformer", core_kwargs=dict(size=8, n_heads=2, memory_length=3))),
 ]
 
 
