@@ -22,8 +22,8 @@ from stable_baselines3.common.evaluation import evaluate_policy
 import sb3_attn.envs  # registers AssociativeRecall-v0
 from sb3_attn import RecurrentDQN
 from sb3_attn.viz import Episode, record_episode, save_figure
-from sb3_attn.viz.figures import new_figure
-from sb3_attn.viz.heat_maps import draw_tokens, weight_bar
+from sb3_attn.viz.figures import color_bar, new_figure
+from sb3_attn.viz.heat_maps import draw_tokens
 
 ENV_ID = "AssociativeRecall-v0"
 N_DRAWN = 4
@@ -115,6 +115,7 @@ def draw(episodes: list[Episode], n_pairs: int) -> Any:
     questions = np.arange(n_pairs, 2 * n_pairs)
     for number, (axes, episode) in enumerate(zip(panels, episodes, strict=True), start=1):
         draw_tokens(axes, episode.attention[0], head=0)
+        axes.images[0].set_clim(0, 1)  # one scale for all
         frames = dict(marker="s", s=620, facecolors="none", edgecolors="cyan", linewidths=2)
         axes.scatter(questions, places(episode.observations, n_pairs), **frames)
         keys = episode.observations[:, :n_pairs].argmax(axis=1)
@@ -125,7 +126,7 @@ def draw(episodes: list[Episode], n_pairs: int) -> Any:
         axes.set_xticks(questions, asked)
         axes.set(title=f"episode {number}", xlabel="question", ylabel="earlier step, oldest at the bottom" * (number == 1))
         axes.set(xlim=(n_pairs - 0.5, 2 * n_pairs - 0.5), ylim=(-0.5, 2 * n_pairs - 1.5))
-    weight_bar(figure, list(panels), episodes[0].attention[0])
+    color_bar(figure, list(panels), 1.0, "weight")
     figure.suptitle("What each question reads in the key-value memory; framed: the pair it is about")
     return figure
 
