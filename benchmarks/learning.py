@@ -95,6 +95,7 @@ def train(
     steps: int | None = None,
     algo: str = "rdqn",
     overrides: Mapping[str, str] = MappingProxyType({}),
+    evaluation: tuple[int, int] | None = None,
 ) -> Path:
     """
     Train through RL Zoo.
@@ -105,13 +106,21 @@ def train(
     :param steps: Number of training steps; ``None`` means the YAML's.
     :param algo: RL Zoo's name of the algorithm.
     :param overrides: Hyperparameters instead of the YAML's, as Python expressions.
+    :param evaluation: Every how many steps RL Zoo evaluates, and over how many episodes; ``None`` means never.
     :return: The zip saved at the end of training.
     """
     command = [sys.executable, "-m", "sb3_attn.zoo", "train", "--algo", algo, "--env", task, "--seed", str(seed)]
     if overrides:
         command += ["--hyperparams", *(f"{name}:{value}" for name, value in overrides.items())]
     command += ["--log-folder", str(folder), "--num-threads", "1", "--device", "cpu", "--verbose", "0"]
-    command += ["--eval-freq", "-1", *([] if steps is None else ["--n-timesteps", str(steps)])]
+    every, episodes = (-1, 1) if evaluation is None else evaluation
+    command += [
+        "--eval-freq",
+        str(every),
+        "--eval-episodes",
+        str(episodes),
+        *([] if steps is None else ["--n-timesteps", str(steps)]),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.run(command, capture_output=True, text=True, env=environment)
     if process.returncode:

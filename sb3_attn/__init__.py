@@ -36,7 +36,16 @@ from sb3_attn.extractors import (
     SoftAttentionExtractor,
     TransformerExtractor,
 )
-from sb3_attn.memory import GRUCore, IdentityCore, LSTMCore, MemoryCore
+from sb3_attn.memory import (
+    DNCCore,
+    GatedTransformerCore,
+    GRUCore,
+    IdentityCore,
+    KeyValueMemoryCore,
+    LSTMCore,
+    MemoryCore,
+    NTMCore,
+)
 from sb3_attn.recurrent_dqn import CnnPolicy, DARQNPolicy, MlpPolicy, MultiInputPolicy, RecurrentDQN
 from sb3_attn.replay import PrioritizedSequenceReplayBuffer, SequenceReplayBuffer
 from sb3_attn.version import __version__
@@ -45,17 +54,20 @@ __all__ = [
     "CnnPolicy",
     "DARQNPolicy",
     "DNCCnnPolicy",
+    "DNCCore",
     "DNCExtractor",
     "DNCMlpPolicy",
     "DNCMultiInputPolicy",
     "DQNSAPolicy",
     "GRUCore",
+    "GatedTransformerCore",
     "HardAttentionCnnPolicy",
     "HardAttentionExtractor",
     "HardAttentionMlpPolicy",
     "HardAttentionMultiInputPolicy",
     "IdentityCore",
     "KeyValueMemoryCnnPolicy",
+    "KeyValueMemoryCore",
     "KeyValueMemoryExtractor",
     "KeyValueMemoryMlpPolicy",
     "KeyValueMemoryMultiInputPolicy",
@@ -68,6 +80,7 @@ __all__ = [
     "MlpPolicy",
     "MultiInputPolicy",
     "NTMCnnPolicy",
+    "NTMCore",
     "NTMExtractor",
     "NTMMlpPolicy",
     "NTMMultiInputPolicy",

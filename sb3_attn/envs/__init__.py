@@ -21,7 +21,10 @@ __all__ = [
 for task in (MemoryChain, TMaze, AssociativeRecall):
     gym.register(id=f"{task.__name__}-v0", entry_point=f"{task.__module__}:{task.__name__}")
 
-# The cued task has an id of its own for the reason given below.
+# Variants have ids of their own for the reason given below.
+gym.register(
+    id="AssociativeRecall8-v0", entry_point=f"{AssociativeRecall.__module__}:{AssociativeRecall.__name__}", kwargs={"pairs": 8}
+)
 visual_search = f"{VisualSearch.__module__}:{VisualSearch.__name__}"
 gym.register(id="VisualSearch-v0", entry_point=visual_search)
 gym.register(id="VisualSearchCue-v0", entry_point=visual_search, kwargs={"cued": True})

@@ -109,14 +109,14 @@ class GatedTransformerCore(MemoryCore):
     Parisotto et al. (2020), https://arxiv.org/abs/1910.06764. All steps of an unroll are computed at once. Each layer looks
     back L steps, so what n layers see reaches n L steps back.
 
-    The state is ``memory_length (n_layers size + 1)`` floats per row: 4,160 by default.
+    The state is ``memory_length (n_layers hidden_size + 1)`` floats per row: 4,160 by default.
 
     :param input_size: size F of an input vector
-    :param size: size D of an embedding, which is also the output
+    :param hidden_size: size D of an embedding, which is also the output
     :param n_layers: number of layers
     :param n_heads: number of heads in each
     :param memory_length: number L of steps before the present one
-    :param feedforward_size: size of the hidden layer in each small network; ``None`` means ``2 size``
+    :param feedforward_size: size of the hidden layer in each small network; ``None`` means ``2 hidden_size``
     :param gate_bias: as for ``GRUGate``
     :raises ValueError: if a size is not positive, or the heads do not divide the size
     """
@@ -124,22 +124,22 @@ class GatedTransformerCore(MemoryCore):
     def __init__(
         self,
         input_size: int,
-        size: int = 64,
+        hidden_size: int = 64,
         n_layers: int = 1,
         n_heads: int = 4,
         memory_length: int = 64,
         feedforward_size: int | None = None,
         gate_bias: float = 2.0,
     ) -> None:
-        super().__init__(input_size, output_size=size)
-        feedforward_size = 2 * size if feedforward_size is None else feedforward_size
+        super().__init__(input_size, output_size=hidden_size)
+        feedforward_size = 2 * hidden_size if feedforward_size is None else feedforward_size
         self._check_sizes(n_layers=n_layers, n_heads=n_heads, memory_length=memory_length, feedforward_size=feedforward_size)
-        if size % n_heads:
-            raise ValueError(f"n_heads={n_heads} does not divide size={size}; choose one of its divisors.")
+        if hidden_size % n_heads:
+            raise ValueError(f"n_heads={n_heads} does not divide hidden_size={hidden_size}; choose one of its divisors.")
         self.memory_length = memory_length
-        self.embedding = nn.Linear(input_size, size)
+        self.embedding = nn.Linear(input_size, hidden_size)
         self.layers = nn.ModuleList(
-            GatedTransformerLayer(size, n_heads, memory_length, feedforward_size, gate_bias) for _ in range(n_layers)
+            GatedTransformerLayer(hidden_size, n_heads, memory_length, feedforward_size, gate_bias) for _ in range(n_layers)
         )
 
     def initial_state(self, batch_size: int) -> GatedTransformerState:

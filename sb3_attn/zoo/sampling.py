@@ -20,6 +20,9 @@ MAX_STEPS_PER_BATCH = 4096
 #: Smallest and largest number of sequences in one batch.
 BATCH_SIZES = (16, 128)
 
+#: All have a ``hidden_size``. NTM and DNC take several times as long for each update and are left to those who name them.
+CORES = ("lstm", "gru", "key_value", "gated_transformer")
+
 LAYERS: dict[str, list[int]] = {"none": [], "small": [64], "medium": [128], "big": [256]}
 
 
@@ -52,7 +55,7 @@ def sample_rdqn_params(trial: optuna.Trial, n_actions: int, n_envs: int, additio
         "exploration_fraction": trial.suggest_float("exploration_fraction", 0.05, 0.5),
         "exploration_final_eps": trial.suggest_float("exploration_final_eps", 0.005, 0.1, log=True),
         "max_grad_norm": trial.suggest_float("max_grad_norm", 0.5, 40.0, log=True),
-        "core": trial.suggest_categorical("core", ["lstm", "gru"]),
+        "core": trial.suggest_categorical("core", CORES),
         "hidden_size_pow": trial.suggest_int("hidden_size_pow", 5, 8),
         "encoder_arch": trial.suggest_categorical("encoder_arch", list(LAYERS)),
         "net_arch": trial.suggest_categorical("net_arch", list(LAYERS)),

@@ -18,7 +18,7 @@ KEY_VALUE = dict(hidden_size=6, n_slots=6, key_size=3, value_size=2)
 #: Every core by its name, small; then what a switch turns into something else
 VARIANTS: list[tuple[str, dict]] = [
     ("dnc", DNC),
-    ("gated_transformer", dict(size=8, n_layers=2, n_heads=2, memory_length=4)),
+    ("gated_transformer", dict(hidden_size=8, n_layers=2, n_heads=2, memory_length=4)),
     ("gru", dict(hidden_size=6)),
     ("identity", {}),
     ("key_value", KEY_VALUE),

@@ -149,7 +149,7 @@ def test_what_left_the_window_has_no_influence_and_what_is_in_it_has(core_class)
     if core_class is KeyValueMemoryCore:
         core = core_class(INPUT, hidden_size=6, n_slots=4, context="mqn")
     else:
-        core = core_class(INPUT, size=8, n_heads=2, memory_length=4)
+        core = core_class(INPUT, hidden_size=8, n_heads=2, memory_length=4)
     inputs = th.randn(8, 1, INPUT)
     expected = core.unroll(inputs, core.initial_state(1))[0][-1]
     for step in range(7):
@@ -160,7 +160,7 @@ def test_what_left_the_window_has_no_influence_and_what_is_in_it_has(core_class)
 
 
 def test_attention_of_a_gated_transformer_covers_the_steps_there_were():
-    core = GatedTransformerCore(INPUT, size=8, n_layers=3, n_heads=2, memory_length=4)
+    core = GatedTransformerCore(INPUT, hidden_size=8, n_layers=3, n_heads=2, memory_length=4)
     _, state = core.unroll(th.randn(2, 3, INPUT), core.initial_state(3))
     weights = core.memory_weights(th.randn(3, INPUT), state)["attention"]
     assert weights.shape == (3, 6, 5) and (weights[..., :2] == 0).all() and (weights[..., 2:] > 0).all()
@@ -201,7 +201,7 @@ def test_weights_for_pictures_are_those_of_the_step(name):
         ("dnc", dict(masking=True, reference_form=True), r"masking=True has no reference form"),
         ("key_value", dict(context="lstm"), r"context='lstm' is unknown; choose one of \['mqn', 'rmqn', 'frmqn'\]"),
         ("key_value", dict(n_hops=0), r"n_hops=0 of KeyValueMemoryCore"),
-        ("gated_transformer", dict(n_heads=3), r"n_heads=3 does not divide size=64"),
+        ("gated_transformer", dict(n_heads=3), r"n_heads=3 does not divide hidden_size=64"),
         ("gated_transformer", dict(memory_length=0), r"memory_length=0 of GatedTransformerCore"),
     ],
 )

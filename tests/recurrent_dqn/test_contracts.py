@@ -24,7 +24,7 @@ SWITCHED = [
     dict(policy_kwargs=dict(core="dnc", core_kwargs=dict(hidden_size=6, n_slots=5, word_size=4, n_reads=2))),
     dict(policy_kwargs=dict(core="key_value", core_kwargs=dict(hidden_size=6, n_slots=4, n_hops=2))),
     dict(policy_kwargs=dict(core="key_value", core_kwargs=dict(hidden_size=6, n_slots=4, context="mqn"))),
-    dict(policy_kwargs=dict(core="gated_transformer", core_kwargs=dict(size=8, n_heads=2, memory_length=3))),
+    dict(policy_kwargs=dict(core="gated_transformer", core_kwargs=dict(hidden_size=8, n_heads=2, memory_length=3))),
 ]
 
 

@@ -179,7 +179,7 @@ def test_retrieval_is_drawn_at_the_step_that_was_read():
 
 
 def test_transformer_attention_is_drawn_at_the_step_that_was_attended_to():
-    model = recurrent("gated_transformer", size=8, n_heads=2, memory_length=3)
+    model = recurrent("gated_transformer", hidden_size=8, n_heads=2, memory_length=3)
     layer = model.q_net.core.layers[0]
     with th.no_grad():
         for parameter in (layer.query.weight, layer.query.bias, layer.positions):
