@@ -1,6 +1,7 @@
 """Features extractors that attend, for any of SB3's algorithms."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import torch as th
@@ -10,6 +11,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_attn.attention import SCORES, HardAttention, SelfAttentionBlock, SoftAttention
+from sb3_attn.attention.functional import masked_max, masked_mean
 from sb3_attn.extractors.tokens import Trunk, make_tokens
 
 
@@ -24,6 +26,10 @@ class AttentionExtractor(BaseFeaturesExtractor):
         that do not overlap), or a list of (channels, kernel size, stride)
     :param coordinates: append its coordinates to each region; attention loses *where* without them
     :param channels_last: lay images out as convolutions like it, which changes only the speed
+    :param mask_keys: for a Dict whose matrices have a changing number of entities: from the key of a matrix to the key of the
+        vector that is 1 on its real rows and 0 on padding, such as ``{"units": "units_mask"}``. Padding has weight 0 and
+        no influence; the vector has no tokens of its own.
+    :raises ValueError: if an argument does not fit the observation space
     """
 
     def __init__(
@@ -34,10 +40,11 @@ class AttentionExtractor(BaseFeaturesExtractor):
         trunk: str | Trunk = "nature",
         coordinates: bool = True,
         channels_last: bool = True,
+        mask_keys: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(observation_space, features_dim)
         self.tokens = make_tokens(
-            observation_space, token_size, trunk=trunk, coordinates=coordinates, channels_last=channels_last
+            observation_space, token_size, mask_keys, trunk=trunk, coordinates=coordinates, channels_last=channels_last
         )
 
     def forward(self, observations: PyTorchObs) -> th.Tensor:
@@ -107,16 +114,16 @@ class SoftAttentionExtractor(AttentionExtractor):
         self.linear = nn.Sequential(nn.Linear(n_glimpsed * token_size, features_dim), nn.ReLU())
 
     def attend(self, observations: PyTorchObs, need_weights: bool = False) -> tuple[th.Tensor, th.Tensor]:
-        tokens = self.tokens(observations)
-        contexts, weights = self.attention(tokens, self._query(tokens))
+        tokens, mask = self.tokens(observations), self.tokens.mask(observations)
+        contexts, weights = self.attention(tokens, self._query(tokens, mask), mask)
         if not self.sum_tokens:
             contexts = weights.unsqueeze(-1) * tokens.unsqueeze(1)
         return self.linear(contexts.flatten(1)), weights
 
-    def _query(self, tokens: th.Tensor) -> th.Tensor | None:
+    def _query(self, tokens: th.Tensor, mask: th.Tensor | None) -> th.Tensor | None:
         if self.query is None:
             return None
-        return tokens[:, self.query] if isinstance(self.query, int) else tokens.mean(dim=1)
+        return tokens[:, self.query] if isinstance(self.query, int) else masked_mean(tokens, mask)
 
 
 class HardAttentionExtractor(SoftAttentionExtractor):
@@ -174,24 +181,28 @@ class SelfAttentionExtractor(AttentionExtractor):
         self.linear = nn.Sequential(nn.Linear(block_size, features_dim), nn.ReLU())
 
     def attend(self, observations: PyTorchObs, need_weights: bool = False) -> tuple[th.Tensor, th.Tensor | None]:
-        tokens = self.projection(self.tokens(observations))
+        tokens, mask = self.projection(self.tokens(observations)), self.tokens.mask(observations)
         for block in self.blocks:
-            tokens, weights = block(tokens, need_weights=need_weights)
-        features = self.linear(self._pool(self.norm(tokens)))
+            tokens, weights = block(tokens, mask, need_weights)
+        features = self.linear(self._pool(self.norm(tokens), mask))
         if not need_weights:
             return features, None
         # Of the last block, how much each token is attended to: by the one that is read out, or by all
-        return features, weights[..., self.pooling, :] if isinstance(self.pooling, int) else weights.mean(dim=-2)
+        if isinstance(self.pooling, int):
+            return features, weights[..., self.pooling, :]
+        return features, masked_mean(weights, None if mask is None else mask.unsqueeze(1))
 
-    def _pool(self, tokens: th.Tensor) -> th.Tensor:
+    def _pool(self, tokens: th.Tensor, mask: th.Tensor | None) -> th.Tensor:
         if isinstance(self.pooling, int):
             return tokens[:, self.pooling]
-        return tokens.amax(dim=1) if self.pooling == "max" else tokens.mean(dim=1)
+        return masked_max(tokens, mask) if self.pooling == "max" else masked_mean(tokens, mask)
 
 
 class RegionExtractor(BaseFeaturesExtractor):
     """
     The tokens themselves, side by side, for a memory that attends to them (``DARQNPolicy``).
+
+    With ``mask_keys`` each token has one number more, 1 if it is real and 0 if it is padding.
 
     :param observation_space: as for ``AttentionExtractor``
     :param token_kwargs: as for ``AttentionExtractor``, without ``features_dim``
@@ -199,8 +210,12 @@ class RegionExtractor(BaseFeaturesExtractor):
 
     def __init__(self, observation_space: spaces.Space, **token_kwargs: Any) -> None:
         tokens = make_tokens(observation_space, **token_kwargs)
-        super().__init__(observation_space, tokens.n_tokens * tokens.token_size)
+        token_size = tokens.token_size + bool(token_kwargs.get("mask_keys"))
+        super().__init__(observation_space, tokens.n_tokens * token_size)
         self.tokens = tokens
 
     def forward(self, observations: PyTorchObs) -> th.Tensor:
-        return self.tokens(observations).flatten(1)
+        tokens, mask = self.tokens(observations), self.tokens.mask(observations)
+        if mask is not None:
+            tokens = th.cat((tokens, mask.unsqueeze(-1)), dim=-1)
+        return tokens.flatten(1)

@@ -1,7 +1,7 @@
 """What attention is over: observations as sets of tokens."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch as th
@@ -53,6 +53,15 @@ class Tokens(nn.Module, ABC):
         :param observations: ``[B, ...]``
         :return: ``[B, n, d]``
         """
+
+    def mask(self, observations: PyTorchObs) -> th.Tensor | None:
+        """
+        Which tokens are real.
+
+        :param observations: ``[B, ...]``
+        :return: True on real tokens, False on padding, bool ``[B, n]``; ``None`` if all are real always
+        """
+        return None
 
 
 class ImageTokens(Tokens):
@@ -140,38 +149,95 @@ class DictTokens(Tokens):
 
     :param space: of images, matrices and vectors
     :param token_size: size d of a token
+    :param mask_keys: for matrices with a changing number of entities: from the key of a matrix ``[n, features]`` to the key
+        of the vector ``[n]`` that is 1 on its real rows and 0 on padding. The vector has no tokens of its own; entries
+        that are not in here are real always.
     :param image_kwargs: further arguments of ``ImageTokens``
+    :raises ValueError: if a key of ``mask_keys`` is missing, or what it stands for does not fit
     """
 
-    def __init__(self, space: spaces.Dict, token_size: int = 64, **image_kwargs: object) -> None:
-        tokens = {key: make_tokens(subspace, token_size, **image_kwargs) for key, subspace in space.spaces.items()}
+    def __init__(
+        self,
+        space: spaces.Dict,
+        token_size: int = 64,
+        mask_keys: Mapping[str, str] | None = None,
+        **image_kwargs: object,
+    ) -> None:
+        mask_keys = dict(mask_keys or {})
+        _check_mask_keys(space, mask_keys)
+        tokens = {
+            key: make_tokens(subspace, token_size, None, **image_kwargs)
+            for key, subspace in space.spaces.items()
+            if key not in mask_keys.values()
+        }
         super().__init__(sum(part.n_tokens for part in tokens.values()), token_size)
+        self.mask_keys = mask_keys
+        self.sizes = {key: part.n_tokens for key, part in tokens.items()}
         self.tokens = nn.ModuleDict(tokens)
         self.projections = nn.ModuleDict({key: nn.Linear(part.token_size, token_size) for key, part in tokens.items()})
 
     def forward(self, observations: PyTorchObs) -> th.Tensor:
-        # The bias of a key's projection is its mark
         assert isinstance(observations, dict), "others have tokens of their own"
-        parts = [self.projections[key](part(observations[key])) for key, part in self.tokens.items()]
+        parts = []
+        for key, part in self.tokens.items():
+            entry = observations[key]
+            if key in self.mask_keys:
+                # A weight of 0 is not enough: times what may lie in padding, it can be NaN
+                entry = entry.masked_fill(~self._real(observations, key).unsqueeze(-1), 0.0)
+            parts.append(self.projections[key](part(entry)))  # the bias of a key's projection is its mark
         return th.cat(parts, dim=1)
 
+    def mask(self, observations: PyTorchObs) -> th.Tensor | None:
+        if not self.mask_keys:
+            return None
+        assert isinstance(observations, dict), "others have no mask"
+        return th.cat([self._real(observations, key) for key in self.sizes], dim=1)
 
-def make_tokens(space: spaces.Space, token_size: int = 64, **image_kwargs: object) -> Tokens:
+    def _real(self, observations: dict[str, th.Tensor], key: str) -> th.Tensor:
+        """Which tokens of an entry are real, bool ``[B, n]``."""
+        if key in self.mask_keys:
+            return observations[self.mask_keys[key]] > 0.5  # SB3 has made floats of it
+        entry = observations[key]
+        return th.ones(len(entry), self.sizes[key], dtype=th.bool, device=entry.device)
+
+
+def make_tokens(
+    space: spaces.Space, token_size: int = 64, mask_keys: Mapping[str, str] | None = None, **image_kwargs: object
+) -> Tokens:
     """
     Tokens for a space: regions of an image, rows of a matrix, entries of anything else, and all of them for a Dict.
 
     :param space: Observation space, images channels first
     :param token_size: size d of a token; regions are as wide as the trunk's last convolution (and coordinates) instead
+    :param mask_keys: as for ``DictTokens``
     :param image_kwargs: further arguments of ``ImageTokens``
     :return: the module that makes them
+    :raises ValueError: if ``mask_keys`` are given for anything but a Dict
     """
     if isinstance(space, spaces.Dict):
-        return DictTokens(space, token_size, **image_kwargs)
+        return DictTokens(space, token_size, mask_keys, **image_kwargs)
+    if mask_keys:
+        raise ValueError(f"mask_keys={mask_keys} name entries of a Dict, but observation_space={space}; put both into a Dict.")
     if isinstance(space, spaces.Box) and len(space.shape) == 3:
         return ImageTokens(space, **image_kwargs)  # type: ignore[arg-type]
     if isinstance(space, spaces.Box) and len(space.shape) == 2:
         return EntityTokens(space, token_size)
     return EntryTokens(space, token_size)
+
+
+def _check_mask_keys(space: spaces.Dict, mask_keys: Mapping[str, str]) -> None:
+    for key, mask_key in mask_keys.items():
+        for name in (key, mask_key):
+            if name not in space.spaces:
+                raise ValueError(f"mask_keys={mask_keys}: there is no key {name!r}; choose from {sorted(space.spaces)}.")
+        matrix, mask = space[key], space[mask_key]
+        if not (isinstance(matrix, spaces.Box) and len(matrix.shape) == 2):
+            raise ValueError(f"mask_keys={mask_keys}: {key!r} is {matrix}; only the rows of a matrix can be masked.")
+        if not isinstance(mask, spaces.Box | spaces.MultiBinary) or mask.shape != matrix.shape[:1]:
+            raise ValueError(
+                f"mask_keys={mask_keys}: {mask_key!r} is {mask}, which does not fit the {matrix.shape[0]} rows of {key!r}; "
+                f"make it MultiBinary({matrix.shape[0]}), or a Box of that shape."
+            )
 
 
 def _trunk(trunk: str | Trunk) -> Trunk:

@@ -35,7 +35,7 @@ class AttentionLSTMCore(MemoryCore):
     it is the mean loss of the batch's other windows, as unbiased and without parameters (Kool et al. 2019). Unlike the
     straight-through gradient this one is unbiased, but noisier.
 
-    :param input_size: size of all regions side by side, ``n_regions * d``
+    :param input_size: size of all regions side by side, ``n_regions * d``, or ``n_regions * (d + 1)`` with masks
     :param n_regions: number n of regions
     :param hidden_size: size of the hidden state, which is the output, and the query of the next step
     :param score: a score with a query: ``"additive"`` (the paper's), ``"bilinear"`` or ``"dot_product"``
@@ -43,6 +43,7 @@ class AttentionLSTMCore(MemoryCore):
     :param selection: ``"soft"``, a weighted sum; ``"straight_through"`` or ``"reinforce"``, one region
     :param temperature: below 1 sharpens the weights, above 1 flattens them
     :param forget_bias: as for ``LSTMCore``
+    :param masked: whether the last number of each region says if it is real (1) or padding (0)
     :raises ValueError: if the regions do not divide the input, or the selection is unknown
     """
 
@@ -56,6 +57,7 @@ class AttentionLSTMCore(MemoryCore):
         selection: str = "soft",
         temperature: float = 1.0,
         forget_bias: float = 3.0,
+        masked: bool = False,
     ) -> None:
         super().__init__(input_size, output_size=hidden_size)
         if input_size % n_regions:
@@ -64,7 +66,8 @@ class AttentionLSTMCore(MemoryCore):
             raise ValueError(f"selection={selection!r} is unknown; choose 'soft', 'straight_through' or 'reinforce'.")
         self.n_regions = n_regions
         self.selection = selection
-        region_size = input_size // n_regions
+        self.masked = masked
+        region_size = input_size // n_regions - masked
         attention_class = HardAttention if selection == "straight_through" else SoftAttention
         self.attention = attention_class(region_size, score, hidden_size, attention_size, temperature=temperature)
         self.lstm = LSTMCore(region_size, hidden_size, forget_bias)
@@ -78,9 +81,10 @@ class AttentionLSTMCore(MemoryCore):
         contexts, weights = self.attend(inputs, state)
         if self.selection == "reinforce":
             chosen = draw(weights) if self.training else weights.argmax(dim=-1)
-            log_chosen = weights.gather(-1, chosen.unsqueeze(-1)).log().flatten()
+            # Weights of 0 are drawn only where no region is real, and there is nothing to learn there
+            log_chosen = weights.gather(-1, chosen.unsqueeze(-1)).clamp(min=th.finfo(weights.dtype).tiny).log().flatten()
             rows = th.arange(len(inputs), device=inputs.device)
-            contexts = inputs.unflatten(-1, (self.n_regions, -1))[rows, chosen.squeeze(-1)]
+            contexts = self._regions(inputs)[0][rows, chosen.squeeze(-1)]
             log_probability = log_probability + log_chosen if self.training else log_probability
         outputs, (hidden, cell) = self.lstm(contexts, LSTMState(hidden, cell))
         return outputs, AttentionLSTMState(hidden, cell, log_probability)
@@ -93,8 +97,14 @@ class AttentionLSTMCore(MemoryCore):
         :param state: the memory before it
         :return: contexts ``[B, d]`` and attention weights ``[B, 1, n]``
         """
-        contexts, weights = self.attention(inputs.unflatten(-1, (self.n_regions, -1)), query=state[0])
+        regions, mask = self._regions(inputs)
+        contexts, weights = self.attention(regions, state[0], mask)
         return contexts.squeeze(1), weights
+
+    def _regions(self, inputs: th.Tensor) -> tuple[th.Tensor, th.Tensor | None]:
+        """Regions ``[B, n, d]`` and which of them are real, ``[B, n]``."""
+        regions = inputs.unflatten(-1, (self.n_regions, -1))
+        return (regions[..., :-1], regions[..., -1] > 0.5) if self.masked else (regions, None)
 
     def surrogate_loss(self, losses: th.Tensor, state: CoreState) -> th.Tensor | float:
         if self.selection != "reinforce":
@@ -110,7 +120,7 @@ class DARQNPolicy(RecurrentDQNPolicy):
     :param observation_space: an image, a matrix of entities, a vector, or a Dict of these
     :param action_space: Action space
     :param lr_schedule: Learning rate schedule (could be constant)
-    :param features_extractor_kwargs: arguments of ``RegionExtractor``: trunk, coordinates, ...
+    :param features_extractor_kwargs: arguments of ``RegionExtractor``: trunk, coordinates, mask_keys, ...
     :param core_kwargs: arguments of ``AttentionLSTMCore``: hidden_size, score, selection, ...
     :param kwargs: as for ``RecurrentDQNPolicy``
     """
@@ -126,6 +136,7 @@ class DARQNPolicy(RecurrentDQNPolicy):
     ) -> None:
         with th.device("meta"):  # for the number of regions, nothing needs to be allocated or drawn
             n_regions = make_tokens(observation_space, **(features_extractor_kwargs or {})).n_tokens
+        masked = bool((features_extractor_kwargs or {}).get("mask_keys"))
         # The regions lie side by side in the core's inputs: nothing may mix them before, and the head sees the memory only
         own = dict(features_extractor_class=RegionExtractor, core=AttentionLSTMCore, encoder_arch=[], skip_connection=False)
         super().__init__(
@@ -133,6 +144,6 @@ class DARQNPolicy(RecurrentDQNPolicy):
             action_space,
             lr_schedule,
             features_extractor_kwargs=features_extractor_kwargs,
-            core_kwargs={"n_regions": n_regions, **(core_kwargs or {})},
+            core_kwargs={"n_regions": n_regions, "masked": masked, **(core_kwargs or {})},
             **{**kwargs, **own},
         )

@@ -184,6 +184,17 @@ def test_gradients_are_those_of_finite_differences(score):
     assert th.autograd.gradcheck(lambda x: attention(x, query_or_none), (regions.requires_grad_(),))
 
 
+@pytest.mark.parametrize(("pool", "by_loop"), [(A.masked_mean, np.mean), (A.masked_max, np.max)])
+def test_pooling_is_over_real_regions(pool, by_loop):
+    values = th.randn(B, N, D, dtype=th.float64) - 10.0  # all below the 0 of rows without a real region
+    mask = th.arange(N) < th.tensor([[4], [0], [6]])
+    pooled = pool(values, mask)
+    for row, n in ((0, 4), (2, 6)):
+        np.testing.assert_allclose(pooled[row], by_loop(values[row, :n].numpy(), axis=0))
+    assert not pooled[1].any()
+    th.testing.assert_close(pool(values), pool(values, th.ones(B, N, dtype=th.bool)))
+
+
 def test_coordinates_run_from_minus_one_to_one_row_by_row():
     assert A.grid_coordinates(2, 3).tolist() == [[-1, -1], [-1, 0], [-1, 1], [1, -1], [1, 0], [1, 1]]
     assert A.grid_coordinates(1, 1).tolist() == [[0, 0]]
