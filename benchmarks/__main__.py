@@ -9,7 +9,7 @@ The figures that the README quotes are from the commands in the README beside th
 import tempfile
 from pathlib import Path
 
-from benchmarks import attention_speed, learning, speed
+from benchmarks import attention_speed, darqn, learning, speed
 
 if __name__ == "__main__":  # worker processes started with "spawn" import this module again
     with tempfile.TemporaryDirectory() as folder:
@@ -18,6 +18,7 @@ if __name__ == "__main__":  # worker processes started with "spawn" import this 
         learning.main(
             ["--task", "MemoryChain-v0", "--seeds", "1", "--out", str(out / "learning.json"), "--folder", str(out / "logs")]
         )
+        darqn.main(["--seeds", "1", "--steps", "2000", "--out", str(out / "darqn.json")])
         print("\n## Speed\n")
         speed.main(["--rounds", "3", "--steps", "400", "--update-rounds", "50", "--out", str(out / "speed.json")])
         print("\n## Speed of attention\n")

@@ -1,0 +1,230 @@
+"""
+DARQN, a memory that chooses where to look, on a task that needs both and on one that needs a long memory.
+
+    python -m benchmarks.darqn --seeds 5
+
+Each selection is trained with the shipped hyperparameters of MemoryChain-v0. The model scored is the one at the end of
+training: greedy, over 500 episodes, once as it is and once with its state zeroed at every step. "Mass" is the share of the
+attention on the entity that was asked for, "picks" how often it has the largest share. Finished runs are skipped.
+"""
+
+import argparse
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecEnv
+
+from benchmarks.learning import EVALUATION_SEED, StateZeroed, hyperparameters, read, write
+from sb3_attn import DARQNPolicy, RecurrentDQN
+from sb3_attn.common.core_state import state_from_arrays
+
+N_EPISODES, N_ENVS = 500, 10
+SELECTIONS = ("soft", "straight_through", "reinforce")
+
+
+class RememberedSearch(gym.Env[np.ndarray, np.int64]):
+    """
+    See a kind, remember it over blank steps, then find the entity of that kind and say its value.
+
+    - Observation ``(kinds, kinds + 4)``: a row for each entity, one-hot kind and one-hot value. At the first step all rows
+      show the kind to look for, and no value; then they are blank; at the last step they are the entities, one of each kind
+      in random order, with random values.
+    - Actions: one of four values, which counts at the last step only; 1 for the right one, else 0.
+    - Length of an episode: ``blanks + 2`` steps.
+
+    Best return 1. **Ceiling without memory 0.625 with two kinds, 0.53 with four**: the kind asked for is independent of the
+    last observation, so nothing is better than the most frequent of its values, which is right with the mean of its
+    count over the number of kinds: (1/4 * 2 + 3/4 * 1) / 2, and (24 * 1 + 180 * 2 + 48 * 3 + 4 * 4) / 256 / 4. The same
+    holds for equal attention to all rows: their sum does not say which value goes with which kind.
+
+    :param kinds: Number of kinds, and of entities.
+    :param blanks: Number of blank steps.
+    """
+
+    VALUES = 4
+
+    def __init__(self, kinds: int = 2, blanks: int = 3) -> None:
+        self.n_kinds, self.blanks = kinds, blanks
+        self.shape = (kinds, kinds + self.VALUES)
+        self.observation_space = spaces.Box(0.0, 1.0, self.shape, np.float32)
+        self.action_space = spaces.Discrete(self.VALUES)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.kinds = self.np_random.permutation(self.n_kinds)
+        self.values = self.np_random.integers(self.VALUES, size=self.n_kinds)
+        self.target = int(self.np_random.integers(self.n_kinds))  # the row that is asked for
+        self.elapsed_steps = 0
+        obs = np.zeros(self.shape, np.float32)
+        obs[:, self.kinds[self.target]] = 1.0
+        return obs, {}
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.elapsed_steps += 1
+        obs = np.zeros(self.shape, np.float32)
+        if self.elapsed_steps == self.blanks + 1:
+            rows = np.arange(self.n_kinds)
+            obs[rows, self.kinds] = obs[rows, self.n_kinds + self.values] = 1.0
+        terminated = self.elapsed_steps == self.blanks + 2
+        reward = float(terminated and action == self.values[self.target])
+        return obs, reward, terminated, False, {}
+
+
+class Task(NamedTuple):
+    """
+    What is trained.
+
+    :param make: Makes an environment.
+    :param steps: Number of training steps.
+    :param ceiling: Mean return that agents without memory do not exceed.
+    """
+
+    make: Any
+    steps: int
+    ceiling: float
+
+
+TASKS = {
+    "RememberedSearch, 2 kinds": Task(partial(RememberedSearch, kinds=2), 20_000, 0.625),
+    "RememberedSearch, 4 kinds": Task(partial(RememberedSearch, kinds=4), 60_000, 0.53),
+    "MemoryChain-v0": Task(partial(gym.make, "MemoryChain-v0"), 5_000, 0.0),
+}
+
+
+def settings(task: str, selection: str, steps: int | None = None) -> dict[str, Any]:
+    """
+    Hyperparameters, as the results file has them.
+
+    :param task: A key of :data:`TASKS`.
+    :param selection: How the memory selects.
+    :param steps: Number of training steps instead of the task's.
+    """
+    core_kwargs = dict(hidden_size=64, attention_size=64, selection=selection)
+    return {
+        **hyperparameters("MemoryChain-v0", steps or TASKS[task].steps),
+        "policy": "DARQNPolicy",
+        "policy_kwargs": dict(core_kwargs=core_kwargs),
+    }
+
+
+def attention_to_the_target(model: RecurrentDQN, env: RememberedSearch) -> dict[str, float]:
+    """
+    Where a model looks at the last step of ``RememberedSearch``.
+
+    :param model: A trained model.
+    :param env: What it was trained on.
+    :return: Mass and picks.
+    """
+    network, shares = model.q_net, []
+    for episode in range(N_EPISODES):
+        obs, _ = env.reset(seed=EVALUATION_SEED + episode)
+        state = None
+        for _ in range(env.blanks + 1):
+            _, state = model.predict(obs, state, deterministic=True)
+            obs, *_ = env.step(np.int64(0))
+        with th.no_grad():
+            inputs = network.encoder(network.extract_features(model.policy.obs_to_tensor(obs)[0], network.features_extractor))
+            core_state = state_from_arrays(state, like=network.initial_state(1))  # type: ignore[arg-type]
+            weights = network.core.attend(inputs, core_state)[1]  # type: ignore[operator]
+        shares.append(np.roll(weights.flatten().numpy(), -env.target))  # the target's comes first
+    return {"mass": float(np.mean(shares, axis=0)[0]), "picks": float(np.mean(np.argmax(shares, axis=1) == 0))}
+
+
+def run(task: str, selection: str, seed: int, steps: int | None = None) -> dict[str, Any]:
+    """
+    Train once and score the model.
+
+    :param task: A key of :data:`TASKS`.
+    :param selection: How the memory selects.
+    :param seed: Seed of the run.
+    :param steps: Number of training steps instead of the task's.
+    """
+    th.set_num_threads(1)
+    entry = settings(task, selection, steps)
+    kwargs = {key: value for key, value in entry.items() if key not in ("n_timesteps", "n_envs", "policy")}
+    vec_env: VecEnv = make_vec_env(TASKS[task].make, n_envs=entry["n_envs"], seed=seed)
+    start = time.process_time()  # of this thread alone, however busy the machine
+    model = RecurrentDQN(DARQNPolicy, vec_env, seed=seed, device="cpu", **kwargs).learn(entry["n_timesteps"])
+    result = {"task": task, "network": selection, "seed": seed, "hyperparameters": entry}
+    result["cpu_seconds"] = time.process_time() - start
+    evaluation: VecEnv = make_vec_env(TASKS[task].make, n_envs=N_ENVS, seed=EVALUATION_SEED)
+    for name, policy in (("score", model), ("state_zeroed", StateZeroed(model))):
+        result[name] = float(evaluate_policy(policy, evaluation, N_EPISODES)[0])  # type: ignore[arg-type]
+    env = TASKS[task].make()
+    return {**result, **(attention_to_the_target(model, env) if isinstance(env, RememberedSearch) else {})}
+
+
+def report(runs: list[dict[str, Any]]) -> str:
+    """The runs as a Markdown table, a selection a row."""
+    lines = [
+        "| task | selection | steps | mean | each seed | ceiling | state zeroed | mass | picks | CPU seconds per run |",
+        "|---|" + "---|" * 9,
+    ]
+    for task in TASKS:
+        for selection in SELECTIONS:
+            rows = [run for run in runs if (run["task"], run["network"]) == (task, selection)]
+            rows.sort(key=lambda row: row["seed"])
+            if not rows:
+                continue
+            mean = {key: np.mean([row.get(key, np.nan) for row in rows]) for key in ("score", "state_zeroed", "cpu_seconds")}
+            mass, picks = (
+                f"{np.mean([row[key] for row in rows]):.2f}" if key in rows[0] else "-" for key in ("mass", "picks")
+            )
+            seeds = ", ".join(f"{row['score']:.2f}" for row in rows)
+            lines.append(
+                f"| {task} | {selection} | {rows[0]['hyperparameters']['n_timesteps']:,} | {mean['score']:.2f} | {seeds} "
+                f"| {TASKS[task].ceiling:g} | {mean['state_zeroed']:.2f} | {mass} | {picks} | {mean['cpu_seconds']:.0f} |"
+            )
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """
+    Run the command line.
+
+    :param arguments: Its arguments; ``None`` takes them from ``sys.argv``.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS), help="the tasks to learn")
+    parser.add_argument("--selection", nargs="+", choices=SELECTIONS, default=list(SELECTIONS), help="how to select")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds, from 0")
+    parser.add_argument("--jobs", type=int, default=1, help="number of runs at a time, one thread each")
+    parser.add_argument("--steps", type=int, help="training steps instead of the task's, to try the benchmark out")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/darqn.json"), help="the results file")
+    args = parser.parse_args(arguments)
+
+    asked = {
+        (task, selection, seed): settings(task, selection, args.steps)
+        for seed in range(args.seeds)
+        for task in args.task
+        for selection in args.selection
+    }
+
+    def key(run: dict[str, Any]) -> tuple[str, str, int]:
+        return run["task"], run["network"], run["seed"]
+
+    # Those with other hyperparameters are done again
+    runs = [run for run in read(args.out) if asked.get(key(run), run["hyperparameters"]) == run["hyperparameters"]]
+    done = {key(run) for run in runs}
+    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(run, *run_key, args.steps) for run_key in asked if run_key not in done]
+        for future in as_completed(futures):
+            runs.append(future.result())
+            write(args.out, runs)
+            shown = ("task", "network", "seed", "score", "state_zeroed", "mass", "picks", "cpu_seconds")
+            print({key: runs[-1][key] for key in shown if key in runs[-1]}, flush=True)
+    print(report(runs))
+
+
+if __name__ == "__main__":
+    main()
