@@ -93,7 +93,7 @@ class MemoryExtractor(BaseFeaturesExtractor):
         """
         frames = self.frames(observations)
         inputs = self.encode(frames)
-        n_blank = self._count_blank(frames)
+        n_blank = self.count_blank(frames)
         # Each row's frames are turned round until the first real one comes first. So one unroll serves all rows, and the
         # blank ones, now last, come too late to have any influence on what is read out before them.
         steps = th.arange(self.n_stack, device=inputs.device).unsqueeze(1)
@@ -127,8 +127,13 @@ class MemoryExtractor(BaseFeaturesExtractor):
         together = {key: tensor.flatten(0, 1) for key, tensor in frames.items()}
         return self.projection(self.encoder(together)).unflatten(0, (self.n_stack, -1))
 
-    def _count_blank(self, frames: dict[str, th.Tensor]) -> th.Tensor:
-        """How many of the oldest frames of each row lie before the episode's start, ``[B]``; the newest never does."""
+    def count_blank(self, frames: dict[str, th.Tensor]) -> th.Tensor:
+        """
+        How many of the oldest frames lie before the episode's start; the newest never does.
+
+        :param frames: tensors ``[k, B, ...]``
+        :return: ``[B]``
+        """
         blank = th.stack([(tensor == 0).flatten(2).all(dim=2) for tensor in frames.values()]).all(dim=0)  # [k, B]
         return blank[:-1].long().cumprod(dim=0).sum(dim=0) * self.mask_blank_frames
 

@@ -117,10 +117,7 @@ class ExtractorMemory(MemoryWeights):
         """The quantity at each frame, 0 before the episode's start, ``[k, B, ...]``."""
         frames = extractor.frames(observations)
         inputs = extractor.encode(frames)
-        # The extractor's rule: the oldest frames are left out as long as they are zero, but never the newest
-        seen = th.stack([(tensor != 0).flatten(2).any(dim=2) for tensor in frames.values()]).any(dim=0)  # [k, B]
-        seen[-1] = True
-        started = seen.cumsum(dim=0) > 0 if extractor.mask_blank_frames else th.ones_like(seen)
+        started = th.arange(len(inputs), device=inputs.device).unsqueeze(1) >= extractor.count_blank(frames)  # [k, B]
         initial = state = self.core.initial_state(inputs.shape[1])
         steps = []
         for frame, rows in zip(inputs, started, strict=True):
