@@ -37,6 +37,11 @@ class Controller(nn.Module):
             with th.no_grad():
                 self.linear.bias[hidden_size : 2 * hidden_size] = forget_bias
 
+    @property
+    def recurrent_weight(self) -> th.Tensor:
+        """For what was read before and the hidden state before, ``[gates * C, R W + C]``."""
+        return self.linear.weight[:, self.input_size :]
+
     def project(self, inputs: th.Tensor) -> th.Tensor:
         """
         What the inputs contribute, for all steps in one product.
@@ -58,10 +63,9 @@ class Controller(nn.Module):
         :param cell: likewise
         :return: outputs ``[B, C]``, and the next hidden and cell
         """
-        weight = self.linear.weight[:, self.input_size :]
         if not self.is_lstm:
-            return F.relu(th.addmm(projected, reads, weight.t())), hidden, cell
-        i, f, o, g = self.gates(th.addmm(projected, th.cat((reads, hidden), dim=-1), weight.t()))
+            return F.relu(th.addmm(projected, reads, self.recurrent_weight.t())), hidden, cell
+        i, f, o, g = self.gates(th.addmm(projected, th.cat((reads, hidden), dim=-1), self.recurrent_weight.t()))
         cell = th.addcmul(f * cell, i, g)
         hidden = o * cell.tanh()
         return hidden, hidden, cell
