@@ -11,7 +11,7 @@ import torch as th
 
 #: Added before a logarithm: small enough to be lost beside any weight that counts, large enough for float32
 TINY = 1e-16
-#: The product of two squared lengths below which vectors count as empty
+#: What counts as nothing: as the product of two squared lengths, and as the usage of a slot
 EPS = 1e-6
 
 
@@ -145,9 +145,12 @@ def erase_and_add(memory: th.Tensor, weights: th.Tensor, erase: th.Tensor, add: 
     :param add: a, ``[B, H, W]``
     :return: ``[B, N, W]``
     """
-    for head_weights, head_erase in zip(weights.unbind(dim=1), erase.unbind(dim=1), strict=True):
+    heads = weights.unbind(dim=1)
+    for head_weights, head_erase in zip(heads, erase.unbind(dim=1), strict=True):
         memory = erase_by(memory, head_weights, head_erase)
-    return th.baddbmm(memory, weights.transpose(-1, -2), add)
+    for head_weights, head_add in zip(heads, add.unbind(dim=1), strict=True):
+        memory = th.addcmul(memory, head_weights.unsqueeze(-1), head_add.unsqueeze(-2))
+    return memory
 
 
 def erase_by(memory: th.Tensor, weights: th.Tensor, erase: th.Tensor) -> th.Tensor:
@@ -192,7 +195,7 @@ def usage(previous: th.Tensor, write_weights: th.Tensor, retained: th.Tensor) ->
     return th.lerp(previous, th.ones_like(previous), write_weights.detach()) * retained
 
 
-def allocation_weights(usage: th.Tensor, eps: float = 1e-6) -> th.Tensor:
+def allocation_weights(usage: th.Tensor, eps: float = EPS) -> th.Tensor:
     """
     a(phi_j) = (1 - u(phi_j)) prod_{i<j} u(phi_i), phi being the slots from the least used to the most used.
 
@@ -222,7 +225,17 @@ def temporal_link(link: th.Tensor, precedence: th.Tensor, write_weights: th.Tens
     """
     rows, columns = write_weights.unsqueeze(-1), write_weights.unsqueeze(-2)
     link = th.addcmul((1 - rows - columns) * link, rows, precedence.unsqueeze(-2))
-    return link * (1 - th.eye(link.shape[-1], dtype=link.dtype, device=link.device))
+    return without_diagonal(link)
+
+
+def without_diagonal(matrices: th.Tensor) -> th.Tensor:
+    """
+    Matrices with zeros on their diagonals.
+
+    :param matrices: ``[B, N, N]``
+    :return: ``[B, N, N]``
+    """
+    return matrices * (1 - th.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device))
 
 
 def precedence(previous: th.Tensor, write_weights: th.Tensor) -> th.Tensor:

@@ -26,6 +26,7 @@ class Controller(nn.Module):
         if kind not in CONTROLLERS:
             raise ValueError(f"controller={kind!r} is unknown; choose one of {list(CONTROLLERS)}.")
         self.input_size = input_size
+        self.read_size = read_size
         self.hidden_size = hidden_size
         self.is_lstm = kind == "lstm"
         #: Sizes of the state's two arrays

@@ -1,40 +1,15 @@
 """The differentiable neural computer."""
 
-from typing import NamedTuple
-
 import torch as th
 from torch import nn
 from torch.nn import functional as F
 
 from sb3_attn.common.core_state import CoreState
 from sb3_attn.memory import addressing, reference_forms
-from sb3_attn.memory.controller import Controller
-from sb3_attn.memory.core import MemoryCore
-
-
-class AccessState(NamedTuple):
-    """What a memory access carries from step to step."""
-
-    memory: th.Tensor  # [B, N, W]
-    usage: th.Tensor  # [B, N]
-    link: th.Tensor  # [B, N, N]
-    precedence: th.Tensor  # [B, N]
-    read_weights: th.Tensor  # [B, R, N]
-    write_weights: th.Tensor  # [B, N]
-
-
-class DNCState(NamedTuple):
-    """The controller's, C being 0 if it is feed-forward; what was read last; and the fields of ``AccessState``."""
-
-    hidden: th.Tensor  # [B, C]
-    cell: th.Tensor  # [B, C]
-    reads: th.Tensor  # [B, R, W]
-    memory: th.Tensor  # [B, N, W]
-    usage: th.Tensor  # [B, N]
-    link: th.Tensor  # [B, N, N]
-    precedence: th.Tensor  # [B, N]
-    read_weights: th.Tensor  # [B, R, N]
-    write_weights: th.Tensor  # [B, N]
+from sb3_attn.memory.controlled import ControlledCore
+from sb3_attn.memory.dnc_gradient import DNC_GRADIENT
+from sb3_attn.memory.dnc_state import AccessState, DNCState
+from sb3_attn.memory.gradients import WrittenGradient
 
 
 class MemoryAccess(nn.Module):
@@ -73,6 +48,7 @@ class MemoryAccess(nn.Module):
         self.masking = masking
         self.deallocation = deallocation
         self.link_sharpening = link_sharpening
+        self.is_plain = not (masking or deallocation or link_sharpening or reference_form)
         self.similarity = reference_forms.dnc_cosine_similarity if reference_form else addressing.cosine_similarity
         #: Sizes of the parts of the interface, in the order of its rows; those through a sigmoid first, then softplus
         self.interface_sizes = {
@@ -115,7 +91,7 @@ class MemoryAccess(nn.Module):
         :param state: before this step
         :return: what was read ``[B, R, W]``, and the state after this step
         """
-        told = self._tell(controls)
+        told = self.tell(controls)
         retained = addressing.retention(state.read_weights, told["free_gate"].unsqueeze(-1))
         usage = addressing.usage(state.usage, state.write_weights, retained)
         write_weights = self._write_weights(told, state.memory, usage)
@@ -129,8 +105,13 @@ class MemoryAccess(nn.Module):
         after = AccessState(memory, usage, link, precedence, read_weights, write_weights)
         return addressing.read(memory, read_weights), after
 
-    def _tell(self, controls: th.Tensor) -> dict[str, th.Tensor]:
-        """The interface vector in parts, each through its function."""
+    def tell(self, controls: th.Tensor) -> dict[str, th.Tensor]:
+        """
+        The interface vector in parts, each through its function.
+
+        :param controls: from the controller, ``[..., input_size]``
+        :return: by the names in ``interface_sizes``, ``[..., size]``
+        """
         names, sizes = list(self.interface_sizes), list(self.interface_sizes.values())
         first_positive, first_linear = names.index("write_strengths"), names.index("write_vectors")
         groups = (sum(sizes[:first_positive]), sum(sizes[first_positive:first_linear]), sum(sizes[first_linear:]))
@@ -171,7 +152,7 @@ class MemoryAccess(nn.Module):
         return addressing.content_weights(similarity, told[f"{head}_strengths"].unsqueeze(-1))
 
 
-class DNCCore(MemoryCore):
+class DNCCore(ControlledCore):
     """
     Differentiable neural computer: a controller with a memory that it can allocate, free, and walk in the order of writing.
 
@@ -196,6 +177,8 @@ class DNCCore(MemoryCore):
     :raises ValueError: if a size is not positive, or the controller is unknown
     """
 
+    state_class = DNCState
+
     def __init__(
         self,
         input_size: int,
@@ -211,12 +194,10 @@ class DNCCore(MemoryCore):
         link_sharpening: bool = False,
         reference_form: bool = False,
     ) -> None:
-        super().__init__(input_size, output_size=hidden_size if output_size is None else output_size)
-        self._check_sizes(hidden_size=hidden_size, n_slots=n_slots, word_size=word_size, n_reads=n_reads)
-        self.controller = Controller(input_size, n_reads * word_size, hidden_size, controller, forget_bias)
+        self._check_sizes(n_slots=n_slots, word_size=word_size, n_reads=n_reads)
+        super().__init__(input_size, hidden_size, n_reads * word_size, output_size, controller, forget_bias)
         switches = (masking, deallocation, link_sharpening, reference_form)
         self.access = MemoryAccess(hidden_size, n_slots, word_size, n_reads, *switches)
-        self.output = nn.Linear(hidden_size + n_reads * word_size, self.output_size)
 
     def initial_state(self, batch_size: int) -> DNCState:
         access = self.access.initial_state(batch_size)
@@ -224,20 +205,14 @@ class DNCCore(MemoryCore):
         reads = access.memory.new_zeros(batch_size, self.access.n_reads, self.access.word_size)
         return DNCState(hidden, cell, reads, *access)
 
-    def forward(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, DNCState]:
-        features, state = self._step(self.controller.project(inputs), DNCState._make(state))
-        return self.output(features), state
+    @property
+    def instructions(self) -> nn.Linear:
+        return self.access.interface
 
-    def unroll(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, DNCState]:
-        # The products with the inputs and for the outputs need no memory: one each for all steps
-        state, features = DNCState._make(state), []
-        for projected in self.controller.project(inputs).unbind(0):
-            step_features, state = self._step(projected, state)
-            features.append(step_features)
-        return self.output(th.stack(features)), state
+    def written_gradient(self) -> WrittenGradient | None:
+        return DNC_GRADIENT if self.controller.is_lstm and self.access.is_plain else None
 
-    def _step(self, projected: th.Tensor, state: DNCState) -> tuple[th.Tensor, DNCState]:
-        """One step from the projected inputs ``[B, gates * C]``; what the output layer sees, ``[B, C + R W]``."""
+    def step(self, projected: th.Tensor, state: DNCState) -> tuple[th.Tensor, DNCState]:
         hidden, cell, reads, *access = state
         controls, hidden, cell = self.controller(projected, reads.flatten(1), hidden, cell)
         reads, access_state = self.access(controls, AccessState._make(access))

@@ -8,12 +8,79 @@ loop goes back in time. Step by step, as ``MemoryCore.unroll`` does it, comes to
 ``d_x`` is the gradient by x; the *slope* of y by x is dy/dx where both are numbers.
 """
 
-from typing import Any, NamedTuple
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch as th
+from torch.autograd.function import once_differentiable
 
 from sb3_attn.memory import addressing
 from sb3_attn.memory.controller import Controller
+
+if TYPE_CHECKING:
+    from sb3_attn.memory.controlled import ControlledCore
+
+
+class WrittenGradient(NamedTuple):
+    """
+    The gradient of a core's step.
+
+    :param trace: from the core, the projected inputs ``[T, B, 4 C]`` and the T + 1 states around the steps, stacked, a trace
+        that has a ``ControllerTrace`` named ``controller``
+    :param step_backward: from a trace of one step, the gradients by what the output layer sees ``[B, C + R W]`` and by the
+        state after the step, and the weights of the controller's recurrent layer and of its instructions: the gradients by
+        the state before the step, by the controller's gates ``[B, 4 C]``, and by the instructions before their functions
+    """
+
+    trace: Callable[[Any, th.Tensor, Any], Any]
+    step_backward: Callable[[Any, th.Tensor, Any, th.Tensor, th.Tensor], tuple[Any, th.Tensor, th.Tensor]]
+
+
+def unroll_with(gradient: WrittenGradient, core: ControlledCore, projected: th.Tensor, state: Any) -> tuple[th.Tensor, Any]:
+    """
+    T steps, with a written gradient.
+
+    :param gradient: of the core's step
+    :param core: with an LSTM as controller
+    :param projected: what the inputs contribute to the gates, ``[T, B, 4 C]``
+    :param state: before the first step
+    :return: what the output layer sees, ``[T, B, C + R W]``, and the state after the last step
+    """
+    # The parameters stand here only so that autograd knows of them
+    parameters = (core.controller.recurrent_weight, core.instructions.weight, core.instructions.bias)
+    features, *arrays = _Unroll.apply(gradient, core, projected, *parameters, *state)
+    return features, core.state_class._make(arrays)
+
+
+class _Unroll(th.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, gradient: WrittenGradient, core: ControlledCore, projected: th.Tensor, *arguments: th.Tensor
+    ) -> tuple[th.Tensor, ...]:
+        recurrent_weight, instruction_weight, _, *arrays = arguments
+        features, states = core.run(projected, core.state_class._make(arrays))
+        ctx.gradient, ctx.core = gradient, core
+        ctx.save_for_backward(projected, recurrent_weight, instruction_weight, *map(th.stack, zip(*states, strict=True)))
+        return features, *states[-1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_features: th.Tensor, *d_arrays: th.Tensor) -> tuple[th.Tensor | None, ...]:
+        projected, *weights = ctx.saved_tensors[:3]
+        make_state = ctx.core.state_class._make
+        trace = ctx.gradient.trace(ctx.core, projected, make_state(ctx.saved_tensors[3:]))
+        d_state, d_gates, d_told = make_state(d_arrays), [], []
+        for now, d_step in zip(reversed(steps(trace)), reversed(d_features), strict=True):
+            d_state, d_step_gates, d_step_told = ctx.gradient.step_backward(now, d_step, d_state, *weights)
+            d_gates.append(d_step_gates)
+            d_told.append(d_step_told)
+        all_d_gates, all_d_told = th.stack(d_gates[::-1]), th.stack(d_told[::-1])
+        d_recurrent_weight = weight_gradient(all_d_gates, trace.controller.recurrent)
+        d_instruction_weight = weight_gradient(all_d_told, trace.controller.hidden)
+        d_bias = all_d_told.sum(dim=(0, 1))
+        return None, None, all_d_gates, d_recurrent_weight, d_instruction_weight, d_bias, *d_state
 
 
 def steps(trace: Any) -> list[Any]:
@@ -82,7 +149,7 @@ def content_backward(now: ContentTrace, d_weights: th.Tensor, d_memory: th.Tenso
     d_squares = d_products * now.similarity * now.inverse_lengths
     d_keys = d_products @ now.memory
     d_keys = th.addcmul(d_keys, now.keys, (d_squares * now.memory_squares).sum(dim=-1, keepdim=True), value=-1)
-    d_memory = th.baddbmm(d_memory, d_products.transpose(-1, -2), now.keys)
+    d_memory = d_memory + d_products.transpose(-1, -2) @ now.keys
     d_memory = th.addcmul(d_memory, now.memory, (d_squares * now.key_squares).sum(dim=1).unsqueeze(-1), value=-1)
     return d_keys, d_strengths, d_memory
 

@@ -7,9 +7,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_attn.common.core_state import CoreState
-from sb3_attn.memory import addressing, ntm_unroll, reference_forms
-from sb3_attn.memory.controller import Controller
-from sb3_attn.memory.core import MemoryCore
+from sb3_attn.memory import addressing, reference_forms
+from sb3_attn.memory.controlled import ControlledCore
+from sb3_attn.memory.gradients import WrittenGradient
+from sb3_attn.memory.ntm_gradient import NTM_GRADIENT
 from sb3_attn.memory.ntm_state import NTMState
 
 #: Of a constant initial memory; the best of those that Collier & Beel (2018) compared
@@ -28,7 +29,7 @@ class HeadInstructions(NamedTuple):
     erase: th.Tensor  # [B, H, W]
 
 
-class NTMCore(MemoryCore):
+class NTMCore(ControlledCore):
     """
     Neural Turing machine: a controller that reads and writes a memory by content and by location.
 
@@ -55,6 +56,8 @@ class NTMCore(MemoryCore):
     :raises ValueError: if a size is not positive, or a name is unknown
     """
 
+    state_class = NTMState
+
     def __init__(
         self,
         input_size: int,
@@ -70,14 +73,8 @@ class NTMCore(MemoryCore):
         memory_initialisation: str = "constant",
         reference_form: bool = False,
     ) -> None:
-        super().__init__(input_size, output_size=hidden_size if output_size is None else output_size)
-        self._check_sizes(
-            hidden_size=hidden_size,
-            n_slots=n_slots,
-            word_size=word_size,
-            n_read_heads=n_read_heads,
-            n_write_heads=n_write_heads,
-        )
+        self._check_sizes(n_slots=n_slots, word_size=word_size, n_read_heads=n_read_heads, n_write_heads=n_write_heads)
+        super().__init__(input_size, hidden_size, n_read_heads * word_size, output_size, controller, forget_bias)
         if not 0 <= shift_range <= (n_slots - 1) // 2:
             raise ValueError(
                 f"shift_range={shift_range} does not fit n_slots={n_slots}; give 0 to {(n_slots - 1) // 2}, so that no slot "
@@ -89,7 +86,6 @@ class NTMCore(MemoryCore):
         self.n_write_heads = n_write_heads
         self.n_heads = n_read_heads + n_write_heads
         self.reference_form = reference_form
-        self.controller = Controller(input_size, n_read_heads * word_size, hidden_size, controller, forget_bias)
         #: What the heads are told; what goes through the same function lies side by side
         self.head_sizes = dict(
             keys=self.n_heads * word_size,
@@ -101,7 +97,6 @@ class NTMCore(MemoryCore):
             erase=n_write_heads * word_size,
         )
         self.heads = nn.Linear(hidden_size, sum(self.head_sizes.values()))
-        self.output = nn.Linear(hidden_size + n_read_heads * word_size, self.output_size)
         memory = th.full((n_slots, word_size), CONSTANT)
         if memory_initialisation == "constant":
             self.register_buffer("initial_memory", memory)
@@ -122,36 +117,14 @@ class NTMCore(MemoryCore):
         weights[..., 0] = 1.0
         return NTMState(hidden, cell, memory, reads, *self._split_heads(weights))
 
-    def forward(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, NTMState]:
-        features, state = self._step(self.controller.project(inputs), NTMState._make(state))
-        return self.output(features), state
+    @property
+    def instructions(self) -> nn.Linear:
+        return self.heads
 
-    def unroll(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, NTMState]:
-        # The products with the inputs and for the outputs need no memory: one each for all steps
-        projected, state = self.controller.project(inputs), NTMState._make(state)
-        if th.is_grad_enabled() and self.controller.is_lstm and not self.reference_form:
-            features, state = ntm_unroll.unroll(self, projected, state)
-        else:
-            features, (*_, state) = self.run(projected, state)
-        return self.output(features), state
+    def written_gradient(self) -> WrittenGradient | None:
+        return NTM_GRADIENT if self.controller.is_lstm and not self.reference_form else None
 
-    def run(self, projected: th.Tensor, state: NTMState) -> tuple[th.Tensor, list[NTMState]]:
-        """
-        T steps, one after the other.
-
-        :param projected: what the inputs contribute to the gates, ``[T, B, gates * C]``
-        :param state: before the first step
-        :return: what the output layer sees, ``[T, B, C + R W]``, and the T + 1 states around the steps
-        """
-        features, states = [], [state]
-        for step_projected in projected.unbind(0):
-            step_features, state = self._step(step_projected, state)
-            features.append(step_features)
-            states.append(state)
-        return th.stack(features), states
-
-    def _step(self, projected: th.Tensor, state: NTMState) -> tuple[th.Tensor, NTMState]:
-        """One step from the projected inputs ``[B, gates * C]``; what the output layer sees, ``[B, C + R W]``."""
+    def step(self, projected: th.Tensor, state: NTMState) -> tuple[th.Tensor, NTMState]:
         features, hidden, cell = self.controller(projected, state.reads.flatten(1), state.hidden, state.cell)
         told = self.tell_heads(features)
         previous = th.cat((state.read_weights, state.write_weights), dim=1)

@@ -65,22 +65,30 @@ def test_gradients_are_finite_at_even_weights_with_much_sharpening():
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
-@pytest.mark.parametrize("heads", [dict(), dict(n_read_heads=3, n_write_heads=2, shift_range=2)])
-def test_the_written_gradient_of_the_ntm_equals_autograd(heads):
-    core = NTMCore(INPUT, hidden_size=6, n_slots=7, word_size=4, memory_initialisation="learned", **heads).double()
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        ("ntm", dict(n_slots=7, word_size=4)),
+        ("ntm", dict(n_slots=7, word_size=4, n_read_heads=3, n_write_heads=2, shift_range=2)),
+        ("dnc", dict(n_slots=5, word_size=3, n_reads=1)),
+        ("dnc", dict(n_slots=6, word_size=4, n_reads=3)),
+    ],
+)
+def test_a_written_gradient_equals_autograd(name, kwargs):
+    core = make_core(name, INPUT, dict(hidden_size=6, **kwargs)).double()
+    assert core.written_gradient() is not None
     inputs = th.randn(6, 3, INPUT, dtype=th.float64, requires_grad=True)
     with th.no_grad():
         used = core.unroll(th.randn(4, 3, INPUT, dtype=th.float64), core.initial_state(3))[1]
     start = map_state(lambda array: array.detach().requires_grad_(), used)
-    targets = None
-    gradients = []
+    wanted = [inputs, *start, *core.parameters()]
+    targets, gradients = None, []
     for unroll in (core.unroll, lambda inputs, state: MemoryCore.unroll(core, inputs, state)):
         outputs, end = unroll(inputs, start)
         results = [outputs, *end]
         targets = [th.randn_like(result) for result in results] if targets is None else targets
         loss = sum((result * target).sum() for result, target in zip(results, targets, strict=True))
-        wanted = [inputs, *start, *(p for p in core.parameters() if p is not core.initial_memory)]
-        gradients.append(th.autograd.grad(loss, wanted))
+        gradients.append(th.autograd.grad(loss, wanted, materialize_grads=True))
     for gradient, expected in zip(*gradients, strict=True):
         th.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-12)
 

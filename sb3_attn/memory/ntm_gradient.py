@@ -1,11 +1,10 @@
-"""The unroll of a neural Turing machine with its gradient written out; equations are those of Graves et al. (2014)."""
+"""The gradient of a neural Turing machine, written out; equations are those of Graves et al. (2014)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch as th
-from torch.autograd.function import once_differentiable
 
 from sb3_attn.memory import addressing, gradients
 from sb3_attn.memory.ntm_state import NTMState
@@ -14,46 +13,7 @@ if TYPE_CHECKING:
     from sb3_attn.memory.ntm import NTMCore
 
 
-def unroll(core: NTMCore, projected: th.Tensor, state: NTMState) -> tuple[th.Tensor, NTMState]:
-    """
-    T steps.
-
-    :param core: with an LSTM as controller, not in its reference form
-    :param projected: what the inputs contribute to the gates, ``[T, B, 4 C]``
-    :param state: before the first step
-    :return: what the output layer sees, ``[T, B, C + R W]``, and the state after the last step
-    """
-    parameters = (core.controller.recurrent_weight, core.heads.weight, core.heads.bias)
-    features, *arrays = _Unroll.apply(core, projected, *parameters, *state)
-    return features, NTMState._make(arrays)
-
-
-class _Unroll(th.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, core: NTMCore, projected: th.Tensor, *arguments: th.Tensor) -> tuple[th.Tensor, ...]:
-        recurrent_weight, heads_weight, _, *arrays = arguments
-        features, states = core.run(projected, NTMState._make(arrays))
-        ctx.core = core
-        ctx.save_for_backward(projected, recurrent_weight, heads_weight, *map(th.stack, zip(*states, strict=True)))
-        return features, *states[-1]
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_features: th.Tensor, *d_arrays: th.Tensor) -> tuple[th.Tensor | None, ...]:
-        projected, recurrent_weight, heads_weight, *arrays = ctx.saved_tensors
-        trace = _trace(ctx.core, projected, NTMState._make(arrays))
-        d_state, d_gates, d_told = NTMState._make(d_arrays), [], []
-        for now, d_step in zip(reversed(gradients.steps(trace)), reversed(d_features), strict=True):
-            d_state, d_step_gates, d_step_told = _step_backward(now, d_step, d_state, recurrent_weight, heads_weight)
-            d_gates.append(d_step_gates)
-            d_told.append(d_step_told)
-        all_d_gates, all_d_told = th.stack(d_gates[::-1]), th.stack(d_told[::-1])
-        d_recurrent_weight = gradients.weight_gradient(all_d_gates, trace.controller.recurrent)
-        d_heads_weight = gradients.weight_gradient(all_d_told, trace.controller.hidden)
-        return None, all_d_gates, d_recurrent_weight, d_heads_weight, all_d_told.sum(dim=(0, 1)), *d_state
-
-
-class _Trace(NamedTuple):
+class NTMTrace(NamedTuple):
     """What the gradient of a step needs, for T steps."""
 
     controller: gradients.ControllerTrace
@@ -70,7 +30,7 @@ class _Trace(NamedTuple):
     add: th.Tensor  # [T, B, H, W]
 
 
-def _trace(core: NTMCore, projected: th.Tensor, states: NTMState) -> _Trace:
+def trace(core: NTMCore, projected: th.Tensor, states: NTMState) -> NTMTrace:
     """Everything that the steps computed, from the T + 1 states around them."""
     told = core.tell_heads(states.hidden[1:])
     told_slopes = (
@@ -87,7 +47,7 @@ def _trace(core: NTMCore, projected: th.Tensor, states: NTMState) -> _Trace:
     interpolated = addressing.interpolate(content.weights, weights[:-1], told.gates)
     rolled = addressing.roll_by_each(interpolated, told.shifts.shape[-1] // 2)
     shifted = (told.shifts.unsqueeze(-2) @ rolled).squeeze(-2) + addressing.TINY
-    return _Trace(
+    return NTMTrace(
         controller=gradients.trace_controller(core.controller, projected, states.reads, states.hidden, states.cell),
         content=content,
         told_slopes=th.cat([slopes.flatten(2) for slopes in told_slopes], dim=-1),
@@ -103,8 +63,8 @@ def _trace(core: NTMCore, projected: th.Tensor, states: NTMState) -> _Trace:
     )
 
 
-def _step_backward(
-    now: _Trace, d_features: th.Tensor, d_after: NTMState, recurrent_weight: th.Tensor, heads_weight: th.Tensor
+def step_backward(
+    now: NTMTrace, d_features: th.Tensor, d_after: NTMState, recurrent_weight: th.Tensor, heads_weight: th.Tensor
 ) -> tuple[NTMState, th.Tensor, th.Tensor]:
     """
     One step back in time.
@@ -126,7 +86,7 @@ def _step_backward(
     d_write_weights = d_after.write_weights + now.add @ d_after.memory.transpose(-1, -2)
     d_memory, d_erase, d_by_erasing = _erase_backward(now.content.memory, write_weights, now.erase, d_after.memory)
     d_read_weights = d_after.read_weights + d_reads @ now.content.memory.transpose(-1, -2)
-    d_memory = th.baddbmm(d_memory, read_weights.transpose(-1, -2), d_reads)
+    d_memory = d_memory + read_weights.transpose(-1, -2) @ d_reads
     # Eq. (9)
     d_scores = gradients.softmax_backward(now.weights, th.cat((d_read_weights, d_write_weights + d_by_erasing), dim=1))
     d_exponents = (d_scores * now.logarithms).sum(dim=-1)
@@ -174,3 +134,6 @@ def _erase_backward(
         d_erase.append(-(head_weights.unsqueeze(-2) @ lost))
         d_memory = addressing.erase_by(d_memory, head_weights, head_erase)
     return d_memory, th.cat(d_erase[::-1], dim=1), th.cat(d_weights[::-1], dim=-1).transpose(-1, -2)
+
+
+NTM_GRADIENT = gradients.WrittenGradient(trace, step_backward)
