@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from sb3_attn.common.core_state import CoreState
 from sb3_attn.common.softmax import masked_softmax
 from sb3_attn.memory.core import MemoryCore
-from sb3_attn.memory.window import slide, windows
+from sb3_attn.memory.window import by_entry, extend, visible
 
 
 class GatedTransformerState(NamedTuple):
@@ -81,24 +81,24 @@ class GatedTransformerLayer(nn.Module):
         self.feedforward = nn.Sequential(nn.Linear(size, feedforward_size), nn.ReLU(), nn.Linear(feedforward_size, size))
         self.feedforward_gate = GRUGate(size, gate_bias)
 
-    def forward(self, inputs: th.Tensor, past: th.Tensor, filled: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    def forward(self, inputs: th.Tensor, past: th.Tensor, seen: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """
         T steps.
 
         :param inputs: ``[T, B, D]``
         :param past: the inputs of this layer at the L steps before, ``[B, L, D]``
-        :param filled: of each step's window, bool ``[T, B, 1, L + 1]``
-        :return: ``[T, B, D]``, and how much each step attends to its window, ``[T, B, H, L + 1]``
+        :param seen: which entries each step attends to, bool ``[B, 1, T, L + T]``
+        :return: ``[T, B, D]``, and with what weights, ``[B, H, T, L + T]``
         """
         present = self.attention_norm(inputs)
-        query = self.query(present).unflatten(-1, (self.n_heads, -1))  # [T, B, H, d]; the bias is the paper's u
-        pairs = windows(self.key_value(self.attention_norm(past)), self.key_value(present))
-        keys, values = pairs.unflatten(-1, (2, self.n_heads, -1)).unbind(dim=-3)  # each [T, B, L + 1, H, d]
-        by_content = th.einsum("tbhd,tblhd->tbhl", query, keys)
-        by_position = th.einsum("tbhd,hld->tbhl", query + self.position_bias, self.positions)
-        weights = masked_softmax((by_content + by_position) * self.scale, filled)
-        attended = self.out_projection(th.einsum("tbhl,tblhd->tbhd", weights, values).flatten(-2))
-        hidden = self.attention_gate(inputs, F.relu(attended))
+        pairs = extend(self.key_value(self.attention_norm(past)), self.key_value(present))
+        keys, values = pairs.unflatten(-1, (2, self.n_heads, -1)).permute(2, 0, 3, 1, 4)  # each [B, H, L + T, d]
+        query = self.query(present).unflatten(-1, (self.n_heads, -1)).permute(1, 2, 0, 3)  # [B, H, T, d]
+        by_content = query @ keys.transpose(-1, -2)  # the bias of the query's layer is the paper's u
+        by_age = (query + self.position_bias.unsqueeze(1)) @ self.positions.transpose(-1, -2)
+        weights = masked_softmax((by_content + by_entry(by_age)) * self.scale, seen)
+        attended = (weights @ values).permute(2, 0, 1, 3).flatten(-2)
+        hidden = self.attention_gate(inputs, F.relu(self.out_projection(attended)))
         return self.feedforward_gate(hidden, F.relu(self.feedforward(self.feedforward_norm(hidden)))), weights
 
 
@@ -157,16 +157,16 @@ class GatedTransformerCore(MemoryCore):
     def _unroll(
         self, inputs: th.Tensor, state: GatedTransformerState
     ) -> tuple[th.Tensor, list[th.Tensor], GatedTransformerState]:
-        """Outputs ``[T, B, D]``, the weights of each layer ``[T, B, H, L + 1]``, and the state afterwards."""
-        present = inputs.new_ones(inputs.shape[:2])
-        filled = windows(state.filled, present).unsqueeze(2) > 0
+        """Outputs ``[T, B, D]``, the weights of each layer ``[B, H, T, L + T]``, and the state afterwards."""
+        seen = visible(state.filled, len(inputs), with_present=True).unsqueeze(1)
         embeddings, kept, weights = self.embedding(inputs), [], []
         for layer, past in zip(self.layers, state.embeddings.unbind(dim=1), strict=True):
-            kept.append(slide(past, embeddings))
-            embeddings, layer_weights = layer(embeddings, past, filled)
+            kept.append(extend(past, embeddings)[:, -self.memory_length :])
+            embeddings, layer_weights = layer(embeddings, past, seen)
             weights.append(layer_weights)
-        return embeddings, weights, GatedTransformerState(th.stack(kept, dim=1), slide(state.filled, present))
+        filled = extend(state.filled, inputs.new_ones(inputs.shape[:2]))[:, -self.memory_length :]
+        return embeddings, weights, GatedTransformerState(th.stack(kept, dim=1), filled)
 
     def memory_weights(self, inputs: th.Tensor, state: CoreState) -> dict[str, th.Tensor]:
         _, weights, _ = self._unroll(inputs.unsqueeze(0), GatedTransformerState._make(state))
-        return {"attention": th.cat(weights, dim=2).squeeze(0)}
+        return {"attention": th.cat(weights, dim=1).squeeze(2)}

@@ -9,7 +9,7 @@ from sb3_attn.common.core_state import CoreState
 from sb3_attn.common.softmax import masked_softmax
 from sb3_attn.memory.core import MemoryCore
 from sb3_attn.memory.rnn import LSTMCore, LSTMState
-from sb3_attn.memory.window import slide, windows
+from sb3_attn.memory.window import extend, visible
 
 CONTEXTS = ("mqn", "rmqn", "frmqn")
 
@@ -93,52 +93,59 @@ class KeyValueMemoryCore(MemoryCore):
         return outputs.squeeze(0), state
 
     def unroll(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, KeyValueState]:
-        contexts, answers, _, state = self._unroll(inputs, KeyValueState._make(state))
-        return th.cat((contexts, answers), dim=-1), state
+        contexts, answers, _, after = self._unroll(inputs, KeyValueState._make(state))
+        return th.cat((contexts, answers), dim=-1), after
 
     def _unroll(self, inputs: th.Tensor, state: KeyValueState) -> tuple[th.Tensor, th.Tensor, th.Tensor, KeyValueState]:
-        """Contexts ``[T, B, C]``, answers ``[T, B, V]``, the weights they were found with, and the state afterwards."""
-        keys, values = self.pair(inputs).split((self.key_size, self.value_size), dim=-1)
-        pairs = (keys, values, inputs.new_ones(inputs.shape[:2]))
-        seen = [windows(past, present)[:, :, :-1] for past, present in zip(state, pairs, strict=False)]
-        lstm_state = LSTMState(state.hidden, state.cell)
+        """Contexts ``[T, B, C]``, answers ``[T, B, V]``, their weights ``[B, hops, T, N + T]``, and the state afterwards."""
+        new_keys, new_values = self.pair(inputs).split((self.key_size, self.value_size), dim=-1)
+        keys, values = extend(state.keys, new_keys), extend(state.values, new_values)
+        seen = visible(state.filled, len(inputs), with_present=False)
+        lstm_state, retrieved = LSTMState(state.hidden, state.cell), state.retrieved
         if self.has_feedback:
-            steps, retrieved = [], state.retrieved
-            for step_inputs, *step_seen in zip(inputs, *seen, strict=True):
+            steps = []
+            for step_inputs, step_seen in zip(inputs, seen.split(1, dim=1), strict=True):
                 context, lstm_state = self.context(th.cat((step_inputs, retrieved), dim=-1), lstm_state)
-                retrieved, weights = self._ask(context, *step_seen)
-                steps.append((context, retrieved, weights))
-            contexts, answers, weights = map(th.stack, zip(*steps, strict=True))
+                answer, step_weights = self._ask(context.unsqueeze(1), keys, values, step_seen)
+                retrieved = answer.squeeze(1)
+                steps.append((context, retrieved, step_weights.squeeze(2)))
+            contexts, answers, by_step = map(th.stack, zip(*steps, strict=True))
+            weights = by_step.movedim(0, 2)
         else:
             if isinstance(self.context, LSTMCore):
                 contexts, lstm_state = self.context.unroll(inputs, lstm_state)
             else:
                 contexts = self.context(inputs)
-            answers, weights = self._ask(contexts, *seen)
-            retrieved = state.retrieved
-        kept = [slide(past, present) for past, present in zip(state, pairs, strict=False)]
+            by_row, weights = self._ask(contexts.transpose(0, 1), keys, values, seen)
+            answers = by_row.transpose(0, 1)
+        filled = extend(state.filled, inputs.new_ones(inputs.shape[:2]))
+        kept = [entries[:, -self.n_slots :] for entries in (keys, values, filled)]
         return contexts, answers, weights, KeyValueState._make([*kept, *lstm_state, retrieved])
 
-    def _ask(self, context: th.Tensor, keys: th.Tensor, values: th.Tensor, filled: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    def _ask(self, context: th.Tensor, keys: th.Tensor, values: th.Tensor, seen: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """
         o = sum_i p_i v_i with p = softmax(q k_i / sqrt(K)), once for each hop.
 
         Oh et al. (2016), eqs. (3) and (4), with the scale of Vaswani et al. (2017).
 
-        :param context: ``[..., C]``
-        :param keys: ``[..., N, K]``
-        :param values: ``[..., N, V]``
-        :param filled: ``[..., N]``
-        :return: the last answer ``[..., V]``, and the weights of all hops ``[..., hops, N]``
+        :param context: of T steps, ``[B, T, C]``
+        :param keys: ``[B, n, K]``
+        :param values: ``[B, n, V]``
+        :param seen: which entries each step asks, bool ``[B, T, n]``
+        :return: the last answers ``[B, T, V]``, and the weights of all hops ``[B, hops, T, n]``
         """
-        question, weights = self.question(context), []
-        while True:
-            scores = (keys @ question.unsqueeze(-1)).squeeze(-1) * self.key_size**-0.5
-            weights.append(masked_softmax(scores, filled > 0))
-            answer = (weights[-1].unsqueeze(-2) @ values).squeeze(-2)
-            if len(weights) > len(self.next_questions):
-                return answer, th.stack(weights, dim=-2)
-            question = self.next_questions[len(weights) - 1](th.cat((question, answer), dim=-1))
+        question = self.question(context)
+        weights = [self._weights(question, keys, seen)]
+        answer = weights[-1] @ values
+        for next_question in self.next_questions:
+            question = next_question(th.cat((question, answer), dim=-1))
+            weights.append(self._weights(question, keys, seen))
+            answer = weights[-1] @ values
+        return answer, th.stack(weights, dim=1)
+
+    def _weights(self, question: th.Tensor, keys: th.Tensor, seen: th.Tensor) -> th.Tensor:
+        return masked_softmax(question @ keys.transpose(-1, -2) * self.key_size**-0.5, seen)
 
     def memory_weights(self, inputs: th.Tensor, state: CoreState) -> dict[str, th.Tensor]:
-        return {"retrieval": self._unroll(inputs.unsqueeze(0), KeyValueState._make(state))[2].squeeze(0)}
+        weights = self._unroll(inputs.unsqueeze(0), KeyValueState._make(state))[2]
+        return {"retrieval": weights[:, :, 0, :-1]}  # the last entry is the present, which is not asked
