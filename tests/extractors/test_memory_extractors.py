@@ -208,6 +208,15 @@ def test_a_frame_of_a_dict_is_blank_only_if_all_of_it_is():
     assert not th.allclose(blank, half)
 
 
+@pytest.mark.parametrize("extractor_class", [MemoryExtractor, *EXTRACTORS])
+def test_the_order_of_older_frames_matters(extractor_class):
+    space = spaces.Box(-9, 9, (12,))
+    extractor = extractor_class(space)
+    frames = th.randn(5, 4, 3)
+    swapped = frames[:, [1, 0, 2, 3]]
+    assert not th.allclose(extractor(frames.flatten(1)), extractor(swapped.flatten(1)), atol=1e-6)
+
+
 def test_the_gradient_reaches_every_real_frame_and_no_blank_one():
     extractor = MemoryExtractor(spaces.Box(-9, 9, (12,)), n_stack=4)
     observations = th.randn(2, 12)
