@@ -1,28 +1,23 @@
 """
-Every memory core in RecurrentDQN, through the shipped YAML with only the core changed.
+Every memory core in RecurrentDQN, and over the stacked frames of stock DQN, through the shipped YAML with only the core changed.
 
     python -m benchmarks.cores --seeds 5 --jobs 2
 
-The score is that of ``benchmarks.learning``: the greedy policy of the model saved at the end, over 100 episodes. The curve is
-that of RL Zoo's evaluations on the way, 50 greedy episodes each; "solved at" is the first evaluation from which on all
-later ones reach the bar. Runs that the results file already has are skipped.
+While training RL Zoo evaluates every 5,000 steps, the greedy policy over 50 episodes. The score is the last of these evaluations;
+"solved at" is the first from which on all reach the bar. Runs that the results file already has are skipped.
 """
 
 import argparse
-import importlib
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib as mpl
 import numpy as np
-import torch as th
+from matplotlib.figure import Figure
 
-from benchmarks.learning import hyperparameters, read, score, train, write
-from sb3_attn import RecurrentDQN
-from sb3_attn.zoo import register
+from benchmarks.learning import read, train, write
 
 EVALUATE_EVERY, EVALUATION_EPISODES = 5000, 50
 
@@ -32,10 +27,12 @@ class Task(NamedTuple):
     What is expected of every core.
 
     :param steps: Number of training steps.
+    :param algo: ``"rdqn"`` takes the core as such, ``"dqn"`` over eight stacked frames.
     :param bar: Mean return to reach.
     """
 
     steps: int
+    algo: str = "rdqn"
     bar: float = 0.95
 
 
@@ -43,48 +40,35 @@ TASKS = {
     "MemoryChain-v0": Task(60_000),
     "AssociativeRecall-v0": Task(150_000),
     "AssociativeRecall8-v0": Task(150_000),
+    "popgym-RepeatPreviousEasy-v0": Task(60_000, algo="dqn"),
 }
-#: The arguments of each core; an LSTM as large as elsewhere
-CORES: dict[str, dict[str, Any]] = {
-    "lstm": dict(hidden_size=64),
-    "gru": dict(hidden_size=64),
-    "ntm": {},
-    "dnc": {},
-    "key_value": {},
-    "gated_transformer": {},
+#: The policy that has each core over stacked frames
+CORES = {
+    "lstm": "sb3_attn.MemoryMlpPolicy",
+    "ntm": "sb3_attn.NTMMlpPolicy",
+    "dnc": "sb3_attn.DNCMlpPolicy",
+    "key_value": "sb3_attn.KeyValueMemoryMlpPolicy",
+    "gated_transformer": "sb3_attn.TransformerMlpPolicy",
 }
 
 
 def run(task: str, core: str, seed: int, folder: Path) -> dict[str, Any]:
     """
-    Train once, follow the evaluations on the way and score the saved model.
+    Train once and follow the evaluations on the way.
 
     :param task: A key of :data:`TASKS`.
     :param core: A key of :data:`CORES`.
     :param seed: Seed of the run.
     :param folder: Where the logs go.
     """
-    register()
-    importlib.import_module("rl_zoo3.import_envs")
-    th.set_num_threads(1)
-    steps = TASKS[task].steps
-    overrides = {"policy_kwargs": f"dict(core={core!r}, core_kwargs={CORES[core]!r})"}
+    steps, algo, _ = TASKS[task]
+    overrides = {"policy_kwargs": f"dict(core={core!r})"} if algo == "rdqn" else {"policy": repr(CORES[core])}
     start = time.perf_counter()
-    zip_path = train(
-        task, seed, folder / core / str(seed), steps, overrides=overrides, evaluation=(EVALUATE_EVERY, EVALUATION_EPISODES)
-    )
+    zip_path = train(task, seed, folder / core / str(seed), steps, algo, overrides, (EVALUATE_EVERY, EVALUATION_EPISODES))
+    seconds = time.perf_counter() - start
     evaluations = np.load(zip_path.parent / "evaluations.npz")
-    returns = score(RecurrentDQN.load(zip_path, device="cpu"), task, hyperparameters(task, steps))
-    return {
-        "task": task,
-        "network": core,
-        "seed": seed,
-        "steps": steps,
-        "core_kwargs": CORES[core],
-        "score": float(np.mean(returns)),
-        "curve": [[int(t), float(r)] for t, r in zip(evaluations["timesteps"], evaluations["results"].mean(1), strict=True)],
-        "seconds": time.perf_counter() - start,
-    }
+    curve = zip(evaluations["timesteps"].tolist(), evaluations["results"].mean(axis=1).tolist(), strict=True)
+    return {"task": task, "network": core, "seed": seed, "steps": steps, "curve": list(curve), "seconds": seconds}
 
 
 def solved_at(result: dict[str, Any]) -> int | None:
@@ -112,10 +96,13 @@ def report(runs: list[dict[str, Any]]) -> str:
             rows = sorted((r for r in runs if (r["task"], r["network"]) == (task, core)), key=lambda r: r["seed"])
             if not rows:
                 continue
-            seeds = ", ".join(f"{row['score']:.2f}" for row in rows)
+            scores = [row["curve"][-1][1] for row in rows]
+            seeds = ", ".join(f"{value:.2f}" for value in scores)
             solved = ", ".join("-" if (at := solved_at(row)) is None else f"{at:,}" for row in rows)
-            mean, seconds = (np.mean([row[key] for row in rows]) for key in ("score", "seconds"))
-            lines.append(f"| {task} | {core} | {expected.steps:,} | {mean:.2f} | {seeds} | {solved} | {seconds:.0f} |")
+            seconds = np.mean([row["seconds"] for row in rows])
+            lines.append(
+                f"| {task} | {core} | {expected.steps:,} | {np.mean(scores):.2f} | {seeds} | {solved} | {seconds:.0f} |"
+            )
     return "\n".join(lines)
 
 
@@ -126,10 +113,9 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
     :param runs: As :func:`run` returns them.
     :param path: The PNG file.
     """
-    mpl.use("Agg")
-    pyplot = importlib.import_module("matplotlib.pyplot")
     tasks = [task for task in TASKS if any(result["task"] == task for result in runs)]
-    figure, panels = pyplot.subplots(1, len(tasks), figsize=(5 * len(tasks), 4), squeeze=False, layout="constrained")
+    figure = Figure(figsize=(5 * len(tasks), 4), layout="constrained")
+    panels = figure.subplots(1, len(tasks), squeeze=False)
     for panel, task in zip(panels[0], tasks, strict=True):
         for number, core in enumerate(CORES):
             curves = [np.array(r["curve"]) for r in runs if (r["task"], r["network"]) == (task, core)]
@@ -141,7 +127,6 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
         panel.set(title=task, xlabel="environment steps", ylabel="mean return, greedy")
         panel.legend()
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -166,7 +151,7 @@ def main(arguments: list[str] | None = None) -> None:
         for future in as_completed(futures):
             runs.append(future.result())
             write(args.out, runs)
-            print("{task}, {network}, seed {seed}: {score:.2f} in {seconds:.0f} s".format(**runs[-1]), flush=True)
+            print("{task}, {network}, seed {seed}: {curve[-1]} in {seconds:.0f} s".format(**runs[-1]), flush=True)
     draw(runs, args.out.with_suffix(".png"))
     print(report(runs))
 

@@ -151,17 +151,12 @@ class DNCExtractor(MemoryExtractor):
 
 
 class KeyValueMemoryExtractor(MemoryExtractor):
-    """
-    With a key-value memory of a slot for each frame, asked by an LSTM that gets the answers. Parameters as for
-    ``MemoryExtractor``.
-    """
+    """With a key-value memory of a slot for each frame. Parameters as for ``MemoryExtractor``."""
 
     default_core = "key_value"
 
     def default_core_kwargs(self, n_stack: int) -> dict[str, Any]:
-        # The core's 64 slots would remember the same over 8 frames, and take four times as long. Its default context, a layer
-        # over the newest frame, cannot tell in which order the others came: -0.10 on RepeatPrevious, where this one gets 1.
-        return dict(n_slots=n_stack, context="frmqn")
+        return dict(n_slots=n_stack)  # more would remember the same, and take longer
 
 
 class TransformerExtractor(MemoryExtractor):

@@ -4,12 +4,13 @@ from typing import NamedTuple
 
 import torch as th
 from torch import nn
+from torch.nn import functional as F
 
 from sb3_attn.common.core_state import CoreState
 from sb3_attn.common.softmax import masked_softmax
 from sb3_attn.memory.core import MemoryCore
 from sb3_attn.memory.rnn import LSTMCore, LSTMState
-from sb3_attn.memory.window import extend, visible
+from sb3_attn.memory.window import by_entry, extend, visible
 
 CONTEXTS = ("mqn", "rmqn", "frmqn")
 
@@ -30,8 +31,8 @@ class KeyValueMemoryCore(MemoryCore):
     The last N inputs as pairs of key and value; a context made from the present asks, the answer comes by content.
 
     Key-value memories of Miller et al. (2016), as in the memory Q-networks of Oh et al. (2016),
-    https://arxiv.org/abs/1605.09128. The present input is not among the pairs yet; an empty memory answers 0. The output is
-    the context and, behind it, the answer.
+    https://arxiv.org/abs/1605.09128, and what is asked for may be how long ago something was (Sukhbaatar et al. 2015). The
+    present input is not among the pairs yet; an empty memory answers 0. The output is the context and, behind it, the answer.
 
     The state is ``n_slots (key_size + value_size + 1)`` floats per row, with an LSTM ``2 hidden_size`` more, with feedback
     ``value_size`` more: 4,160 by default.
@@ -77,6 +78,7 @@ class KeyValueMemoryCore(MemoryCore):
             else LSTMCore(input_size + feedback_size, hidden_size, forget_bias)
         )
         self.question = nn.Linear(hidden_size, key_size)
+        self.ages = nn.Parameter(0.1 * th.randn(n_slots, key_size))  # the oldest first
         self.next_questions = nn.ModuleList(nn.Linear(key_size + value_size, key_size) for _ in range(n_hops - 1))
 
     def initial_state(self, batch_size: int) -> KeyValueState:
@@ -97,16 +99,23 @@ class KeyValueMemoryCore(MemoryCore):
         return th.cat((contexts, answers), dim=-1), after
 
     def _unroll(self, inputs: th.Tensor, state: KeyValueState) -> tuple[th.Tensor, th.Tensor, th.Tensor, KeyValueState]:
-        """Contexts ``[T, B, C]``, answers ``[T, B, V]``, their weights ``[B, hops, T, N + T]``, and the state afterwards."""
+        """
+        T steps.
+
+        :return: contexts ``[T, B, C]``, answers ``[T, B, V]``, their weights over all entries ``[B, hops, T, N + T]`` (with
+            feedback over each step's own window ``[B, hops, T, N + 1]``), and the state afterwards
+        """
         new_keys, new_values = self.pair(inputs).split((self.key_size, self.value_size), dim=-1)
         keys, values = extend(state.keys, new_keys), extend(state.values, new_values)
         seen = visible(state.filled, len(inputs), with_present=False)
         lstm_state, retrieved = LSTMState(state.hidden, state.cell), state.retrieved
         if self.has_feedback:
             steps = []
-            for step_inputs, step_seen in zip(inputs, seen.split(1, dim=1), strict=True):
+            for step, step_inputs in enumerate(inputs):
                 context, lstm_state = self.context(th.cat((step_inputs, retrieved), dim=-1), lstm_state)
-                answer, step_weights = self._ask(context.unsqueeze(1), keys, values, step_seen)
+                window = slice(step, step + self.n_slots + 1)
+                step_seen = seen[:, step : step + 1, window]
+                answer, step_weights = self._ask(context.unsqueeze(1), keys[:, window], values[:, window], step_seen)
                 retrieved = answer.squeeze(1)
                 steps.append((context, retrieved, step_weights.squeeze(2)))
             contexts, answers, by_step = map(th.stack, zip(*steps, strict=True))
@@ -124,15 +133,16 @@ class KeyValueMemoryCore(MemoryCore):
 
     def _ask(self, context: th.Tensor, keys: th.Tensor, values: th.Tensor, seen: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """
-        o = sum_i p_i v_i with p = softmax(q k_i / sqrt(K)), once for each hop.
+        o = sum_i p_i v_i with p = softmax(q (k_i + t_i) / sqrt(K)), once for each hop; t_i is learned for the age of entry i.
 
-        Oh et al. (2016), eqs. (3) and (4), with the scale of Vaswani et al. (2017).
+        Oh et al. (2016), eqs. (3) and (4), with the ages of Sukhbaatar et al. (2015), section 4.1, and the scale of Vaswani et
+        al. (2017).
 
         :param context: of T steps, ``[B, T, C]``
-        :param keys: ``[B, n, K]``
-        :param values: ``[B, n, V]``
-        :param seen: which entries each step asks, bool ``[B, T, n]``
-        :return: the last answers ``[B, T, V]``, and the weights of all hops ``[B, hops, T, n]``
+        :param keys: of the window before them and of themselves, ``[B, N + T, K]``
+        :param values: ``[B, N + T, V]``
+        :param seen: which entries each step asks, bool ``[B, T, N + T]``
+        :return: the last answers ``[B, T, V]``, and the weights of all hops ``[B, hops, T, N + T]``
         """
         question = self.question(context)
         weights = [self._weights(question, keys, seen)]
@@ -144,7 +154,9 @@ class KeyValueMemoryCore(MemoryCore):
         return answer, th.stack(weights, dim=1)
 
     def _weights(self, question: th.Tensor, keys: th.Tensor, seen: th.Tensor) -> th.Tensor:
-        return masked_softmax(question @ keys.transpose(-1, -2) * self.key_size**-0.5, seen)
+        by_age = F.pad(question @ self.ages.t(), (0, 1))  # the present has no age, and is not asked
+        scores = question @ keys.transpose(-1, -2) + by_entry(by_age)
+        return masked_softmax(scores * self.key_size**-0.5, seen)
 
     def memory_weights(self, inputs: th.Tensor, state: CoreState) -> dict[str, th.Tensor]:
         weights = self._unroll(inputs.unsqueeze(0), KeyValueState._make(state))[2]

@@ -140,6 +140,7 @@ def test_an_empty_key_value_memory_answers_nothing_and_the_present_is_not_in_it(
 def test_a_key_value_memory_finds_the_value_of_the_key_that_fits():
     core = KeyValueMemoryCore(3, hidden_size=3, n_slots=5, key_size=3, value_size=3, context="mqn").double()
     with th.no_grad():
+        core.ages.zero_()
         for layer, rows in (
             (core.pair, th.cat((100 * th.eye(3), th.eye(3)))),
             (core.context, th.eye(3)),
@@ -150,6 +151,19 @@ def test_a_key_value_memory_finds_the_value_of_the_key_that_fits():
     words = 5 * th.eye(3).double()
     outputs, _ = core.unroll(words[[0, 1, 2, 1]].unsqueeze(1), core.initial_state(1))
     th.testing.assert_close(outputs[3, 0, 3:], words[1], rtol=0, atol=1e-6)
+
+
+def test_a_key_value_memory_can_ask_for_an_age():
+    core = KeyValueMemoryCore(3, hidden_size=3, n_slots=5, key_size=3, value_size=3, context="mqn").double()
+    with th.no_grad():
+        for parameter in core.parameters():
+            parameter.zero_()
+        core.pair.weight[3:] = th.eye(3)
+        core.question.bias.fill_(1.0)
+        core.ages[-2] = 100.0  # two steps ago
+    inputs = th.randn(7, 2, 3, dtype=th.float64)
+    outputs, _ = core.unroll(inputs, core.initial_state(2))
+    th.testing.assert_close(outputs[2:, :, 3:], inputs[:-2])
 
 
 @pytest.mark.parametrize("core_class", [KeyValueMemoryCore, GatedTransformerCore])
