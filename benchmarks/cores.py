@@ -1,10 +1,10 @@
 """
-Every memory core in RecurrentDQN, and over the stacked frames of stock DQN, through the shipped YAML with only the core changed.
+Every memory core in RecurrentDQN and over the stacked frames of stock DQN, by the shipped YAML with only the core changed.
 
     python -m benchmarks.cores --seeds 5 --jobs 2
 
-While training RL Zoo evaluates every 5,000 steps, the greedy policy over 50 episodes. The score is the last of these evaluations;
-"solved at" is the first from which on all reach the bar. Runs that the results file already has are skipped.
+While training RL Zoo evaluates every 5,000 steps, the greedy policy over 50 episodes. The score is the last of these
+evaluations; "solved at" is the first from which on all reach the bar. Runs that the results file already has are skipped.
 """
 
 import argparse
@@ -42,9 +42,10 @@ TASKS = {
     "AssociativeRecall8-v0": Task(150_000),
     "popgym-RepeatPreviousEasy-v0": Task(60_000, algo="dqn"),
 }
-#: The policy that has each core over stacked frames
+#: The policy that has each core over stacked frames, if one is named after it
 CORES = {
     "lstm": "sb3_attn.MemoryMlpPolicy",
+    "gru": None,
     "ntm": "sb3_attn.NTMMlpPolicy",
     "dnc": "sb3_attn.DNCMlpPolicy",
     "key_value": "sb3_attn.KeyValueMemoryMlpPolicy",
@@ -145,7 +146,13 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     runs = read(args.out)
     done = {(r["task"], r["network"], r["seed"]) for r in runs}
-    asked = [(task, core, seed) for seed in range(args.seeds) for task in args.task for core in args.core]
+    asked = [
+        (task, core, seed)
+        for seed in range(args.seeds)
+        for task in args.task
+        for core in args.core
+        if TASKS[task].algo == "rdqn" or CORES[core] is not None
+    ]
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(run, *key, args.folder) for key in asked if key not in done]
         for future in as_completed(futures):
