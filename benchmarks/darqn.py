@@ -1,7 +1,7 @@
 """
 DARQN, a memory that chooses where to look, on a task that needs both and on one that needs a long memory.
 
-    python -m benchmarks.darqn --seeds 5
+    python -m benchmarks.darqn --seeds 3
 
 Each selection is trained with the shipped hyperparameters of MemoryChain-v0. The model scored is the one at the end of
 training: greedy, over 500 episodes, once as it is and once with its state zeroed at every step. "Mass" is the share of the
@@ -10,9 +10,7 @@ attention on the entity that was asked for, "picks" how often it has the largest
 
 import argparse
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +22,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
-from benchmarks.learning import EVALUATION_SEED, StateZeroed, hyperparameters, read, write
+from benchmarks.learning import EVALUATION_SEED, StateZeroed, hyperparameters
+from benchmarks.runs import finish, key, read
 from sb3_attn import DARQNPolicy, RecurrentDQN
 from sb3_attn.common.core_state import state_from_arrays
 
@@ -197,32 +196,25 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS), help="the tasks to learn")
     parser.add_argument("--selection", nargs="+", choices=SELECTIONS, default=list(SELECTIONS), help="how to select")
-    parser.add_argument("--seeds", type=int, default=5, help="number of seeds, from 0")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0")
     parser.add_argument("--jobs", type=int, default=1, help="number of runs at a time, one thread each")
     parser.add_argument("--steps", type=int, help="training steps instead of the task's, to try the benchmark out")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/darqn.json"), help="the results file")
     args = parser.parse_args(arguments)
 
     asked = {
-        (task, selection, seed): settings(task, selection, args.steps)
+        (task, selection, seed): (task, selection, seed, args.steps)
         for seed in range(args.seeds)
         for task in args.task
         for selection in args.selection
     }
 
-    def key(run: dict[str, Any]) -> tuple[str, str, int]:
-        return run["task"], run["network"], run["seed"]
+    def is_current(result: dict[str, Any]) -> bool:
+        task, selection, _ = wanted = key(result)
+        return wanted not in asked or result["hyperparameters"] == settings(task, selection, args.steps)
 
-    # Those with other hyperparameters are done again
-    runs = [run for run in read(args.out) if asked.get(key(run), run["hyperparameters"]) == run["hyperparameters"]]
-    done = {key(run) for run in runs}
-    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(run, *run_key, args.steps) for run_key in asked if run_key not in done]
-        for future in as_completed(futures):
-            runs.append(future.result())
-            write(args.out, runs)
-            shown = ("task", "network", "seed", "score", "state_zeroed", "mass", "picks", "cpu_seconds")
-            print({key: runs[-1][key] for key in shown if key in runs[-1]}, flush=True)
+    current = [result for result in read(args.out) if is_current(result)]  # others are done again
+    runs = finish(run, asked, current, args.out, args.jobs)
     print(report(runs))
 
 
