@@ -9,15 +9,14 @@ evaluations; "solved at" is the first from which on all reach the bar. Runs that
 
 import argparse
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.learning import read, train, write
+from benchmarks.learning import train
+from benchmarks.runs import finish, read
 
 EVALUATE_EVERY, EVALUATION_EPISODES = 5000, 50
 
@@ -144,21 +143,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/cores.json"), help="the results file")
     parser.add_argument("--folder", type=Path, default=Path("logs/cores"), help="where models and logs go")
     args = parser.parse_args(arguments)
-    runs = read(args.out)
-    done = {(r["task"], r["network"], r["seed"]) for r in runs}
-    asked = [
-        (task, core, seed)
+    asked = {
+        (task, core, seed): (task, core, seed, args.folder)
         for seed in range(args.seeds)
         for task in args.task
         for core in args.core
         if TASKS[task].algo == "rdqn" or CORES[core] is not None
-    ]
-    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(run, *key, args.folder) for key in asked if key not in done]
-        for future in as_completed(futures):
-            runs.append(future.result())
-            write(args.out, runs)
-            print("{task}, {network}, seed {seed}: {curve[-1]} in {seconds:.0f} s".format(**runs[-1]), flush=True)
+    }
+    runs = finish(run, asked, read(args.out), args.out, args.jobs)
     draw(runs, args.out.with_suffix(".png"))
     print(report(runs))
 

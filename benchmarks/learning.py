@@ -10,15 +10,12 @@ results file already has, with the same hyperparameters, are skipped, so an inte
 
 import argparse
 import importlib
-import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -31,6 +28,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
+from benchmarks.runs import finish, key, read
 from sb3_attn import RecurrentDQN
 from sb3_attn.zoo import register, zoo_config_path
 
@@ -175,20 +173,6 @@ def run(task: str, seed: int, folder: Path, steps: int | None = None) -> dict[st
     return result
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """Finished runs of a results file; none if there is no file yet."""
-    return json.loads(path.read_text()) if path.exists() else []
-
-
-def write(path: Path, runs: Sequence[dict[str, Any]]) -> None:
-    """Write a results file, sorted, so that an interruption leaves the old or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    order = sorted(runs, key=lambda run: (run["task"], run.get("network", ""), run["seed"]))
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(order, indent=1) + "\n")
-    temporary.replace(path)
-
-
 def report(runs: Sequence[dict[str, Any]]) -> str:
     """The runs as a Markdown table, a task a row."""
     lines = ["| task | steps | mean | each seed | bar | ceiling | state zeroed | seconds per run |", "|---|" + "---|" * 7]
@@ -219,25 +203,10 @@ def measure(tasks: Sequence[str], seeds: int, jobs: int, out: Path, folder: Path
     :param steps: Number of training steps; ``None`` means the YAML's.
     :return: The runs asked for.
     """
-    asked = {(task, seed): hyperparameters(task, steps) for task in tasks for seed in range(seeds)}
-
-    def is_current(run: dict[str, Any]) -> bool:
-        key = run["task"], run["seed"]
-        return key not in asked or run["hyperparameters"] == asked[key]
-
-    runs = [run for run in read(out) if is_current(run)]  # those with other hyperparameters are done again
-    missing = asked.keys() - {(run["task"], run["seed"]) for run in runs}
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(run, *key, folder, steps) for key in sorted(missing)]
-        try:
-            for future in as_completed(futures):
-                runs.append(future.result())
-                write(out, runs)
-                print("{task}, seed {seed}: {score:.2f}, state zeroed {state_zeroed:.2f}".format(**runs[-1]), flush=True)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return [run for run in runs if (run["task"], run["seed"]) in asked]
+    asked = {(task, "", seed): (task, seed, folder, steps) for task in tasks for seed in range(seeds)}
+    # Those with other hyperparameters are done again
+    current = [r for r in read(out) if key(r) not in asked or r["hyperparameters"] == hyperparameters(r["task"], steps)]
+    return [result for result in finish(run, asked, current, out, jobs) if key(result) in asked]
 
 
 def main(arguments: list[str] | None = None) -> None:

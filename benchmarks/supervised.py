@@ -12,8 +12,6 @@ skipped. The curves of all runs are in the results file, and in a picture beside
 import argparse
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,8 @@ from matplotlib.figure import Figure
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.learning import EVALUATION_SEED, read, write
+from benchmarks.learning import EVALUATION_SEED
+from benchmarks.runs import finish, key, read
 from benchmarks.sequence_tasks import TASKS, Batch, Task
 from sb3_attn.memory import make_core
 
@@ -210,21 +209,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--jobs", type=int, default=1, help="number of runs at a time, one thread each")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/supervised.json"), help="the results file")
     args = parser.parse_args(arguments)
-    asked = [(task, core, seed) for core in args.core for task in args.task for seed in range(args.seeds)]
+    asked = {
+        (task, core, seed): (task, core, seed, args.seconds)
+        for core in args.core
+        for task in args.task
+        for seed in range(args.seeds)
+    }
 
-    def is_current(run: dict[str, Any]) -> bool:
-        key = run["task"], run["network"], run["seed"]
-        return key not in asked or run["settings"] == settings(run["network"], args.seconds)
+    def is_current(result: dict[str, Any]) -> bool:
+        return key(result) not in asked or result["settings"] == settings(result["network"], args.seconds)
 
-    runs = [run for run in read(args.out) if is_current(run)]  # those with other settings are done again
-    done = {(run["task"], run["network"], run["seed"]) for run in runs}
-    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(run, *key, args.seconds) for key in asked if key not in done]
-        for future in as_completed(futures):
-            runs.append(future.result())
-            write(args.out, runs)
-            shown = ("task", "network", "seed", "errors", "errors_longer")
-            print({key: runs[-1][key] for key in shown}, "held since:", reached(runs[-1]), flush=True)
+    current = [result for result in read(args.out) if is_current(result)]  # others are done again
+    runs = finish(run, asked, current, args.out, args.jobs)
     for task in args.task:
         plot(runs, task, args.out.with_name(f"{args.out.stem}_{task}.png"))
     print(report(runs))

@@ -10,8 +10,6 @@ often it is the cell with the largest share. Mean pooling is the same network wi
 
 import argparse
 import importlib
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +19,8 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.preprocessing import preprocess_obs
 
-from benchmarks.learning import EVALUATION_SEED, read, train, write
+from benchmarks.learning import EVALUATION_SEED, train
+from benchmarks.runs import finish, read
 from sb3_attn.extractors import AttentionExtractor
 from sb3_attn.zoo import register
 
@@ -154,15 +153,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/visual_search.json"), help="the results file")
     parser.add_argument("--folder", type=Path, default=Path("logs/visual_search"), help="where models and logs go")
     args = parser.parse_args(arguments)
-    runs = read(args.out)
-    done = {(r["task"], r["network"], r["seed"]) for r in runs}
-    asked = [(task, name, seed) for seed in range(args.seeds) for task in args.task for name in VARIANTS[task]]
-    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(run, *key, args.folder) for key in asked if key not in done]
-        for future in as_completed(futures):
-            runs.append(future.result())
-            write(args.out, runs)
-            print(runs[-1], flush=True)
+    asked = {
+        (task, name, seed): (task, name, seed, args.folder)
+        for seed in range(args.seeds)
+        for task in args.task
+        for name in VARIANTS[task]
+    }
+    runs = finish(run, asked, read(args.out), args.out, args.jobs)
     print(report(runs))
 
 
