@@ -19,7 +19,7 @@ CONFIGS: dict[str, dict[str, Any]] = {algo: yaml.safe_load(zoo_config_path(algo)
 ENTRIES = [(algo, key) for algo, config in CONFIGS.items() for key in config]
 
 #: The environment to try an entry with, where the key is not its id
-ENV_IDS = {"default": "CartPole-v1", "atari": "PongNoFrameskip-v4"}
+ENV_IDS = {"default": "CartPole-v1", "atari": "BreakoutNoFrameskip-v4"}
 
 REQUIRED = {"CartPoleNoVel-v1", "LunarLanderNoVel-v3", "popgym-RepeatFirstEasy-v0", "MemoryChain-v0", "TMaze-v0"}
 
