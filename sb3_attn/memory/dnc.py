@@ -65,7 +65,12 @@ class MemoryAccess(nn.Module):
             "read_keys": n_reads * word_size,
             "read_mode": 3 * n_reads,
         }
-        self.interface = nn.Linear(input_size, sum(self.interface_sizes.values()))
+        names, sizes = list(self.interface_sizes), list(self.interface_sizes.values())
+        first_positive, first_linear = names.index("write_strengths"), names.index("write_vectors")
+        runs = (slice(first_positive), slice(first_positive, first_linear), slice(first_linear, None))
+        #: Names and sizes of the parts that go through a sigmoid, through softplus, and that stay as they are
+        self.interface_runs = [(names[run], sizes[run]) for run in runs]
+        self.interface = nn.Linear(input_size, sum(sizes))
 
     def initial_state(self, batch_size: int) -> AccessState:
         """An empty memory; all fields are 0."""
@@ -112,17 +117,11 @@ class MemoryAccess(nn.Module):
         :param controls: from the controller, ``[..., input_size]``
         :return: by the names in ``interface_sizes``, ``[..., size]``
         """
-        names, sizes = list(self.interface_sizes), list(self.interface_sizes.values())
-        first_positive, first_linear = names.index("write_strengths"), names.index("write_vectors")
-        groups = (sum(sizes[:first_positive]), sum(sizes[first_positive:first_linear]), sum(sizes[first_linear:]))
-        sigmoid, positive, linear = self.interface(controls).split(groups, dim=-1)
+        gates, positive, linear = self.interface(controls).split([sum(sizes) for _, sizes in self.interface_runs], dim=-1)
         told: dict[str, th.Tensor] = {}
-        for values, part in (
-            (sigmoid.sigmoid(), slice(first_positive)),
-            (F.softplus(positive), slice(first_positive, first_linear)),
-            (linear, slice(first_linear, None)),
-        ):
-            told |= zip(names[part], values.split(sizes[part], dim=-1), strict=True)
+        values_of_runs = (gates.sigmoid(), F.softplus(positive), linear)
+        for (names, sizes), values in zip(self.interface_runs, values_of_runs, strict=True):
+            told |= zip(names, values.split(sizes, dim=-1), strict=True)
         return told
 
     def _write_weights(self, told: dict[str, th.Tensor], memory: th.Tensor, usage: th.Tensor) -> th.Tensor:
