@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test learning-tests lint type format docs benchmarks clean
+.PHONY: help demo test learning-tests ray-tests lint type format docs benchmarks clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -17,7 +17,7 @@ help: ## List the targets
 # The stamps are renewed when a dependency changes; the project itself is an editable install and needs no renewal.
 $(VENV)/.stamp: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) -e '.[zoo,viz,dev]'
+	$(PIP) -e '.[zoo,viz,ray,dev]'
 	touch $@
 
 $(VENV)/.stamp-docs: $(VENV)/.stamp
@@ -36,6 +36,10 @@ test: lint type ## Lint, types and the default tests
 
 learning-tests: $(VENV)/.stamp ## The slow tests: train several seeds of each task to its bar
 	$(BIN)/python -m pytest -n $(WORKERS) -m learning
+
+ray-tests: WORKERS = 1
+ray-tests: $(VENV)/.stamp ## The tests that start Ray clusters, which would compete for the processors
+	$(BIN)/python -m pytest -n $(WORKERS) -m ray
 
 lint: $(VENV)/.stamp ## Style and formatting, without changing anything
 	$(BIN)/ruff check .
