@@ -46,11 +46,13 @@ from sb3_attn.memory import (
     MemoryCore,
     NTMCore,
 )
+from sb3_attn.r2d2 import R2D2
 from sb3_attn.recurrent_dqn import CnnPolicy, DARQNPolicy, MlpPolicy, MultiInputPolicy, RecurrentDQN
 from sb3_attn.replay import PrioritizedSequenceReplayBuffer, SequenceReplayBuffer
 from sb3_attn.version import __version__
 
 __all__ = [
+    "R2D2",
     "CnnPolicy",
     "DARQNPolicy",
     "DNCCnnPolicy",

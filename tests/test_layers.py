@@ -16,15 +16,16 @@ LEVELS = {
     **dict.fromkeys(("attention", "memory"), 1),
     **dict.fromkeys(("extractors", "replay"), 2),
     **dict.fromkeys(("dqn", "recurrent_dqn"), 3),
-    **dict.fromkeys(("distributed", "viz"), 4),
-    "zoo": 5,  # the command line, which calls what the others offer
+    "r2d2": 4,
+    **dict.fromkeys(("distributed", "viz"), 5),
+    "zoo": 6,  # the command line, which calls what the others offer
 }
-TOP = 4  # from here on optional packages are allowed
+TOP = 5  # from here on optional packages are allowed
 OPTIONAL = ("rl_zoo3", "ray", "matplotlib", "imageio", "optuna", "popgym", "minigrid", "pandas", "requests", "yaml", "cv2")
 
 # Third-party packages each part may import. The learning code sees a state as a flat tuple of arrays, so replay works
 # with any core; a core knows no framework, so it works outside Stable-Baselines3 too.
-BASE_INSTALL = {"numpy", "torch", "gymnasium", "stable_baselines3", "sb3_contrib", "ale_py"}
+BASE_INSTALL = {"numpy", "torch", "gymnasium", "stable_baselines3", "sb3_contrib", "ale_py", "cloudpickle"}
 THIRD_PARTY = {
     "common": {"numpy", "torch"},
     "envs": {"numpy", "gymnasium"},

@@ -89,6 +89,38 @@ def lambda_returns(
     return th.stack(returns[::-1])
 
 
+def value_targets(
+    rewards: th.Tensor,
+    discounts: th.Tensor,
+    next_values: th.Tensor,
+    mask: th.Tensor,
+    bootstrap_n: int = 1,
+    td_lambda: float | None = None,
+    value_rescaling: bool = False,
+) -> th.Tensor:
+    """
+    What Q of the steps taken should be: h(G_t), the return G_t being bootstrapped from h^-1 of the next values.
+
+    Kapturowski et al. (2019), section 2.3, with either kind of return; without the rescaling h is the identity.
+
+    :param rewards: r_{t+1}, ``[T, B]``
+    :param discounts: gamma, or 0 where the episode terminated, ``[T, B]``
+    :param next_values: v_{t+1}, as the network gives them, ``[T, B]``
+    :param mask: True on real steps, False on padding, bool ``[T, B]``
+    :param bootstrap_n: number of rewards before the bootstrap, if ``td_lambda`` is ``None``
+    :param td_lambda: take lambda returns; ``None`` means n-step returns
+    :param value_rescaling: the network learns h(Q)
+    :return: ``[T, B]``; meaningless on padding
+    """
+    if value_rescaling:
+        next_values = signed_parabolic(next_values)
+    if td_lambda is None:
+        returns = n_step_returns(rewards, discounts, next_values, mask, bootstrap_n)
+    else:
+        returns = lambda_returns(rewards, discounts, next_values, mask, td_lambda)
+    return signed_hyperbolic(returns) if value_rescaling else returns
+
+
 def sequence_priority(td_error: th.Tensor, mask: th.Tensor, eta: float = 0.9) -> th.Tensor:
     """
     p = eta max_t |delta_t| + (1 - eta) mean_t |delta_t| over the real steps of each sequence.

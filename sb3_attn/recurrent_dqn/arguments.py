@@ -65,11 +65,10 @@ def check_buffer_size(model: RecurrentDQN) -> None:
     :param model: has the arguments as its attributes
     :raises ValueError: if it does not
     """
-    n_envs = 1 if model.env is None else model.env.num_envs
-    lane_size, sequence_length = model.buffer_size // n_envs, model.burn_in_length + (model.trace_length or 1)
+    lane_size, sequence_length = model.buffer_size // model.n_lanes, model.burn_in_length + (model.trace_length or 1)
     if lane_size < sequence_length:
         raise ValueError(
-            f"buffer_size={model.buffer_size} leaves {lane_size} steps for each of {n_envs} environments, so "
+            f"buffer_size={model.buffer_size} leaves {lane_size} steps for each of {model.n_lanes} environments, so "
             f"burn_in_length={model.burn_in_length} and trace_length={model.trace_length} do not fit; raise buffer_size to "
-            f"at least {sequence_length * n_envs}."
+            f"at least {sequence_length * model.n_lanes}."
         )

@@ -171,8 +171,8 @@ class RecurrentDQN(SaveAndLoad, DQN):
         # The memory of acting: before the observation at hand, and around the step that is under way
         self._core_state: CoreState | None = None
         self._step_states: tuple[CoreState, CoreState] | None = None
-        check_buffer_size(self)
         if _init_setup_model:
+            check_buffer_size(self)
             self._setup_model()
 
     def _setup_model(self) -> None:
@@ -183,7 +183,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
                 self.observation_space,
                 self.action_space,
                 device=self.device,
-                n_envs=self.n_envs,
+                n_envs=self.n_lanes,
                 trace_length=self.trace_length,
                 burn_in_length=self.burn_in_length,
                 sequence_period=self.sequence_period,
@@ -192,7 +192,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
             )
         super()._setup_model()
         if self.epsilon_ladder:
-            self.exploration_schedule = ConstantSchedule(make_epsilon_ladder(self.n_envs)[-1])
+            self.exploration_schedule = ConstantSchedule(make_epsilon_ladder(self.n_lanes)[-1])
 
     def _setup_learn(
         self,
@@ -302,13 +302,12 @@ class RecurrentDQN(SaveAndLoad, DQN):
     def _targets(self, batch: SequenceReplayBufferSamples, next_values: th.Tensor) -> th.Tensor:
         """What Q of the steps taken should be, ``[T, B]``; from the values of the observations after them, ``[T, B]``."""
         discounts = (1 - batch.terminations) * self.gamma
-        if self.value_rescaling:
-            next_values = td.signed_parabolic(next_values)
-        if self.td_lambda is None:
-            returns = td.n_step_returns(batch.rewards, discounts, next_values, batch.mask, self.bootstrap_n)
-        else:
-            returns = td.lambda_returns(batch.rewards, discounts, next_values, batch.mask, self.td_lambda)
-        return td.signed_hyperbolic(returns) if self.value_rescaling else returns
+        return td.value_targets(batch.rewards, discounts, next_values, batch.mask, **self.return_kwargs)
+
+    @property
+    def return_kwargs(self) -> dict[str, Any]:
+        """The arguments of ``td.value_targets`` that say what is learned."""
+        return {name: getattr(self, name) for name in ("bootstrap_n", "td_lambda", "value_rescaling")}
 
     def predict(
         self,

@@ -19,6 +19,11 @@ class SaveAndLoad(OffPolicyAlgorithm):
     sequence_period: int | None
     stored_state: bool
 
+    @property
+    def n_lanes(self) -> int:
+        """Number of environments that fill the replay buffer."""
+        return self.n_envs
+
     def save(
         self,
         path: str | pathlib.Path | io.BufferedIOBase,
@@ -54,7 +59,7 @@ class SaveAndLoad(OffPolicyAlgorithm):
         assert self.replay_buffer_class is not None, "the constructor has chosen one"
         return {
             "class": self.replay_buffer_class.__name__,
-            "n_envs": self.n_envs,
+            "n_envs": self.n_lanes,
             "observation_space": self.observation_space,
             "action_space": self.action_space,
             "trace_length": self.trace_length,

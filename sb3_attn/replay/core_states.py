@@ -44,7 +44,7 @@ class CoreStateStore:
                 return
             shape = (self.n_rows, self.rows.shape[1])
             self.arrays = tuple(np.zeros((*shape, *a.shape[1:]), a.dtype) for a in map(_to_numpy, core_state))
-        due = (steps > 0) & ((steps + self.burn_in_length) % self.sequence_period == 0)
+        due = is_window_start(steps, self.burn_in_length, self.sequence_period)
         if not due.any():
             return
         lanes = lanes[due]
@@ -78,6 +78,18 @@ class CoreStateStore:
         """
         rows = self.rows[slots, lanes]
         return tuple(array[rows, lanes] for array in self.arrays or ())
+
+
+def is_window_start(steps: np.ndarray, burn_in_length: int, sequence_period: int) -> np.ndarray:
+    """
+    Whether a window with a past can start at a step, so that the state before it is wanted.
+
+    :param steps: positions in their episodes, ``[n]``
+    :param burn_in_length: as in the buffer
+    :param sequence_period: as in the buffer
+    :return: bool ``[n]``
+    """
+    return (steps > 0) & ((steps + burn_in_length) % sequence_period == 0)
 
 
 def _to_numpy(array: np.ndarray | th.Tensor) -> np.ndarray:

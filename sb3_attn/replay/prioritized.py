@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from sb3_attn.common.td import importance_weights
+from sb3_attn.common.td import importance_weights, sequence_priority
 from sb3_attn.replay.samples import SequenceReplayBufferSamples
 from sb3_attn.replay.sequence_buffer import SequenceReplayBuffer
 
@@ -18,7 +18,8 @@ class PrioritizedSequenceReplayBuffer(SequenceReplayBuffer):
     Draws windows in proportion to ``priority ** priority_exponent`` and weighs their losses accordingly.
 
     Schaul et al. (2016), proportional variant; the priorities of sequences and both exponents are those of R2D2
-    (Kapturowski et al. 2019, section 2.3). A new window gets the largest priority seen so far.
+    (Kapturowski et al. 2019, section 2.3). A new window's priority is made from the TD errors that came with its steps, or
+    is the largest seen so far.
 
     :param args: as for ``SequenceReplayBuffer``
     :param priority_exponent: 0 is uniform replay
@@ -34,6 +35,36 @@ class PrioritizedSequenceReplayBuffer(SequenceReplayBuffer):
         super().__init__(*args, **kwargs)
         self.priority_exponent = priority_exponent
         self.importance_exponent = importance_exponent
+        self._largest_leaf = 1.0
+        self.td_errors: np.ndarray | None = None  # [buffer_size, n_envs]; made when the first errors come
+
+    def add(self, *args: Any, td_errors: np.ndarray | None = None, **kwargs: Any) -> None:
+        """
+        Append one step to each of n lanes.
+
+        :param args: as for ``SequenceReplayBuffer``
+        :param td_errors: |delta| of the steps as whoever acted saw them, ``[n]``; ``None`` means not known
+        :param kwargs: as for ``SequenceReplayBuffer``
+        """
+        if td_errors is not None and self.td_errors is None:
+            self.td_errors = np.full((self.buffer_size, self.n_envs), np.nan, np.float32)
+        if self.td_errors is not None:
+            lanes = np.arange(self.n_envs) if kwargs.get("lanes") is None else np.asarray(kwargs["lanes"])
+            self.td_errors[self.pos[lanes], lanes] = np.nan if td_errors is None else td_errors
+        super().add(*args, **kwargs)
+
+    def _new_leaves(self, slots: np.ndarray, lanes: np.ndarray, lengths: np.ndarray | int) -> np.ndarray | float:
+        if self.td_errors is None or len(slots) == 0:
+            return self._largest_leaf
+        lengths = np.broadcast_to(lengths, slots.shape)
+        time = np.arange(lengths.max())[:, None]
+        mask = time < lengths
+        errors = np.where(mask, self.td_errors[(slots + time) % self.buffer_size, lanes], 0.0)
+        leaves = self._to_leaves(sequence_priority(th.from_numpy(errors), th.from_numpy(mask)).numpy())
+        return np.where(np.isnan(leaves), self._largest_leaf, leaves)
+
+    def _to_leaves(self, priorities: np.ndarray) -> np.ndarray:
+        return np.maximum(priorities, MIN_PRIORITY) ** self.priority_exponent
 
     def _draw(self, batch_size: int) -> np.ndarray:
         # One draw from each of `batch_size` equal parts of the total: as likely as independent draws, but spread out
@@ -57,6 +88,6 @@ class PrioritizedSequenceReplayBuffer(SequenceReplayBuffer):
             raise ValueError(f"priorities={priorities} must be finite and at least 0; look for NaN in the TD errors.")
         slots, lanes = np.divmod(samples.indices, self.n_envs)
         alive = (self.window_ids[slots, lanes] == samples.window_ids) & (self.window_lengths[slots, lanes] > 0)
-        leaves = np.maximum(priorities[alive], MIN_PRIORITY) ** self.priority_exponent
+        leaves = self._to_leaves(priorities[alive])
         self._tree.update(samples.indices[alive], leaves)
-        self._new_leaf = max(self._new_leaf, leaves.max(initial=0.0))
+        self._largest_leaf = max(self._largest_leaf, leaves.max(initial=0.0))

@@ -21,7 +21,8 @@ SINGLE_KEY = "observation"
 Observation = np.ndarray | dict[str, np.ndarray]
 
 
-def _as_dict(observation: Any) -> dict[str, Any]:
+def as_dict(observation: Any) -> dict[str, Any]:
+    """An observation as the replay keeps it, whether it is a Dict or not."""
     return observation if isinstance(observation, dict) else {SINGLE_KEY: observation}
 
 
@@ -86,7 +87,7 @@ class SequenceReplayBuffer(ReplayBuffer):
 
         lanes = (self.buffer_size, n_envs)
         shapes = self.obs_shape if isinstance(self.obs_shape, dict) else {SINGLE_KEY: self.obs_shape}
-        obs_spaces = _as_dict(getattr(observation_space, "spaces", observation_space))
+        obs_spaces = as_dict(getattr(observation_space, "spaces", observation_space))
         self._observations = {key: np.zeros((*lanes, *shapes[key]), obs_spaces[key].dtype) for key in shapes}
         self.actions = np.zeros((*lanes, self.action_dim), self._maybe_cast_dtype(action_space.dtype))
         self.rewards = np.zeros(lanes, np.float32)
@@ -108,8 +109,8 @@ class SequenceReplayBuffer(ReplayBuffer):
         self._burn_in_choices = np.unique([*range(0, burn_in_length, self.sequence_period), burn_in_length])
         # A leaf for every step, 1 (or a priority) where a window starts
         self._tree = SumTree(self.buffer_size * n_envs)
-        self._new_leaf = 1.0
-        self._n_registered = 0
+        #: Number of windows that could ever be drawn
+        self.n_registered = 0
         self.reset()
 
     def reset(self) -> None:
@@ -171,8 +172,8 @@ class SequenceReplayBuffer(ReplayBuffer):
 
         for key, ring in self._observations.items():
             shape = (len(lanes), *ring.shape[2:])
-            ring[slots, lanes] = np.reshape(_as_dict(obs)[key], shape)
-            self._newest_next_observations[key][lanes] = np.reshape(_as_dict(next_obs)[key], shape)
+            ring[slots, lanes] = np.reshape(as_dict(obs)[key], shape)
+            self._newest_next_observations[key][lanes] = np.reshape(as_dict(next_obs)[key], shape)
         self.actions[slots, lanes] = np.reshape(action, (len(lanes), self.action_dim))
         self.rewards[slots, lanes] = reward
         self.dones[slots, lanes] = False
@@ -221,10 +222,14 @@ class SequenceReplayBuffer(ReplayBuffer):
     def _register(self, slots: np.ndarray, lanes: np.ndarray, lengths: np.ndarray | int) -> None:
         """Let windows be drawn from now on."""
         self.window_lengths[slots, lanes] = lengths
-        self.window_ids[slots, lanes] = self._n_registered + np.arange(len(slots))
-        self._n_registered += len(slots)
+        self.window_ids[slots, lanes] = self.n_registered + np.arange(len(slots))
+        self.n_registered += len(slots)
         self.n_windows += len(slots)
-        self._tree.update(self._leaves(slots, lanes), self._new_leaf)
+        self._tree.update(self._leaves(slots, lanes), self._new_leaves(slots, lanes, lengths))
+
+    def _new_leaves(self, slots: np.ndarray, lanes: np.ndarray, lengths: np.ndarray | int) -> np.ndarray | float:
+        """What a window weighs in the draw when it comes: the slot and the lane of its first trained step, its length."""
+        return 1.0
 
     def _discard(self, slots: np.ndarray, lanes: np.ndarray) -> None:
         """Withdraw the windows, and the final observations, that need the steps about to be overwritten."""

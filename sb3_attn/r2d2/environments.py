@@ -1,0 +1,109 @@
+"""Environments that can be made again elsewhere."""
+
+import io
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import cloudpickle
+import gymnasium as gym
+from stable_baselines3.common.monitor import Monitor, ResultsWriter
+from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecTransposeImage
+
+MakeEnv = Callable[[], gym.Env]
+
+DEFAULT_ENVS_PER_ACTOR = 8
+
+
+class _EnvPickler(cloudpickle.Pickler):
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, ResultsWriter):  # Monitor's open file; one process writes to it
+            return type(None), ()
+        return super().reducer_override(obj)
+
+
+class PickledEnv:
+    """
+    Makes copies of an environment.
+
+    :param env: the environment, which is not touched
+    :raises ValueError: if it cannot be pickled
+    """
+
+    def __init__(self, env: gym.Env) -> None:
+        file = io.BytesIO()
+        try:
+            _EnvPickler(file).dump(env)
+        except Exception as error:
+            raise ValueError(_cannot_be_sent(env, error)) from error
+        self._bytes = file.getvalue()
+
+    def __call__(self) -> gym.Env:
+        return cloudpickle.loads(self._bytes)
+
+
+class FactoryVecEnv(DummyVecEnv):
+    """
+    Environments in this process of which any number can be made elsewhere.
+
+    :param make_env: makes one
+    :param n_envs: number of environments
+    """
+
+    def __init__(self, make_env: MakeEnv, n_envs: int) -> None:
+        super().__init__([lambda: Monitor(make_env())] * n_envs)
+        self.make_env = make_env
+
+
+def to_vec_env(env: GymEnv | str | MakeEnv | None, n_envs: int | None) -> GymEnv | None:
+    """
+    Environments of what R2D2's users pass.
+
+    :param env: the id of an environment, what makes one, or environments
+    :param n_envs: how many; ``None`` means as many as there are, or 8 if they have yet to be made
+    :return: environments, or ``None`` if there are none
+    :raises ValueError: if there are environments, but not as many as was asked for
+    """
+    if isinstance(env, str):
+        env = partial(gym.make, gym.spec(env))  # a spec can be made where nobody has registered the id
+    if isinstance(env, VecEnv):
+        if n_envs not in (None, env.num_envs):
+            raise ValueError(
+                f"envs_per_actor={n_envs}, but env has {env.num_envs} environments; make both the same, or leave "
+                "envs_per_actor out."
+            )
+        return env
+    if isinstance(env, gym.Env):
+        return env if n_envs in (None, 1) else FactoryVecEnv(PickledEnv(env), n_envs)
+    return None if env is None else FactoryVecEnv(env, n_envs or DEFAULT_ENVS_PER_ACTOR)
+
+
+def factory_of(env: VecEnv) -> MakeEnv:
+    """
+    What makes one more of these environments, in any process.
+
+    :param env: environments
+    :return: a function that can be pickled by cloudpickle
+    :raises ValueError: if there is none
+    """
+    env = env.venv if isinstance(env, VecTransposeImage) else env  # SB3 puts it around images, and actors do too
+    if isinstance(env, FactoryVecEnv):
+        try:
+            cloudpickle.dumps(env.make_env)
+        except Exception as error:
+            raise ValueError(_cannot_be_sent(env.make_env, error)) from error
+        return env.make_env
+    if isinstance(env, DummyVecEnv):
+        return PickledEnv(env.envs[0])
+    raise ValueError(
+        f"env is a {type(env).__name__}, which belongs to this process, so actors cannot make their own; pass an id, a "
+        "factory, or a DummyVecEnv, with wrappers around each environment (env_wrapper in RL Zoo) and not around all of them."
+    )
+
+
+def _cannot_be_sent(env: Any, error: Exception) -> str:
+    return (
+        f"env={env} cannot be sent to actors: {error!r}; pass an id, or a factory that opens files, sockets and windows "
+        "only when it is called."
+    )

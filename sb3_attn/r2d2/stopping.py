@@ -1,0 +1,51 @@
+"""Ending in good order when asked to."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, CheckpointCallback
+
+
+@contextmanager
+def stop_request() -> Iterator[threading.Event]:
+    """
+    Give an event that the first Ctrl-C or SIGTERM sets; a second one does what the first would have done.
+
+    Outside the main thread, where Python has no signal handlers, nothing sets it.
+    """
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def request(number: int, frame: object) -> None:
+        stop.set()
+        for each, handler in previous.items():
+            signal.signal(each, handler)
+        print("Ending: what is under way is received first. Once more ends at once.", flush=True)
+
+    for number in previous:
+        signal.signal(number, request)
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def save_checkpoints(callback: BaseCallback) -> None:
+    """
+    Let those callbacks that write checkpoints write one now.
+
+    :param callback: of ``learn()``
+    """
+    if isinstance(callback, CallbackList):
+        for child in callback.callbacks:
+            save_checkpoints(child)
+    elif isinstance(callback, CheckpointCallback):
+        frequency, callback.save_freq = callback.save_freq, 1
+        callback._on_step()
+        callback.save_freq = frequency
