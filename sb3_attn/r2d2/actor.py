@@ -50,17 +50,24 @@ class Actor:
     :param env: the environments to step, if they are there already
     :param rebuilt: it takes the place of one that died, whose random streams must not come again
     :param device: where the network runs
+    :param current_env: ``[1]``, always holds the number of the environment that is being stepped; for a post-mortem
     """
 
     def __init__(
-        self, spec: ActorSpec, index: int, env: VecEnv | None = None, rebuilt: bool = False, device: th.device | str = "cpu"
+        self,
+        spec: ActorSpec,
+        index: int,
+        env: VecEnv | None = None,
+        rebuilt: bool = False,
+        device: th.device | str = "cpu",
+        current_env: np.ndarray | None = None,
     ) -> None:
         self.spec = spec
         self.index = index
         self.life = uuid.uuid4().hex
         self.version = -1
         self.n_sent = 0
-        self.env = self._make_envs() if env is None else env
+        self.env = self._make_envs(current_env) if env is None else env
         self._vec_normalize = unwrap_vec_normalize(self.env)
         n_envs = self.env.num_envs
         self.epsilons = epsilon_ladder(spec.n_actors * n_envs)[index * n_envs : (index + 1) * n_envs]
@@ -71,7 +78,7 @@ class Actor:
         self._device = device
         self._obs: Any = None
 
-    def _make_envs(self) -> VecEnv:
+    def _make_envs(self, current_env: np.ndarray | None) -> VecEnv:
         make_env = self.spec.make_env
         assert make_env is not None, "actors with environments of their own need to know how to make them"
 
@@ -81,7 +88,11 @@ class Actor:
 
         def restarting(k: int) -> gym.Env:
             name = f"environment {k} of actor {self.index}"
-            return RestartingEnv(monitored, name, self.spec.max_env_restarts)
+            return RestartingEnv(monitored, name, self.spec.max_env_restarts, on_use=partial(note, k))
+
+        def note(k: int) -> None:
+            if current_env is not None:
+                current_env[0] = k
 
         envs = DummyVecEnv([partial(restarting, k) for k in range(self.spec.n_envs)])
         return BaseAlgorithm._wrap_env(envs, monitor_wrapper=False)

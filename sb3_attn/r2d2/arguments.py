@@ -37,7 +37,7 @@ def check_r2d2_arguments(model: R2D2) -> None:
     if model.n_actors > 0 and model.env is not None:  # a model that is loaded to be looked at needs no actors
         factory_of(model.env)
         if model.backend == "ray":
-            ray_backend().check_options(model.n_actors, **model.backend_kwargs)
+            ray_backend().check_options(**model.backend_kwargs)
 
 
 def ray_backend() -> ModuleType:

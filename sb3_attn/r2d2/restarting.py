@@ -20,20 +20,30 @@ class RestartingEnv(gym.Wrapper):
     :param make_env: makes the environment
     :param name: what to call it when it has failed once too often
     :param max_restarts: how often it may fail
+    :param on_use: called before the environment is stepped or reset
     :param backoff: seconds to wait after the first failure, doubled with each further one
     """
 
-    def __init__(self, make_env: Callable[[], gym.Env], name: str, max_restarts: int = 10, backoff: float = 0.1) -> None:
+    def __init__(
+        self,
+        make_env: Callable[[], gym.Env],
+        name: str,
+        max_restarts: int = 10,
+        on_use: Callable[[], None] = lambda: None,
+        backoff: float = 0.1,
+    ) -> None:
         super().__init__(make_env())
         self._make_env = make_env
         self._name = name
         self._max_restarts = max_restarts
+        self._on_use = on_use
         self._backoff = backoff
         self._last_obs: Any = None
         self._is_broken = False
         self.n_restarts = 0
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self._on_use()
         try:
             self._last_obs, *rest = self.env.step(action)
         except Exception as error:
@@ -42,6 +52,7 @@ class RestartingEnv(gym.Wrapper):
         return self._last_obs, *rest
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self._on_use()
         while True:
             try:
                 if self._is_broken:

@@ -1,0 +1,235 @@
+"""R2D2's actors, each in a Ray actor of its own."""
+
+import time
+import uuid
+import warnings
+from collections import deque
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import cloudpickle
+import ray
+import torch as th
+from ray.exceptions import RayError, RayTaskError
+
+from sb3_attn.distributed.cluster import connect
+from sb3_attn.distributed.codec import pack, unpack
+from sb3_attn.distributed.journal import Journal
+from sb3_attn.r2d2.actor import Actor, Weights
+from sb3_attn.r2d2.actors import Actors, WeightsPeriod
+from sb3_attn.r2d2.spec import ActorSpec
+from sb3_attn.r2d2.trajectory import Trajectory
+
+#: Seconds: of one wait for a trajectory, of silence before a warning, and for what is under way at the end
+WAIT, SILENCE, DRAIN = 0.5, 120.0, 30.0
+
+
+class RayOptions(NamedTuple):
+    """
+    How actors run on Ray: the ``backend_kwargs`` of R2D2.
+
+    :param address: of a Ray cluster to attach to; see :func:`sb3_attn.distributed.connect`
+    :param cpus_per_actor: what an actor takes of the cluster's CPUs; a fraction if its environments wait more than compute
+    :param calls_in_flight: trajectories that an actor is asked for ahead of the learner, so that neither waits
+    :param deterministic: ask one actor after the other and wait for each: slow, and the same as ``backend="sync"``
+    :param env_timeout: seconds after which a trajectory counts as hanging, and its actor is started again
+    :param allow_unauthenticated: attach also where anyone on the network may run code on the cluster
+    """
+
+    address: str | None = None
+    cpus_per_actor: float = 1.0
+    calls_in_flight: int = 2
+    deterministic: bool = False
+    env_timeout: float = 300.0
+    allow_unauthenticated: bool = False
+
+
+def check_options(**options: Any) -> RayOptions:
+    """
+    Check how actors are to run.
+
+    :param options: see :class:`RayOptions`
+    :raises ValueError: if one is unknown or out of range
+    """
+    if unknown := options.keys() - RayOptions._fields:
+        raise ValueError(f"backend_kwargs has {sorted(unknown)}; backend='ray' takes {list(RayOptions._fields)}.")
+    checked = RayOptions(**options)
+    for name in ("cpus_per_actor", "calls_in_flight", "env_timeout"):
+        if getattr(checked, name) <= 0:
+            raise ValueError(f"backend_kwargs has {name}={getattr(checked, name)}; it must be positive.")
+    return checked
+
+
+class RayActors(Actors):
+    """
+    Actors in processes of their own, on one machine or many.
+
+    The learner asks, actors answer; replay and weights stay with the learner, and nothing waits in Ray's object store but
+    what is under way. An actor that dies is started again by Ray, which also repeats the calls that it had not answered.
+
+    :param spec: what actors have to know
+    :param latest_weights: gives the learner's weights as they are
+    :param rollout_length: number of steps of each environment in a trajectory
+    :param weights_period: see :class:`sb3_attn.r2d2.actors.WeightsPeriod`
+    :param options: see :class:`RayOptions`
+    """
+
+    def __init__(
+        self,
+        spec: ActorSpec,
+        latest_weights: Callable[[], Weights],
+        rollout_length: int,
+        weights_period: int,
+        **options: Any,
+    ) -> None:
+        super().__init__(latest_weights)
+        self.options = check_options(**options)
+        self.rollout_length = rollout_length
+        self._n_steps = rollout_length * spec.n_envs
+        self._period = WeightsPeriod(spec.n_actors, weights_period)
+        self._last_answer = time.monotonic()
+        self._last_put: tuple[int, ray.ObjectRef] | None = None
+        with ExitStack() as stack:
+            cpus = self.options.cpus_per_actor
+            what = f"n_actors={spec.n_actors} with cpus_per_actor={cpus:g}"
+            stack.enter_context(connect(spec.n_actors * cpus, what, self.options.address, self.options.allow_unauthenticated))
+            actor_class = ray.remote(
+                num_cpus=cpus,
+                num_gpus=0,
+                max_restarts=-1,
+                max_task_retries=-1,
+                runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
+            )(RemoteActor)
+            run, pickled = f"sb3_attn-{uuid.uuid4().hex}", cloudpickle.dumps(spec)
+            self.actors: list[Any] = [
+                actor_class.remote(pickled, index, run, self.options.env_timeout) for index in range(spec.n_actors)
+            ]
+            stack.callback(self._end)
+            #: Weights that each actor was last told to use
+            self._weights: list[tuple[int, ray.ObjectRef]] = [self._put_weights()] * spec.n_actors
+            #: Calls that each has not answered yet, the oldest first
+            self.calls: list[deque[ray.ObjectRef]] = [deque() for _ in self.actors]
+            #: In the order in which they answered last, so that none is passed over
+            self._order = deque(range(spec.n_actors))
+            self._resources = stack.pop_all()
+        if not self.options.deterministic:
+            for _ in range(self.options.calls_in_flight):
+                for index in range(spec.n_actors):
+                    self._ask(index)
+
+    def receive(self) -> Trajectory | None:
+        if self.options.deterministic and not self.calls[self._order[0]]:
+            self._ask(self._order[0])
+        oldest = {self.calls[index][0]: index for index in self._order if self.calls[index]}
+        ready, _ = ray.wait(list(oldest), num_returns=1, timeout=WAIT)
+        if not ready:
+            self._warn_of_silence()
+            return None
+        index = oldest[ready[0]]
+        trajectory = self._answer(index)
+        self._order.remove(index)
+        self._order.append(index)
+        if not self.options.deterministic:
+            self._ask(index)
+        return trajectory
+
+    def close(self) -> list[Trajectory]:
+        refs = [ref for calls in self.calls for ref in calls]
+        ready = ray.wait(refs, num_returns=len(refs), timeout=DRAIN)[0] if refs else []
+        trajectories = []
+        for ref in ready:
+            try:
+                trajectories.append(self._unpack(ray.get(ref)))
+            except RayError:  # noqa: PERF203  whoever is ended need not answer
+                continue
+        self._resources.close()
+        return trajectories
+
+    def _ask(self, index: int) -> None:
+        """Ask an actor for one more trajectory."""
+        if self._period.is_due(index, self._n_steps):
+            self._weights[index] = self._put_weights()
+        version, ref = self._weights[index]
+        # In a list the reference stays one: only an actor that has other weights fetches these
+        self.calls[index].append(self.actors[index].collect.remote(self.rollout_length, version, [ref]))
+
+    def _answer(self, index: int) -> Trajectory:
+        try:
+            return self._unpack(ray.get(self.calls[index].popleft()))
+        except RayTaskError as error:
+            raise RuntimeError(f"actor {index} failed: {error.cause}") from error
+        finally:
+            self._last_answer = time.monotonic()
+
+    def _unpack(self, packed: bytes) -> Trajectory:
+        self.n_bytes += len(packed)
+        return unpack(packed)
+
+    def _put_weights(self) -> tuple[int, ray.ObjectRef]:
+        weights = self.latest_weights()
+        if self._last_put is None or self._last_put[0] != weights.version:
+            self._last_put = weights.version, ray.put(weights)
+        return self._last_put
+
+    def _warn_of_silence(self) -> None:
+        if time.monotonic() - self._last_answer > SILENCE:
+            self._last_answer = time.monotonic()
+            warnings.warn(f"no actor has answered for {SILENCE:.0f} s; the cluster may have lost its machines.", stacklevel=2)
+
+    def _end(self) -> None:
+        if ray.is_initialized():
+            for actor in self.actors:
+                ray.kill(actor)
+
+
+class RemoteActor:
+    """
+    An actor in a process of its own.
+
+    :param spec: pickle of what it has to know
+    :param index: its number
+    :param run: name of the run, for the journal
+    :param env_timeout: seconds after which a trajectory counts as hanging
+    """
+
+    def __init__(self, spec: bytes, index: int, run: str, env_timeout: float) -> None:
+        th.set_num_threads(1)
+        self._spec: ActorSpec = cloudpickle.loads(spec)
+        self._index = index
+        self._journal = Journal(run, index, env_timeout)
+        self._actor: Actor | None = None
+
+    def collect(self, n_steps: int, version: int, weights: list[ray.ObjectRef]) -> bytes:
+        """
+        Go on for some steps.
+
+        :param n_steps: number of steps of each environment
+        :param version: of the weights to act with
+        :param weights: a reference to them
+        :return: a packed trajectory
+        """
+        with self._journal.watch():
+            if self._actor is None:
+                self._actor = self._make_actor()
+            if self._actor.version != version:
+                self._actor.load(ray.get(weights[0]))
+            return pack(self._actor.collect(n_steps))
+
+    def _make_actor(self) -> Actor:
+        time.sleep(self._journal.begin_life())
+        hang = self._journal.last_hang()
+        if hang is not None and hang[1] > self._spec.max_env_restarts:
+            env, n_hangs, where = hang
+            raise TimeoutError(
+                f"environment {env} of actor {self._index} has hung {n_hangs} times; mend it, or raise env_timeout if it is "
+                f"only slow. It stood at\n{where}"
+            )
+        return Actor(self._spec, self._index, rebuilt=_is_rebuilt(), current_env=self._journal.current_env)
+
+
+def _is_rebuilt() -> bool:
+    """Whether the actor of this process takes the place of one that died, perhaps on another machine."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Ray's own, about something in there
+        return ray.get_runtime_context().was_current_actor_reconstructed
