@@ -121,7 +121,7 @@ class RayVecEnv(VecEnv):
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
         return self._call_envs(indices, "env_is_wrapped", wrapper_class)
 
-    def _call_envs(self, indices: VecEnvIndices, name: str, *args: Any, **kwargs: Any) -> list[Any]:
+    def _call_envs(self, indices: VecEnvIndices, name: str, /, *args: Any, **kwargs: Any) -> list[Any]:
         """Call a method that takes indices and returns a value for each, or nothing; in the order of the indices."""
         envs = [range(self.num_envs)[index] for index in self._get_indices(indices)]  # also negative ones
         positions: dict[int, list[int]] = {}

@@ -1,0 +1,20 @@
+"""A Ray cluster that the tests of a module share, since starting one takes seconds."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ray")
+
+from sb3_attn.distributed import connect
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        # Actors import what the tests define; of this process's path Ray tells them only the folder it was started in
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        with connect(1, "the tests"):
+            yield
