@@ -16,5 +16,6 @@ def cluster() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         # Actors import what the tests define; of this process's path Ray tells them only the folder it was started in
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        patch.setenv("OMP_NUM_THREADS", "2")  # what actors have unless they are told otherwise
         with connect(1, "the tests"):
             yield
