@@ -2,21 +2,16 @@
 
 import faulthandler
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-#: Seconds within which deaths count as one after the other
-RECENT = 30.0
-LONGEST_BACKOFF = 10.0
-
 
 class Journal:
     """
-    Lives and hangs of one actor, in files on its machine.
+    Hangs of one actor, in files on its machine.
 
     An environment that hangs may hold Python's lock, so nothing in its process can be relied on but the watchdog of
     ``faulthandler``, a thread in C: it writes down where the process stands and ends it. Ray then starts the actor
@@ -30,23 +25,10 @@ class Journal:
     def __init__(self, run: str, actor: int, timeout: float) -> None:
         folder = Path(tempfile.gettempdir(), run)
         folder.mkdir(exist_ok=True)
-        self._lives, self._hangs, self._blamed = (folder / f"{actor}.{kind}" for kind in ("lives", "hangs", "blamed"))
+        self._hangs, self._blamed, current_env = (folder / f"{actor}.{kind}" for kind in ("hangs", "blamed", "current"))
         self._timeout = timeout
         #: Number of the environment that is being stepped; survives the process
-        self.current_env = np.memmap(folder / f"{actor}.env", np.int64, mode="r+" if self._lives.exists() else "w+", shape=1)
-
-    def begin_life(self) -> float:
-        """
-        Note down that a process begins.
-
-        :return: seconds that it should wait, the more of them the more have died one after the other
-        """
-        now = time.time()
-        earlier = [float(line) for line in self._lives.read_text().split()] if self._lives.exists() else []
-        with self._lives.open("a") as file:
-            file.write(f"{now}\n")
-        n_recent = sum(now - life < RECENT for life in earlier)
-        return min(0.1 * 2**n_recent, LONGEST_BACKOFF) if earlier else 0.0
+        self.current_env = np.memmap(current_env, np.int64, mode="r+" if current_env.exists() else "w+", shape=1)
 
     @contextmanager
     def watch(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import cloudpickle
 import ray
 import torch as th
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from sb3_attn.distributed.cluster import connect
 from sb3_attn.distributed.codec import pack, unpack
@@ -23,6 +23,9 @@ from sb3_attn.r2d2.trajectory import Trajectory
 
 #: Seconds: of one wait for a trajectory, of silence before a warning, and for what is under way at the end
 WAIT, SILENCE, DRAIN = 0.5, 120.0, 30.0
+
+#: Seconds before an actor that died is asked again, doubled each time until it answers
+SHORTEST_BACKOFF, LONGEST_BACKOFF = 0.1, 10.0
 
 
 class RayOptions(NamedTuple):
@@ -66,7 +69,7 @@ class RayActors(Actors):
     Actors in processes of their own, on one machine or many.
 
     The learner asks, actors answer; replay and weights stay with the learner, and nothing waits in Ray's object store but
-    what is under way. An actor that dies is started again by Ray, which also repeats the calls that it had not answered.
+    what is under way. An actor that dies is started again by Ray, on another machine if its own is gone, and asked again.
 
     :param spec: what actors have to know
     :param latest_weights: gives the learner's weights as they are
@@ -98,7 +101,7 @@ class RayActors(Actors):
                 num_cpus=cpus,
                 num_gpus=0,
                 max_restarts=-1,
-                max_task_retries=-1,
+                max_task_retries=0,  # what Ray repeats may overtake, and episodes would be spliced: we ask again ourselves
                 runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
             )(RemoteActor)
             run, pickled = f"sb3_attn-{uuid.uuid4().hex}", cloudpickle.dumps(spec)
@@ -110,29 +113,24 @@ class RayActors(Actors):
             self._weights: list[tuple[int, ray.ObjectRef]] = [self._put_weights()] * spec.n_actors
             #: Calls that each has not answered yet, the oldest first
             self.calls: list[deque[ray.ObjectRef]] = [deque() for _ in self.actors]
+            #: When each may be asked again, and how often it has died since its last answer
+            self._ask_from = [0.0] * spec.n_actors
+            self._n_deaths = [0] * spec.n_actors
             #: In the order in which they answered last, so that none is passed over
             self._order = deque(range(spec.n_actors))
             self._resources = stack.pop_all()
-        if not self.options.deterministic:
-            for _ in range(self.options.calls_in_flight):
-                for index in range(spec.n_actors):
-                    self._ask(index)
 
     def receive(self) -> Trajectory | None:
-        if self.options.deterministic and not self.calls[self._order[0]]:
-            self._ask(self._order[0])
-        oldest = {self.calls[index][0]: index for index in self._order if self.calls[index]}
-        ready, _ = ray.wait(list(oldest), num_returns=1, timeout=WAIT)
+        self._ask_where_due()
+        oldest = {calls[0]: index for index in self._order if (calls := self.calls[index])}
+        ready = ray.wait(list(oldest), num_returns=1, timeout=WAIT)[0] if oldest else []
         if not ready:
-            self._warn_of_silence()
+            self._wait_longer(idle=not oldest)
             return None
         index = oldest[ready[0]]
-        trajectory = self._answer(index)
         self._order.remove(index)
         self._order.append(index)
-        if not self.options.deterministic:
-            self._ask(index)
-        return trajectory
+        return self._answer(index)
 
     def close(self) -> list[Trajectory]:
         refs = [ref for calls in self.calls for ref in calls]
@@ -146,21 +144,29 @@ class RayActors(Actors):
         self._resources.close()
         return trajectories
 
-    def _ask(self, index: int) -> None:
-        """Ask an actor for one more trajectory."""
-        if self._period.is_due(index, self._n_steps):
-            self._weights[index] = self._put_weights()
-        version, ref = self._weights[index]
-        # In a list the reference stays one: only an actor that has other weights fetches these
-        self.calls[index].append(self.actors[index].collect.remote(self.rollout_length, version, [ref]))
+    def _ask_where_due(self) -> None:
+        """Keep every actor that lives supplied with calls; a deterministic one only while it is its turn."""
+        n_calls = 1 if self.options.deterministic else self.options.calls_in_flight
+        for index in [self._order[0]] if self.options.deterministic else self._order:
+            while len(self.calls[index]) < n_calls and self._ask_from[index] <= time.monotonic():
+                if self._period.is_due(index, self._n_steps):
+                    self._weights[index] = self._put_weights()
+                version, ref = self._weights[index]
+                # In a list the reference stays one: only an actor that has other weights fetches these
+                self.calls[index].append(self.actors[index].collect.remote(self.rollout_length, version, [ref]))
 
-    def _answer(self, index: int) -> Trajectory:
+    def _answer(self, index: int) -> Trajectory | None:
         try:
-            return self._unpack(ray.get(self.calls[index].popleft()))
+            packed = ray.get(self.calls[index].popleft())
         except RayTaskError as error:
             raise RuntimeError(f"actor {index} failed: {error.cause}") from error
-        finally:
-            self._last_answer = time.monotonic()
+        except RayActorError:  # it died, and will be asked again when Ray has started it again
+            self._ask_from[index] = time.monotonic() + min(SHORTEST_BACKOFF * 2 ** self._n_deaths[index], LONGEST_BACKOFF)
+            self._n_deaths[index] += 1
+            return None
+        self._n_deaths[index] = 0
+        self._last_answer = time.monotonic()
+        return self._unpack(packed)
 
     def _unpack(self, packed: bytes) -> Trajectory:
         self.n_bytes += len(packed)
@@ -172,7 +178,9 @@ class RayActors(Actors):
             self._last_put = weights.version, ray.put(weights)
         return self._last_put
 
-    def _warn_of_silence(self) -> None:
+    def _wait_longer(self, idle: bool) -> None:
+        if idle:  # all are being started again
+            time.sleep(SHORTEST_BACKOFF)
         if time.monotonic() - self._last_answer > SILENCE:
             self._last_answer = time.monotonic()
             warnings.warn(f"no actor has answered for {SILENCE:.0f} s; the cluster may have lost its machines.", stacklevel=2)
@@ -217,7 +225,6 @@ class RemoteActor:
             return pack(self._actor.collect(n_steps))
 
     def _make_actor(self) -> Actor:
-        time.sleep(self._journal.begin_life())
         hang = self._journal.last_hang()
         if hang is not None and hang[1] > self._spec.max_env_restarts:
             env, n_hangs, where = hang

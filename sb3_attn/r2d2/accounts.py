@@ -5,6 +5,8 @@ from collections import Counter
 from sb3_attn.r2d2.sink import Receipt
 from sb3_attn.r2d2.trajectory import Trajectory
 
+REPORT = "that must not happen, so it is a fault of sb3_attn: please report it."
+
 
 class Accounts:
     """Counts what actors sent, what came and what became of it: no step may be lost on the way, or come twice."""
@@ -28,8 +30,14 @@ class Accounts:
 
         :param trajectory: of any actor
         :param receipt: what became of it
+        :raises RuntimeError: if one before it is missing, or it has been entered before
         """
-        self.n_sent[trajectory.life] = max(trajectory.n_sent, self.n_sent.get(trajectory.life, 0))
+        if trajectory.n_sent - trajectory.n_steps != self.n_sent.get(trajectory.life, 0):
+            raise RuntimeError(
+                f"actor {trajectory.actor} says it has sent {trajectory.n_sent} steps, {trajectory.n_steps} of them now, but "
+                f"{self.n_sent.get(trajectory.life, 0)} had come before; {REPORT}"
+            )
+        self.n_sent[trajectory.life] = trajectory.n_sent
         self._lives.setdefault(trajectory.actor, set()).add(trajectory.life)
         self.n_received += trajectory.n_steps
         self.n_inserted += receipt.n_inserted
@@ -45,5 +53,5 @@ class Accounts:
         if not sent == self.n_received == self.n_inserted + rejected:
             raise RuntimeError(
                 f"the actors sent {sent} steps, {self.n_received} were received, {self.n_inserted} inserted and {rejected} "
-                f"rejected {dict(self.n_rejected)}; these must agree, so this is a fault of sb3_attn: please report it."
+                f"rejected {dict(self.n_rejected)}; {REPORT}"
             )
