@@ -10,8 +10,9 @@ import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 import sb3_attn
+from sb3_attn.r2d2 import R2D2
 from sb3_attn.recurrent_dqn import RecurrentDQN
-from sb3_attn.zoo.sampling import convert_rdqn_params, sample_rdqn_params
+from sb3_attn.zoo.sampling import convert_r2d2_params, convert_rdqn_params, sample_r2d2_params, sample_rdqn_params
 
 
 class ZooAlgorithm(NamedTuple):
@@ -32,6 +33,7 @@ class ZooAlgorithm(NamedTuple):
 #: Everything registered with RL Zoo, by the name ``--algo`` takes.
 ALGORITHMS = {
     "rdqn": ZooAlgorithm(RecurrentDQN, sample_rdqn_params, convert_rdqn_params),
+    "r2d2": ZooAlgorithm(R2D2, sample_r2d2_params, convert_r2d2_params),
 }
 
 #: Optional packages that register environments on import. RL Zoo does the same for its own list.

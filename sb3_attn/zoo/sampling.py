@@ -4,7 +4,8 @@ Search spaces for ``sb3-attn optimize``.
 RL Zoo lets what a sampler returns replace the YAML's entries one by one, and ``policy_kwargs`` is one entry: whatever
 the YAML says in there is lost. So each sampler returns the whole of it, and arguments that depend on one another
 (``td_lambda`` and ``bootstrap_n``; ``trace_length``, ``burn_in_length`` and ``sequence_period``) always come together.
-Every combination is one that the constructor accepts.
+Every combination is one that the constructor accepts. All parameters are drawn in every trial, also those that another one
+makes idle: Optuna's multivariate TPE learns only from what all trials have.
 """
 
 from __future__ import annotations
@@ -39,6 +40,45 @@ def sample_rdqn_params(trial: optuna.Trial, n_actions: int, n_envs: int, additio
     :return: Arguments for the constructor.
     """
     params = {
+        **_sample_shared_params(trial),
+        "train_freq": trial.suggest_categorical("train_freq", [1, 2, 4, 8]),
+        "gradient_steps": trial.suggest_int("gradient_steps", 1, 4),
+        "target_update_interval": trial.suggest_int("target_update_interval", 200, 20000, log=True),
+        "exploration_fraction": trial.suggest_float("exploration_fraction", 0.05, 0.5),
+        "exploration_final_eps": trial.suggest_float("exploration_final_eps", 0.005, 0.1, log=True),
+    }
+    return _noted(trial, convert_rdqn_params(params))
+
+
+def sample_r2d2_params(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
+    """
+    Draw the hyperparameters of one trial of ``R2D2``.
+
+    The size of the replay buffer, the start of learning, and where and how many actors step their environments stay as in
+    the YAML.
+
+    :param trial: The Optuna trial.
+    :param n_actions: Not used (RL Zoo's samplers of continuous control need it).
+    :param n_envs: Not used: a stored trial is converted back without it.
+    :param additional_args: Not used (hindsight replay).
+    :return: Arguments for the constructor.
+    """
+    params = {
+        **_sample_shared_params(trial),
+        "returns": trial.suggest_categorical("returns", ["n-step", "lambda"]),
+        "bootstrap_n": trial.suggest_int("bootstrap_n", 1, 10),
+        "period_fraction": trial.suggest_categorical("period_fraction", [0.5, 1.0]),
+        # Where windows do not overlap, the number of steps trained for each one that comes: the cost of a trial
+        "samples_per_insert": trial.suggest_float("samples_per_insert", 2, 128, log=True),
+        "target_update_interval": trial.suggest_int("target_update_interval", 20, 2500, log=True),
+        # From PyTorch's to the paper's, with which small rewards are hardly learned
+        "adam_eps": trial.suggest_float("adam_eps", 1e-8, 1e-3, log=True),
+    }
+    return _noted(trial, convert_r2d2_params(params))
+
+
+def _sample_shared_params(trial: optuna.Trial) -> dict[str, Any]:
+    return {
         "learning_rate": trial.suggest_float("learning_rate", 1e-4, 3e-3, log=True),
         # Cue tasks with an answer at each step like gammas as low as 0.5, delayed rewards need 0.99 and more.
         "one_minus_gamma": trial.suggest_float("one_minus_gamma", 0.002, 0.5, log=True),
@@ -49,11 +89,6 @@ def sample_rdqn_params(trial: optuna.Trial, n_actions: int, n_envs: int, additio
         # A window longer than the episode is the whole episode.
         "trace_length_pow": trial.suggest_int("trace_length_pow", 4, 7),
         "burn_in_fraction": trial.suggest_categorical("burn_in_fraction", [0.0, 0.25, 0.5]),
-        "train_freq": trial.suggest_categorical("train_freq", [1, 2, 4, 8]),
-        "gradient_steps": trial.suggest_int("gradient_steps", 1, 4),
-        "target_update_interval": trial.suggest_int("target_update_interval", 200, 20000, log=True),
-        "exploration_fraction": trial.suggest_float("exploration_fraction", 0.05, 0.5),
-        "exploration_final_eps": trial.suggest_float("exploration_final_eps", 0.005, 0.1, log=True),
         "max_grad_norm": trial.suggest_float("max_grad_norm", 0.5, 40.0, log=True),
         "core": trial.suggest_categorical("core", CORES),
         "hidden_size_pow": trial.suggest_int("hidden_size_pow", 5, 8),
@@ -61,7 +96,9 @@ def sample_rdqn_params(trial: optuna.Trial, n_actions: int, n_envs: int, additio
         "net_arch": trial.suggest_categorical("net_arch", list(LAYERS)),
         "dueling": trial.suggest_categorical("dueling", [False, True]),
     }
-    hyperparams = convert_rdqn_params(params)
+
+
+def _noted(trial: optuna.Trial, hyperparams: dict[str, Any]) -> dict[str, Any]:
     # What the trial's table would otherwise show only in another form
     for name in ("gamma", "batch_size", "trace_length", "burn_in_length"):
         trial.set_user_attr(name, hyperparams[name])
@@ -97,3 +134,19 @@ def convert_rdqn_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
         "bootstrap_n": 1,
         **params,
     }
+
+
+def convert_r2d2_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
+    """
+    Turn a trial's parameters into arguments of ``R2D2``.
+
+    :param sampled_params: ``trial.params``, as :func:`sample_r2d2_params` drew them.
+    :return: Arguments for the constructor, ``policy_kwargs`` complete.
+    """
+    params = dict(sampled_params)
+    period_fraction, adam_eps = params.pop("period_fraction"), params.pop("adam_eps")
+    idle = {"td_lambda": None} if params.pop("returns") == "n-step" else {"bootstrap_n": 1}
+    hyperparams = convert_rdqn_params({**params, **idle})
+    hyperparams["policy_kwargs"]["optimizer_kwargs"] = {"eps": adam_eps, "fused": True}
+    hyperparams["sequence_period"] = round(hyperparams["trace_length"] * period_fraction)
+    return hyperparams

@@ -11,7 +11,7 @@ import rl_zoo3.enjoy
 import rl_zoo3.train
 from rl_zoo3.utils import ALGOS
 
-from sb3_attn.zoo import cli, zoo_config_path
+from sb3_attn.zoo import ALGORITHMS, cli, zoo_config_path
 
 CONFIG = str(zoo_config_path("rdqn"))
 
@@ -30,10 +30,11 @@ def programs(monkeypatch) -> list[list[str]]:
     return calls
 
 
-def test_shipped_config_is_the_default(programs) -> None:
-    arguments = ["--algo", "rdqn", "--env", "MemoryChain-v0", "-P"]
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_shipped_config_is_the_default(programs, algo: str) -> None:
+    arguments = ["--algo", algo, "--env", "MemoryChain-v0", "-P"]
     assert cli.main(["train", *arguments]) == 0
-    assert programs == [["sb3-attn train", "--conf-file", CONFIG, *arguments]]
+    assert programs == [["sb3-attn train", "--conf-file", str(zoo_config_path(algo)), *arguments]]
 
 
 @pytest.mark.parametrize("given", [["--conf-file", "mine.yml"], ["-conf", "mine.yml"], ["--conf-file=mine.yml"]])

@@ -13,8 +13,8 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from zoo_process import ENV_ID, TrainingRun, run_module
 
 import sb3_attn.envs  # noqa: F401  # registers the tasks
-from sb3_attn import RecurrentDQN
-from sb3_attn.zoo import cli, zoo_config_path
+from sb3_attn import R2D2, RecurrentDQN
+from sb3_attn.zoo import ALGORITHMS, cli, zoo_config_path
 
 AGENT = ("--algo", "rdqn", "--env", ENV_ID)
 
@@ -73,6 +73,22 @@ def test_training_goes_on_from_a_zip_and_its_replay_buffer(training_run: Trainin
     assert after._n_updates > before._n_updates
 
 
+@pytest.mark.parametrize("n_actors", [0, 2])
+def test_r2d2_trains_is_shown_and_goes_on(n_actors: int, tmp_path: Path, capsys) -> None:
+    agent = ("--algo", "r2d2", "--env", ENV_ID, "-f", str(tmp_path), "--device", "cpu", "--seed", "1")
+    training = ("train", *agent, "-n", "1000", "--eval-freq", "500", "--save-replay-buffer", "--env-kwargs", "length:5")
+    params = ("-params", "learning_starts:200", "n_envs:2", f"n_actors:{n_actors}", "backend:'sync'")
+    assert cli.main([*training, *params]) == 0
+    assert cli.main(["enjoy", *agent, "--no-render", "-n", "80"]) == 0
+    assert "Mean reward" in capsys.readouterr().out
+    first, second = (tmp_path / "r2d2" / f"{ENV_ID}_{number}" / f"{ENV_ID}.zip" for number in (1, 2))
+    assert cli.main([*training, "-i", str(first), *params]) == 0
+    assert "Loading replay buffer" in capsys.readouterr().out
+    before, after = R2D2.load(first, device="cpu"), R2D2.load(second, device="cpu")
+    assert before.n_actors == after.n_actors == n_actors
+    assert after._n_updates > before._n_updates > 0
+
+
 def test_record_video(training_run: TrainingRun, tmp_path: Path) -> None:
     run_module("record-video", *AGENT, "-n", "10", "-o", str(tmp_path), cwd=training_run.root)
     (video,) = tmp_path.glob("final-model-rdqn-*.mp4")
@@ -96,10 +112,12 @@ def test_benchmark_and_its_subprocesses(training_run: TrainingRun, tmp_path: Pat
     assert re.search(rf"\|rdqn\s*\|{ENV_ID}\s*\|", (tmp_path / "benchmark.md").read_text())
 
 
-def test_optimize(tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_optimize(algo: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
+    agent = ("--algo", algo, "--env", ENV_ID)
     arguments = [
-        *AGENT,
+        *agent,
         "-n",
         "400",
         "--n-trials",
@@ -112,12 +130,12 @@ def test_optimize(tmp_path: Path, monkeypatch) -> None:
     ]
     arguments += ["-params", "learning_starts:50", "--device", "cpu", "--seed", "0", "--eval-episodes", "5"]
     assert cli.main(["optimize", *arguments, "--storage", str(tmp_path / "study.log"), "--study-name", "test"]) == 0
-    (report,) = tmp_path.glob("logs/rdqn/report_*.csv")
+    (report,) = tmp_path.glob(f"logs/{algo}/report_*.csv")
     states = re.findall(r"COMPLETE|PRUNED|FAIL", report.read_text())
     assert states == ["COMPLETE", "COMPLETE"]
     # The best trial's stored parameters train again
     arguments = [
-        *AGENT,
+        *agent,
         "-n",
         "200",
         "--storage",

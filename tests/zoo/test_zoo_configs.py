@@ -15,11 +15,22 @@ from sb3_attn.zoo import register, zoo_config_path
 
 register()
 
-CONFIGS: dict[str, dict[str, Any]] = {algo: yaml.safe_load(zoo_config_path(algo).read_text()) for algo in ("rdqn", "dqn")}
+ALGORITHMS = ("rdqn", "dqn", "r2d2")
+CONFIGS: dict[str, dict[str, Any]] = {algo: yaml.safe_load(zoo_config_path(algo).read_text()) for algo in ALGORITHMS}
 ENTRIES = [(algo, key) for algo, config in CONFIGS.items() for key in config]
 
 #: The environment to try an entry with, where the key is not its id
 ENV_IDS = {"default": "CartPole-v1", "atari": "BreakoutNoFrameskip-v4"}
+
+#: Small enough for a test: everything else is as shipped
+SMALL = {"learning_starts": 150, "batch_size": 2, "buffer_size": 1000}
+BY_FREQUENCY = {"n_envs": 2, "train_freq": 5, "gradient_steps": 1}
+SMALLER = {
+    "rdqn": BY_FREQUENCY,
+    "dqn": BY_FREQUENCY,
+    "r2d2": {"n_envs": 2},
+    "r2d2 with actors": {"n_envs": 1, "n_actors": 2},
+}
 
 REQUIRED = {"CartPoleNoVel-v1", "LunarLanderNoVel-v3", "popgym-RepeatFirstEasy-v0", "MemoryChain-v0", "TMaze-v0"}
 
@@ -33,6 +44,8 @@ def is_installed(key: str) -> bool:
 def test_required_entries_are_there() -> None:
     assert REQUIRED | {"AssociativeRecall-v0", "atari"} <= set(CONFIGS["rdqn"])
     assert {"VisualSearch-v0", "popgym-RepeatPreviousEasy-v0", "atari"} <= set(CONFIGS["dqn"])
+    r2d2 = REQUIRED - {"LunarLanderNoVel-v3"} | {"default", "AssociativeRecall-v0", "atari"}
+    assert r2d2 <= set(CONFIGS["r2d2"])
 
 
 @pytest.mark.parametrize(("algo", "key"), ENTRIES)
@@ -47,22 +60,20 @@ def test_entries_are_plain_mappings(algo: str, key: str) -> None:
 
 # Box2D's module crashes the interpreter where its deprecation warnings are errors
 @pytest.mark.filterwarnings("ignore:builtin type .* has no __module__ attribute:DeprecationWarning")
-@pytest.mark.parametrize(("algo", "key"), ENTRIES)
-def test_every_entry_trains(algo: str, key: str, tmp_path) -> None:
+@pytest.mark.parametrize(("variant", "key"), [*ENTRIES, *(("r2d2 with actors", key) for key in CONFIGS["r2d2"])])
+def test_every_entry_trains(variant: str, key: str, tmp_path) -> None:
+    algo = variant.partition(" ")[0]
     if not is_installed(key):
         pytest.skip("an optional package is not installed")
     env_id = ENV_IDS.get(key, key)
-    # Small enough for a test: everything else is as shipped
-    overrides = {"learning_starts": 150, "batch_size": 2, "n_envs": 2, "train_freq": 5, "gradient_steps": 1}
-    overrides["buffer_size"] = 1000
     manager = ExperimentManager(
         args=None,  # type: ignore[arg-type]
         algo=algo,
         env_id=env_id,
         log_folder=str(tmp_path),
-        n_timesteps=200,
+        n_timesteps=220,
         eval_freq=-1,
-        hyperparams=overrides,
+        hyperparams=SMALL | SMALLER[variant],
         config=str(zoo_config_path(algo)),
         device="cpu",
         verbose=0,
@@ -75,7 +86,7 @@ def test_every_entry_trains(algo: str, key: str, tmp_path) -> None:
     model = results[0]
     assert type(model) is ALGOS[algo]
     manager.learn(model)
-    assert model.num_timesteps >= 200
+    assert model.num_timesteps >= 220
     assert model._n_updates > 0
 
 

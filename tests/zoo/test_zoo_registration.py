@@ -5,17 +5,18 @@ pytest.importorskip("rl_zoo3")
 from rl_zoo3 import enjoy, exp_manager, hyperparams_opt, train, utils
 
 import sb3_attn
-from sb3_attn import RecurrentDQN
+from sb3_attn import R2D2, RecurrentDQN
 from sb3_attn.zoo import ALGORITHMS, register, zoo_config_path
 
 
-def test_registration_reaches_every_module_of_the_zoo() -> None:
+@pytest.mark.parametrize(("name", "model_class"), [("rdqn", RecurrentDQN), ("r2d2", R2D2)])
+def test_registration_reaches_every_module_of_the_zoo(name: str, model_class: type) -> None:
     register()
     for module in (utils, train, enjoy, exp_manager):
-        assert module.ALGOS["rdqn"] is RecurrentDQN
+        assert module.ALGOS[name] is model_class
     for module in (hyperparams_opt, exp_manager):
-        assert module.HYPERPARAMS_SAMPLER["rdqn"] is ALGORITHMS["rdqn"].sampler
-        assert module.HYPERPARAMS_CONVERTER["rdqn"] is ALGORITHMS["rdqn"].converter
+        assert module.HYPERPARAMS_SAMPLER[name] is ALGORITHMS[name].sampler
+        assert module.HYPERPARAMS_CONVERTER[name] is ALGORITHMS[name].converter
 
 
 def test_registration_twice_changes_nothing() -> None:
@@ -44,5 +45,5 @@ def test_config_path_prefers_the_one_inside_the_package(tmp_path, monkeypatch) -
 
 
 def test_unknown_config_is_a_sentence() -> None:
-    with pytest.raises(FileNotFoundError, match=r"algo='ppo' has to be one of \['dqn', 'rdqn'\]"):
+    with pytest.raises(FileNotFoundError, match=r"algo='ppo' has to be one of \['dqn', 'r2d2', 'rdqn'\]"):
         zoo_config_path("ppo")

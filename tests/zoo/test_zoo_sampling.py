@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 optuna = pytest.importorskip("optuna")
@@ -5,47 +7,51 @@ optuna = pytest.importorskip("optuna")
 import gymnasium as gym
 
 import sb3_attn.envs  # noqa: F401
-from sb3_attn import RecurrentDQN
-from sb3_attn.zoo.sampling import BATCH_SIZES, MAX_STEPS_PER_BATCH, convert_rdqn_params, sample_rdqn_params
+from sb3_attn.zoo import ALGORITHMS
+from sb3_attn.zoo.sampling import BATCH_SIZES, MAX_STEPS_PER_BATCH, convert_r2d2_params
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
+#: As the YAML of an agent that has everything else than what is sampled: n-step returns, a period of 200, a GRU
+YAML = {
+    "bootstrap_n": 5,
+    "td_lambda": None,
+    "sequence_period": 200,
+    "trace_length": 200,
+    "policy_kwargs": {"core": "gru", "core_kwargs": {"update_bias": 0.0}},
+}
 
-def trials(n_trials: int) -> list[tuple["optuna.trial.Trial", dict]]:
+each_algorithm = pytest.mark.parametrize("algo", ALGORITHMS)
+
+
+def trials(algo: str, n_trials: int) -> list[tuple["optuna.trial.Trial", dict[str, Any]]]:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    return [(trial, sample_rdqn_params(trial, 0, 1, {})) for trial in (study.ask() for _ in range(n_trials))]
+    return [(trial, ALGORITHMS[algo].sampler(trial, 0, 1, {})) for trial in (study.ask() for _ in range(n_trials))]
 
 
-def test_every_sample_constructs_a_model() -> None:
+@each_algorithm
+@pytest.mark.parametrize("yaml", [{}, YAML], ids=["alone", "over a YAML"])
+def test_every_sample_constructs_a_model(algo: str, yaml: dict[str, Any]) -> None:
+    # The sampler's entries replace the YAML's one by one, so they have to bring all that they depend on
     env = gym.make("MemoryChain-v0")
-    for _, hyperparams in trials(20):
-        model = RecurrentDQN("MlpPolicy", env, buffer_size=1000, device="cpu", **hyperparams)
-        assert model.trace_length == hyperparams["trace_length"]
+    for _, hyperparams in trials(algo, 20):
+        arguments = {**yaml, **hyperparams}
+        model = ALGORITHMS[algo].model_class("MlpPolicy", env, buffer_size=1000, device="cpu", **arguments)
+        for name in YAML.keys() - {"policy_kwargs"}:
+            assert getattr(model, name) == hyperparams[name]
 
 
-def test_a_sample_replaces_whatever_it_depends_on() -> None:
-    # The sampler's entries replace the YAML's one by one: the YAML of an n-step agent with a period of 20 and a GRU
-    yaml = {
-        "bootstrap_n": 5,
-        "td_lambda": None,
-        "sequence_period": 200,
-        "trace_length": 200,
-        "policy_kwargs": {"core": "gru", "core_kwargs": {"update_bias": 0.0}},
-    }
-    env = gym.make("MemoryChain-v0")
-    _, hyperparams = trials(1)[0]
-    RecurrentDQN("MlpPolicy", env, buffer_size=1000, device="cpu", **{**yaml, **hyperparams})
-
-
-def test_policy_kwargs_are_complete() -> None:
-    for _, hyperparams in trials(5):
+@each_algorithm
+def test_policy_kwargs_are_complete(algo: str) -> None:
+    for _, hyperparams in trials(algo, 5):
         names = {"core", "core_kwargs", "encoder_arch", "net_arch", "dueling", "skip_connection"}
-        assert set(hyperparams["policy_kwargs"]) == names
+        assert set(hyperparams["policy_kwargs"]) == names | ({"optimizer_kwargs"} if algo == "r2d2" else set())
 
 
-def test_batches_are_capped() -> None:
+@each_algorithm
+def test_batches_are_capped(algo: str) -> None:
     sizes = []
-    for _, hyperparams in trials(200):
+    for _, hyperparams in trials(algo, 200):
         steps = hyperparams["trace_length"] + hyperparams["burn_in_length"]
         smallest, largest = BATCH_SIZES
         assert smallest <= hyperparams["batch_size"] <= largest
@@ -55,14 +61,29 @@ def test_batches_are_capped() -> None:
     assert max(sizes) == largest
 
 
-def test_a_stored_trial_gives_the_same_arguments() -> None:
-    for trial, hyperparams in trials(20):
-        assert convert_rdqn_params(trial.params) == hyperparams
+@each_algorithm
+def test_a_stored_trial_gives_the_same_arguments(algo: str) -> None:
+    for trial, hyperparams in trials(algo, 20):
+        assert ALGORITHMS[algo].converter(trial.params) == hyperparams
 
 
-def test_conversion_leaves_the_trial_as_it_is() -> None:
-    trial, _ = trials(1)[0]
+@each_algorithm
+def test_all_trials_draw_the_same_parameters(algo: str) -> None:
+    assert len({frozenset(trial.params) for trial, _ in trials(algo, 50)}) == 1
+
+
+@each_algorithm
+def test_conversion_leaves_the_trial_as_it_is(algo: str) -> None:
+    convert = ALGORITHMS[algo].converter
+    trial, _ = trials(algo, 1)[0]
     before = dict(trial.params)
-    convert_rdqn_params(before)["policy_kwargs"]["net_arch"].append(7)
+    convert(before)["policy_kwargs"]["net_arch"].append(7)
     assert before == trial.params
-    assert 7 not in convert_rdqn_params(before)["policy_kwargs"]["net_arch"]
+    assert 7 not in convert(before)["policy_kwargs"]["net_arch"]
+
+
+def test_r2d2_tries_both_kinds_of_return_and_of_window() -> None:
+    samples = [convert_r2d2_params(trial.params) for trial, _ in trials("r2d2", 50)]
+    kinds = {(sample["td_lambda"] is None, sample["sequence_period"] * 2 == sample["trace_length"]) for sample in samples}
+    assert kinds == {(False, False), (False, True), (True, False), (True, True)}
+    assert {"n_actors", "envs_per_actor", "backend"}.isdisjoint(samples[0])
