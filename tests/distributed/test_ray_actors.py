@@ -1,0 +1,220 @@
+"""R2D2 with its actors on Ray."""
+
+import os
+import signal
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
+
+ray = pytest.importorskip("ray")
+
+from sb3_attn import R2D2
+from sb3_attn.distributed.codec import pack, unpack
+from sb3_attn.r2d2.actor import Actor
+from sb3_attn.r2d2.spec import actor_spec
+
+SMALL: dict[str, Any] = dict(
+    buffer_size=20_000,
+    learning_starts=100,
+    batch_size=8,
+    trace_length=None,
+    burn_in_length=0,
+    sequence_period=None,
+    policy_kwargs=dict(core_kwargs=dict(hidden_size=8), net_arch=[8], encoder_arch=[8]),
+    rollout_length=10,
+    weights_period=50,
+    n_actors=2,
+    envs_per_actor=2,
+    seed=3,
+)
+
+
+def make(env: Any = "MemoryChain-v0", policy: str = "MlpPolicy", backend: str = "ray", **kwargs: Any) -> R2D2:
+    return R2D2(policy, env, backend=backend, **{**SMALL, **kwargs})
+
+
+def parameters(model: R2D2) -> np.ndarray:
+    return th.cat([parameter.flatten() for parameter in model.q_net.parameters()]).detach().numpy()
+
+
+class Counting(gym.Env):
+    """Episodes of 10 steps that observe their step, of which some fail as a file tells them to."""
+
+    observation_space = spaces.Box(0, 10, (1,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, failure: str = "", folder: str = "", limit: int = 0) -> None:
+        self.failure, self.folder, self.limit = failure, folder, limit
+        self.n_steps = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.n_steps = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.n_steps += 1
+        if self.n_steps == 5 and self.failure and self._may_fail():
+            if self.failure == "raise":
+                raise OSError("the simulator is gone")
+            if self.failure == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(1000)
+        return np.full(1, self.n_steps, np.float32), 1.0, self.n_steps == 10, False, {}
+
+    def _may_fail(self) -> bool:
+        failures = len(list(Path(self.folder).iterdir()))
+        if failures < self.limit:
+            Path(self.folder, f"failure-{failures}").touch()
+        return failures < self.limit
+
+
+class KillActor(BaseCallback):
+    """Kills the process of an actor, and ends learning some time after its return."""
+
+    returned_at: int | None = None
+
+    def _on_step(self) -> bool:
+        assert isinstance(self.model, R2D2)
+        if self.num_timesteps == 400:
+            ray.kill(self.model._actors.actors[0], no_restart=False)  # type: ignore[attr-defined]
+        if self.returned_at is None and self.model.accounts.n_restarts:
+            self.returned_at = self.num_timesteps
+        return self.returned_at is None or self.num_timesteps < self.returned_at + 2000
+
+
+def test_the_learner_is_the_same_bit_for_bit_as_in_one_process(cluster: None) -> None:
+    expected = make(backend="sync").learn(600)
+    model = make(backend_kwargs=dict(deterministic=True, cpus_per_actor=0.5)).learn(600)
+    assert model._n_updates == expected._n_updates > 5
+    assert np.array_equal(parameters(model), parameters(expected))
+
+
+@pytest.mark.ray
+def test_actors_work_ahead_of_the_learner(cluster: None) -> None:
+    model = make(n_actors=2, backend_kwargs=dict(cpus_per_actor=0.5), samples_per_insert=2).learn(2000)
+    assert model.accounts.n_inserted >= 2000
+    assert sum(model.accounts.n_rejected.values()) <= 2 * 2 * 2 * 10  # actors x calls x environments x steps
+    assert model.n_sampled == pytest.approx(2 * model.n_inserted, rel=0.1)
+
+
+@pytest.mark.ray
+def test_an_actor_that_is_killed_is_replaced(cluster: None) -> None:
+    model = make(backend_kwargs=dict(cpus_per_actor=0.5), samples_per_insert=1)
+    model.learn(10**6, callback=KillActor())
+    assert model.accounts.n_restarts == 1
+    assert model.num_timesteps < 10**6
+    model.replay_buffer.check_valid()
+
+
+@pytest.mark.ray
+def test_a_process_that_dies_on_its_own_is_replaced(cluster: None, tmp_path: Path) -> None:
+    env = partial(Counting, "die", str(tmp_path), 1)
+    model = make(env, n_actors=1, backend_kwargs=dict(cpus_per_actor=0.5)).learn(400)
+    assert Path(tmp_path, "failure-0").exists()
+    model.replay_buffer.check_valid()
+
+
+@pytest.mark.ray
+def test_environments_that_raise_are_made_again(cluster: None, tmp_path: Path) -> None:
+    env = partial(Counting, "raise", str(tmp_path), 3)
+    model = make(env, n_actors=1, backend_kwargs=dict(cpus_per_actor=0.5)).learn(400)
+    assert model.accounts.n_rejected["the environment failed"] == 3
+    assert model.accounts.n_restarts == 0
+
+
+@pytest.mark.ray
+def test_an_environment_that_raises_too_often_is_named(cluster: None, tmp_path: Path) -> None:
+    env = partial(Counting, "raise", str(tmp_path), 100)
+    model = make(env, n_actors=1, max_env_restarts=2, backend_kwargs=dict(cpus_per_actor=0.5))
+    with pytest.raises(RuntimeError, match=r"actor 0 failed.*environment \d of actor 0 has failed.*the simulator is gone"):
+        model.learn(400)
+
+
+@pytest.mark.ray
+def test_an_environment_that_hangs_is_ended(cluster: None, tmp_path: Path) -> None:
+    env = partial(Counting, "hang", str(tmp_path), 1)
+    model = make(env, n_actors=1, backend_kwargs=dict(cpus_per_actor=0.5, env_timeout=20.0)).learn(400)
+    assert Path(tmp_path, "failure-0").exists()
+    assert model.accounts.n_inserted >= 400
+
+
+@pytest.mark.ray
+def test_an_environment_that_hangs_too_often_is_named(cluster: None, tmp_path: Path) -> None:
+    env = partial(Counting, "hang", str(tmp_path), 100)
+    model = make(env, n_actors=1, max_env_restarts=0, backend_kwargs=dict(cpus_per_actor=0.5, env_timeout=20.0))
+    with pytest.raises(RuntimeError, match=r"(?s)environment \d of actor 0 has hung 1 times.*in step"):
+        model.learn(400)
+
+
+@pytest.mark.ray
+def test_a_rebuilt_actor_does_not_act_as_before() -> None:
+    spec = actor_spec(make(backend="sync", n_actors=1))
+    first, again, rebuilt = Actor(spec, 0), Actor(spec, 0), Actor(spec, 0, rebuilt=True)
+    for actor in (again, rebuilt):
+        actor.q_net.load_state_dict(first.q_net.state_dict())
+    actions = [actor.collect(50).actions for actor in (first, again, rebuilt)]
+    assert np.array_equal(actions[0], actions[1])
+    assert not np.array_equal(actions[0], actions[2])
+
+
+@pytest.mark.ray
+def test_more_actors_than_cpus_are_refused(cluster: None) -> None:
+    with pytest.raises(ValueError, match="n_actors=1000 with cpus_per_actor=1 need 1000 CPUs"):
+        make(n_actors=1000, envs_per_actor=1).learn(100)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (dict(cpus=1), r"backend_kwargs has \['cpus'\]; backend='ray' takes"),
+        (dict(calls_in_flight=0), "calls_in_flight=0; it must be positive"),
+        (dict(env_timeout=-1.0), "env_timeout=-1.0; it must be positive"),
+    ],
+)
+def test_bad_options_are_refused_in_the_constructor(kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(backend_kwargs=kwargs)
+
+
+@pytest.mark.ray
+def test_callbacks_and_files(cluster: None, tmp_path: Path) -> None:
+    model = make(backend_kwargs=dict(cpus_per_actor=0.5))
+    evaluation = EvalCallback(make_vec_env("MemoryChain-v0"), eval_freq=200, n_eval_episodes=2, verbose=0)
+    model.learn(1000, callback=[evaluation, CheckpointCallback(200, str(tmp_path))])
+    assert evaluation.last_mean_reward > -np.inf
+    assert model.num_timesteps >= 1000
+    loaded = R2D2.load(next(tmp_path.glob("*.zip")), env=make_vec_env("MemoryChain-v0", 2))
+    assert (loaded.n_actors, loaded.backend) == (2, "ray")
+    loaded.learn(400)
+
+
+def test_trajectories_survive_the_way_and_frames_become_small() -> None:
+    spec = actor_spec(make(backend="sync", n_actors=1))
+    trajectory = Actor(spec, 0).collect(20)
+    back = unpack(pack(trajectory))
+    for name, value in trajectory._asdict().items():
+        np.testing.assert_equal(getattr(back, name), value)
+    frames = np.zeros((20, 2, 84, 84), np.uint8)
+    frames[:, :, 40:44, 40:44] = 255
+    assert len(pack(trajectory._replace(observations={"observation": frames}))) < frames.nbytes / 10
+
+
+@pytest.mark.ray
+def test_images_come_as_they_were_seen(cluster: None) -> None:
+    model = make(
+        "VisualSearch-v0", n_actors=1, policy="CnnPolicy", backend_kwargs=dict(cpus_per_actor=0.5, deterministic=True)
+    )
+    expected = make("VisualSearch-v0", n_actors=1, policy="CnnPolicy", backend="sync")
+    for each in (model, expected):
+        each.learn(200)
+    assert np.array_equal(model.replay_buffer.observations, expected.replay_buffer.observations)
