@@ -132,7 +132,7 @@ class RayActors(Actors):
         self._order.append(index)
         return self._answer(index)
 
-    def close(self) -> list[Trajectory]:
+    def drain(self) -> list[Trajectory]:
         refs = [ref for calls in self.calls for ref in calls]
         ready = ray.wait(refs, num_returns=len(refs), timeout=DRAIN)[0] if refs else []
         trajectories = []
@@ -141,8 +141,10 @@ class RayActors(Actors):
                 trajectories.append(self._unpack(ray.get(ref)))
             except RayError:  # noqa: PERF203  whoever is ended need not answer
                 continue
-        self._resources.close()
         return trajectories
+
+    def close(self) -> None:
+        self._resources.close()
 
     def _ask_where_due(self) -> None:
         """Keep every actor that lives supplied with calls; a deterministic one only while it is its turn."""

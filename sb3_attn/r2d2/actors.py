@@ -49,12 +49,12 @@ class Actors(ABC):
         """The next trajectory; ``None`` if the wait for it was cut short."""
 
     @abstractmethod
-    def close(self) -> list[Trajectory]:
-        """
-        End them all.
+    def drain(self) -> list[Trajectory]:
+        """What is still on the way."""
 
-        :return: what was on the way
-        """
+    @abstractmethod
+    def close(self) -> None:
+        """End them all, whatever is on the way."""
 
 
 class LocalActors(Actors):
@@ -85,7 +85,9 @@ class LocalActors(Actors):
         self.n_bytes += trajectory.n_bytes
         return trajectory
 
-    def close(self) -> list[Trajectory]:
+    def drain(self) -> list[Trajectory]:
+        return []
+
+    def close(self) -> None:
         for actor in self.actors:
             actor.close()
-        return []

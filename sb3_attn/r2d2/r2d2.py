@@ -209,6 +209,9 @@ class R2D2(RecurrentDQN):
         """
         try:
             super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+            for trajectory in self._actors.drain():
+                late = Receipt(0, Counter({"came after the end": trajectory.n_steps}), 0)
+                self.accounts.book(trajectory, late)
         finally:
             self._open.close()
         self.accounts.check()
@@ -229,7 +232,7 @@ class R2D2(RecurrentDQN):
         self.accounts = Accounts()
         self._sink: Sink = ReplaySink(self.replay_buffer)
         self._actors = self._make_actors()
-        self._open.callback(self._close_actors)
+        self._open.callback(self._actors.close)
         self._stop = self._open.enter_context(stop_request())  # after Ray, which has signal handlers of its own
         self._meter = Meter(self._n_updates)
         return result
@@ -246,11 +249,6 @@ class R2D2(RecurrentDQN):
         if self.backend == "sync":
             return LocalActors([Actor(spec, index, device=self.device) for index in range(self.n_actors)], *args)
         return ray_backend().RayActors(spec, *args, **self.backend_kwargs)
-
-    def _close_actors(self) -> None:
-        for trajectory in self._actors.close():
-            late = Receipt(0, Counter({"came after the end": trajectory.n_steps}), 0)
-            self.accounts.book(trajectory, late)
 
     def _latest_weights(self) -> Weights:
         if self._weights is None or self._weights.version != self._n_updates:
