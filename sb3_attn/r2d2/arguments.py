@@ -64,9 +64,9 @@ def with_default_policy_kwargs(policy_kwargs: dict[str, Any] | None) -> dict[str
     :return: that, and the rest
     """
     said = policy_kwargs or {}
-    default: dict[str, Any] = {"net_arch": [512]}
+    complete = {"net_arch": [512], **said}
     if said.get("core", "lstm") in ("lstm", "gru"):
-        default["core_kwargs"] = {"hidden_size": 512}
+        complete["core_kwargs"] = {"hidden_size": 512, **(said.get("core_kwargs") or {})}
     if "optimizer_class" not in said:
-        default["optimizer_kwargs"] = {"eps": 1e-3, "fused": True}
-    return {**default, **said}
+        complete["optimizer_kwargs"] = {"eps": 1e-3, "fused": True, **(said.get("optimizer_kwargs") or {})}
+    return complete

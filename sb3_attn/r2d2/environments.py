@@ -7,9 +7,10 @@ from typing import Any
 
 import cloudpickle
 import gymnasium as gym
+from stable_baselines3.common.env_util import unwrap_wrapper
 from stable_baselines3.common.monitor import Monitor, ResultsWriter
 from stable_baselines3.common.type_aliases import GymEnv
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecTransposeImage
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecTransposeImage
 
 MakeEnv = Callable[[], gym.Env]
 
@@ -100,6 +101,30 @@ def factory_of(env: VecEnv) -> MakeEnv:
         f"env is a {type(env).__name__}, which belongs to this process, so actors cannot make their own; pass an id, a "
         "factory, or a DummyVecEnv, with wrappers around each environment (env_wrapper in RL Zoo) and not around all of them."
     )
+
+
+class MonitorFiles:
+    """
+    The files of the learner's Monitors, filled with the episodes of actors, whose own Monitors have none.
+
+    :param env: the learner's environments
+    """
+
+    def __init__(self, env: VecEnv) -> None:
+        while isinstance(env, VecEnvWrapper):
+            env = env.venv
+        monitors = [unwrap_wrapper(each, Monitor) for each in env.envs] if isinstance(env, DummyVecEnv) else []
+        self._writers = [getattr(monitor, "results_writer", None) for monitor in monitors]
+
+    def write(self, infos: list[dict[str, Any]]) -> None:
+        """
+        Write down the episodes that ended at a step.
+
+        :param infos: one for each environment
+        """
+        for writer, info in zip(self._writers, infos, strict=True):
+            if writer is not None and "episode" in info:
+                writer.write_row(info["episode"])
 
 
 def _cannot_be_sent(env: Any, error: Exception) -> str:

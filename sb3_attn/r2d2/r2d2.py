@@ -19,7 +19,7 @@ from sb3_attn.r2d2.accounts import Accounts
 from sb3_attn.r2d2.actor import Actor, Weights
 from sb3_attn.r2d2.actors import Actors, LocalActors
 from sb3_attn.r2d2.arguments import check_r2d2_arguments, ray_backend, with_default_policy_kwargs
-from sb3_attn.r2d2.environments import to_vec_env
+from sb3_attn.r2d2.environments import MonitorFiles, to_vec_env
 from sb3_attn.r2d2.meter import Meter
 from sb3_attn.r2d2.sink import Receipt, ReplaySink, Sink
 from sb3_attn.r2d2.spec import actor_spec
@@ -79,7 +79,7 @@ class R2D2(RecurrentDQN):
         the reported success rate, mean episode length, and mean reward over
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
     :param policy_kwargs: additional arguments for the policy. What is not said is the paper's: an LSTM of 512, a head of 512,
-        Adam with an epsilon of 1e-3
+        Adam with an epsilon of 1e-3, which is large where rewards are about 1: small tasks learned with 1e-8 only
     :param verbose: Verbosity level: 0 for no output, 1 for info messages, 2 for debug messages
     :param seed: Seed for the pseudo random generators
     :param device: Device (cpu, cuda, ...) on which the learner should be run.
@@ -235,6 +235,7 @@ class R2D2(RecurrentDQN):
         self._open.callback(self._actors.close)
         self._stop = self._open.enter_context(stop_request())  # after Ray, which has signal handlers of its own
         self._meter = Meter(self._n_updates)
+        self._monitor_files = MonitorFiles(self.get_env())  # type: ignore[arg-type]
         return result
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
@@ -295,6 +296,8 @@ class R2D2(RecurrentDQN):
                     break
                 if dones.any():
                     self._update_info_buffer(infos, dones)
+                    if self.n_actors:
+                        self._monitor_files.write(infos)
                     n_episodes += int(dones.sum())
             if self.num_timesteps > learning_starts:
                 self.n_inserted += receipt.n_windows
@@ -334,5 +337,5 @@ class R2D2(RecurrentDQN):
         super().dump_logs()
 
     def _excluded_save_params(self) -> list[str]:
-        live = ["accounts", "_open", "_weights", "_sink", "_actors", "_stop", "_meter"]
+        live = ["accounts", "_open", "_weights", "_sink", "_actors", "_stop", "_meter", "_monitor_files"]
         return [*super()._excluded_save_params(), *live]

@@ -15,13 +15,14 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 
+from sb3_attn.r2d2 import R2D2
 from sb3_attn.recurrent_dqn import RecurrentDQN
 from sb3_attn.viz.recording import wrap_env
 
 gym.register_envs(ale_py)
 
 #: By the names that RL Zoo has for them; where a policy fits several the first is taken
-ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"rdqn": RecurrentDQN, "qrdqn": QRDQN, "dqn": DQN, "ppo": PPO}
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"rdqn": RecurrentDQN, "r2d2": R2D2, "qrdqn": QRDQN, "dqn": DQN, "ppo": PPO}
 
 #: Not needed to act, and the first thing to break between versions of Python
 NOT_NEEDED = {"learning_rate": 0.0, "lr_schedule": lambda _: 0.0, "clip_range": lambda _: 0.0}
