@@ -1,0 +1,151 @@
+"""The books on steps, and numbers that are none."""
+
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from r2d2_toys import POLICIES, SPACES, Walk, make, make_actor
+from stable_baselines3.common.callbacks import CheckpointCallback
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from sb3_attn.r2d2.accounts import Accounts
+from sb3_attn.r2d2.actors import LocalActors
+from sb3_attn.r2d2.sink import Receipt
+from sb3_attn.r2d2.trajectory import Trajectory, check_trajectory
+
+
+def trajectories(*lengths: int, **kwargs: Any) -> list[Trajectory]:
+    actor = make_actor(make(n_actors=1), **kwargs)
+    return [actor.collect(n) for n in lengths]
+
+
+def inserted(trajectory: Trajectory) -> Receipt:
+    return Receipt(trajectory.n_steps, Counter(), 0)
+
+
+def test_nothing_happened() -> None:
+    Accounts().check()
+
+
+def test_all_steps_are_accounted_for() -> None:
+    accounts = Accounts()
+    for trajectory in trajectories(3, 5, 2):
+        accounts.book(trajectory, Receipt(trajectory.n_steps - 1, Counter({"lost": 1}), 0))
+    accounts.check()
+    assert (accounts.n_received, accounts.n_inserted, accounts.n_rejected) == (20, 17, {"lost": 3})
+
+
+@pytest.mark.parametrize("booked", [[0, 1, 1], [0, 0, 1], [1], [0, 2], [0, 1, 2, 2]], ids=str)
+def test_a_trajectory_booked_twice_or_missing_is_noticed(booked: list[int]) -> None:
+    sent, accounts = trajectories(3, 5, 2), Accounts()
+    with pytest.raises(RuntimeError, match=r"sent \d+ steps, .*please report it"):  # noqa: PT012  now or in the end
+        for i in booked:
+            accounts.book(sent[i], inserted(sent[i]))
+        accounts.check()
+
+
+def test_steps_that_are_neither_inserted_nor_rejected_are_noticed() -> None:
+    accounts = Accounts()
+    for trajectory in trajectories(3):
+        accounts.book(trajectory, Receipt(trajectory.n_steps - 2, Counter({"lost": 1}), 0))
+    with pytest.raises(RuntimeError, match=r"6 were received, 4 inserted and 1 rejected \{'lost': 1\}"):
+        accounts.check()
+
+
+def test_an_actor_that_came_back_counts_anew() -> None:
+    accounts = Accounts()
+    for life in (trajectories(3, 5), trajectories(2, rebuilt=True), trajectories(1, rebuilt=True)):
+        for trajectory in life:
+            accounts.book(trajectory, inserted(trajectory))
+    accounts.check()
+    assert accounts.n_restarts == 2 and len(accounts.n_sent) == 3
+
+
+@pytest.mark.parametrize("fault", ["twice", "never"])
+def test_learn_checks_its_books(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make(n_actors=1)
+    book, calls = Accounts.book, []
+
+    def book_wrongly(self: Accounts, *args: Any) -> None:
+        calls.append(args)
+        for _ in range({"twice": 2, "never": 0}[fault] if len(calls) == 2 else 1):
+            book(self, *args)
+
+    monkeypatch.setattr(Accounts, "book", book_wrongly)
+    with pytest.raises(RuntimeError, match="please report it"):
+        model.learn(40)
+
+
+def test_what_comes_after_the_end_is_booked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LocalActors, "drain", lambda self: [self.receive()])
+    model = make(n_actors=1).learn(40)
+    assert model.accounts.n_rejected == {"came after the end": 10} and model.accounts.n_received == 50
+    assert model.num_timesteps == model.accounts.n_inserted == 40
+
+
+def test_every_call_of_learn_has_books_of_its_own() -> None:
+    model = make(n_actors=2).learn(40)
+    first = model.accounts
+    model.learn(20, reset_num_timesteps=False)
+    assert model.accounts is not first and model.accounts.n_received == 20
+
+
+# ---------------------------------------------------------------- numbers that are none
+
+
+class Broken(Walk):
+    """The reward of its eighth step is a number that is none."""
+
+    def __init__(self, number: float) -> None:
+        super().__init__()
+        self.number, self.n_steps = number, 0
+
+    def step(self, action: Any) -> Any:
+        obs, reward, *rest = super().step(action)
+        self.n_steps += 1
+        return obs, self.number if self.n_steps == 8 else reward, *rest
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+@pytest.mark.parametrize("n_actors", [0, 1])
+def test_what_is_not_finite_is_refused_and_nothing_of_it_is_stored(n_actors: int, number: float, tmp_path: Path) -> None:
+    """The eighth step lies in the second trajectory of five."""
+    model = make(DummyVecEnv([partial(Broken, number)] * 2), n_actors=n_actors, learning_starts=0)
+    with pytest.raises(ValueError, match=r"environment 0 returned a non-finite reward \(actor 0\) at step 10: .*; mend"):
+        model.learn(60, CheckpointCallback(1, str(tmp_path)))
+    assert len(list(tmp_path.iterdir())) == 5
+    assert model.num_timesteps == 10 and model.replay_buffer.pos.tolist() == [5, 5]
+    assert np.isfinite(model.replay_buffer.observations).all() and np.isfinite(model.replay_buffer.rewards).all()
+
+
+def test_actor_and_environment_are_named() -> None:
+    first, second = (make_actor(make(n_actors=2), index).collect(5) for index in range(2))
+    check_trajectory(first, 0)
+    second.rewards[3, 1] = np.nan
+    with pytest.raises(ValueError, match=r"environment 1 returned a non-finite reward \(actor 1\) at step 70: nan"):
+        check_trajectory(second, 70)
+
+
+def test_the_key_of_a_dict_is_named() -> None:
+    env = partial(Walk, "dict")
+    trajectory = make_actor(make(env, POLICIES["dict"], n_actors=1, envs_per_actor=3)).collect(5)
+    check_trajectory(trajectory, 0)
+    trajectory.next_observations["a"][2] = np.inf
+    with pytest.raises(ValueError, match=r"environment 2 returned a non-finite observation 'a' \(actor 0\)"):
+        check_trajectory(trajectory, 0)
+
+
+@pytest.mark.parametrize("kind", SPACES)
+def test_a_final_observation_is_looked_at(kind: str) -> None:
+    model = make(partial(Walk, kind), POLICIES[kind], n_actors=1, envs_per_actor=2)
+    trajectory = make_actor(model).collect(20)
+    check_trajectory(trajectory, 0)
+    for key, array in trajectory.final_observations.items():
+        assert len(array) > 0
+        if array.dtype.kind == "f":
+            array[-1] = np.nan
+            with pytest.raises(ValueError, match=f"non-finite final observation {key!r}"):
+                check_trajectory(trajectory, 0)

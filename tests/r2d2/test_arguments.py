@@ -1,0 +1,211 @@
+"""R2D2's arguments: what they are if nobody says, and which are refused."""
+
+import inspect
+from functools import partial
+from typing import Any
+
+import pytest
+import torch as th
+from r2d2_toys import POLICIES, Walk, make
+from recurrent_dqn.toys import SumCore
+from stable_baselines3 import DQN
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from sb3_attn import R2D2, DARQNPolicy, PrioritizedSequenceReplayBuffer, SequenceReplayBuffer
+from sb3_attn.r2d2.arguments import with_default_policy_kwargs
+
+PAPER = dict(
+    learning_rate=1e-4,
+    buffer_size=4_000_000,
+    batch_size=64,
+    gamma=0.997,
+    target_update_interval=2500,
+    double_q=True,
+    bootstrap_n=5,
+    td_lambda=None,
+    value_rescaling=True,
+    trace_length=80,
+    burn_in_length=40,
+    sequence_period=40,
+    stored_state=True,
+    prioritized_replay=True,
+    rollout_length=40,
+    weights_period=400,
+    tau=1.0,
+)
+OURS = dict(
+    learning_starts=10_000,
+    max_grad_norm=40.0,
+    n_actors=0,
+    envs_per_actor=None,
+    samples_per_insert=4.0,
+    backend="sync",
+    max_env_restarts=10,
+    backend_kwargs=None,
+    replay_buffer_class=None,
+    replay_buffer_kwargs=None,
+    policy_kwargs=None,
+    stats_window_size=100,
+    tensorboard_log=None,
+    verbose=0,
+    seed=None,
+    device="auto",
+)
+
+
+def test_the_defaults_are_the_papers() -> None:
+    """Kapturowski et al. (2019), table 2 and section 2.3; steps are environment steps, not frames."""
+    parameters = inspect.signature(R2D2).parameters
+    defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty and name[0] != "_"}
+    assert defaults == PAPER | OURS
+
+
+def test_the_defaults_reach_the_model() -> None:
+    model = R2D2("MlpPolicy", Walk, device="cpu")
+    for name, value in PAPER.items():
+        assert getattr(model, name) == value, name
+    assert isinstance(model.replay_buffer, PrioritizedSequenceReplayBuffer)
+    assert (model.replay_buffer.priority_exponent, model.replay_buffer.importance_exponent) == (0.9, 0.6)
+    assert model.n_envs == 8 and model.replay_buffer.buffer_size == 4_000_000 // 8
+    assert model.q_net.core.output_size == 512 and model.q_net.dueling and model.q_net.q_net[0].out_features == 512
+    assert isinstance(model.policy.optimizer, th.optim.Adam)
+    assert model.policy.optimizer.defaults["eps"] == 1e-3 and model.policy.optimizer.defaults["lr"] == 1e-4
+    assert model.epsilon_ladder
+
+
+ADAM = {"eps": 1e-3, "fused": True}
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (None, dict(net_arch=[512], core_kwargs={"hidden_size": 512}, optimizer_kwargs=ADAM)),
+        (dict(core="gru"), dict(core="gru", net_arch=[512], core_kwargs={"hidden_size": 512}, optimizer_kwargs=ADAM)),
+        (dict(core="ntm"), dict(core="ntm", net_arch=[512], optimizer_kwargs=ADAM)),
+        (dict(core=SumCore), dict(core=SumCore, net_arch=[512], optimizer_kwargs=ADAM)),
+        (
+            dict(net_arch=[7], core_kwargs={"hidden_size": 5}, dueling=False),
+            dict(net_arch=[7], core_kwargs={"hidden_size": 5}, dueling=False, optimizer_kwargs=ADAM),
+        ),
+        (
+            dict(optimizer_class=th.optim.SGD),
+            dict(optimizer_class=th.optim.SGD, net_arch=[512], core_kwargs={"hidden_size": 512}),
+        ),
+        (
+            dict(optimizer_kwargs={"weight_decay": 0.1, "eps": 1e-8}, core_kwargs={"forget_bias": 1.0}),
+            dict(
+                net_arch=[512],
+                core_kwargs={"hidden_size": 512, "forget_bias": 1.0},
+                optimizer_kwargs={"eps": 1e-8, "fused": True, "weight_decay": 0.1},
+            ),
+        ),
+        (
+            dict(optimizer_class=th.optim.SGD, optimizer_kwargs={"momentum": 0.9}, core_kwargs=None),
+            dict(
+                optimizer_class=th.optim.SGD,
+                optimizer_kwargs={"momentum": 0.9},
+                net_arch=[512],
+                core_kwargs={"hidden_size": 512},
+            ),
+        ),
+    ],
+    ids=str,
+)
+def test_what_is_said_of_the_policy_goes_before_the_papers(said: dict | None, expected: dict[str, Any]) -> None:
+    copy = None if said is None else dict(said)
+    assert with_default_policy_kwargs(said) == expected
+    assert said == copy
+
+
+BAD = [
+    (dict(backend="threads"), r"backend='threads' must be one of \('sync', 'ray'\)"),
+    (dict(n_actors=-1), "n_actors=-1 is negative; 0 means no actors"),
+    (dict(rollout_length=0), "rollout_length=0 must be at least 1"),
+    (dict(weights_period=0), "weights_period=0 must be at least 1"),
+    (dict(samples_per_insert=0), "samples_per_insert=0 must be positive"),
+    (dict(samples_per_insert=-2.5), "samples_per_insert=-2.5 must be positive"),
+    (dict(max_env_restarts=-1), "max_env_restarts=-1 is negative; 0 ends learning"),
+    (dict(backend_kwargs=dict(address="auto")), r"backend_kwargs=\{'address': 'auto'\}, but backend='sync' takes none"),
+    (dict(batch_size=0), "batch_size=0 must be at least 1"),
+    (dict(bootstrap_n=0), "bootstrap_n=0 must be at least 1"),
+    (dict(target_update_interval=0), "target_update_interval=0 must be at least 1"),
+    (dict(td_lambda=1.5, bootstrap_n=1), "td_lambda=1.5 must lie between 0 and 1"),
+    (dict(td_lambda=0.5, bootstrap_n=5), "td_lambda=0.5 and bootstrap_n=5 are two kinds of return"),
+    (dict(trace_length=0), "trace_length=0 leaves no step"),
+    (dict(burn_in_length=-1), "burn_in_length=-1 is negative"),
+    (dict(sequence_period=9), "sequence_period=9 is larger than trace_length=3"),
+    (dict(trace_length=None), "trace_length=None takes whole episodes"),
+    (dict(buffer_size=19, n_actors=2), "buffer_size=19 leaves 4 steps for each of 4 environments.*at least 20"),
+    (dict(replay_buffer_class=SequenceReplayBuffer), "prioritized_replay=True, but .* is uniform"),
+    (dict(replay_buffer_kwargs=dict(trace_length=3)), r"give \['trace_length'\] to the algorithm instead"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), BAD, ids=lambda value: str(value) if isinstance(value, dict) else "")
+def test_a_bad_argument_is_named(arguments: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        make(**arguments)
+
+
+def test_stock_policies_are_refused() -> None:
+    with pytest.raises(ValueError, match="policy=DQNPolicy is no RecurrentDQNPolicy"):
+        R2D2(DQN.policy_aliases["MlpPolicy"], Walk, device="cpu")
+
+
+@pytest.mark.parametrize(("n_actors", "n_envs", "lanes"), [(0, 3, 3), (1, 3, 3), (4, 3, 12)])
+def test_the_replay_has_a_lane_for_each_environment(n_actors: int, n_envs: int, lanes: int) -> None:
+    model = make(DummyVecEnv([Walk] * n_envs), n_actors=n_actors)
+    assert model.replay_buffer.n_envs == model.n_lanes == lanes
+    assert model.n_envs == n_envs
+    assert model.replay_buffer.buffer_size == 400 // lanes
+
+
+VARIANTS = [
+    (dict(policy_kwargs=dict(core="gru")), "MlpPolicy"),
+    (dict(policy_kwargs=dict(core="key_value", core_kwargs=dict(hidden_size=6, n_slots=4, n_hops=2))), "MlpPolicy"),
+    (dict(policy_kwargs=dict(core="ntm", core_kwargs=dict(hidden_size=6, n_slots=5, word_size=4))), "MlpPolicy"),
+    (
+        dict(policy_kwargs=dict(core="gated_transformer", core_kwargs=dict(hidden_size=8, n_heads=2, memory_length=3))),
+        "MlpPolicy",
+    ),
+    (dict(policy_kwargs=dict(core=SumCore, core_kwargs={})), "MlpPolicy"),
+    (dict(policy_kwargs=dict(core="identity", core_kwargs={})), "MlpPolicy"),
+    (dict(policy_kwargs=dict(core_kwargs=dict(hidden_size=6, attention_size=6))), DARQNPolicy),
+    (dict(policy_kwargs=dict(core_kwargs=dict(hidden_size=6, attention_size=6, selection="reinforce"))), DARQNPolicy),
+    (dict(trace_length=None, burn_in_length=0, sequence_period=None), "MlpPolicy"),
+    (dict(stored_state=False), "MlpPolicy"),
+    (dict(prioritized_replay=False), "MlpPolicy"),
+    (dict(td_lambda=0.8, bootstrap_n=1), "MlpPolicy"),
+    (dict(double_q=False, value_rescaling=False), "MlpPolicy"),
+    (dict(burn_in_length=0), "MlpPolicy"),
+    (dict(rollout_length=1, weights_period=1), "MlpPolicy"),
+    (dict(tau=0.5), "MlpPolicy"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "policy"), VARIANTS, ids=str)
+def test_every_variant_learns(arguments: dict[str, Any], policy: Any) -> None:
+    arguments = dict(arguments)
+    if policy is DARQNPolicy:  # it takes no encoder
+        arguments["policy_kwargs"] = arguments["policy_kwargs"] | dict(net_arch=[6])
+    model = make(None, policy, n_actors=2, **arguments)
+    before = [parameter.clone() for parameter in model.q_net.parameters()]
+    model.learn(80)
+    assert model._n_updates > 0
+    assert any(not th.equal(old, new) for old, new in zip(before, model.q_net.parameters(), strict=True))
+    assert all(parameter.isfinite().all() for parameter in model.policy.parameters())
+    model.replay_buffer.check_valid()
+
+
+def test_whole_episodes_are_windows() -> None:
+    model = make(n_actors=1, trace_length=None, burn_in_length=0, sequence_period=None).learn(80)
+    buffer = model.replay_buffer
+    lengths = buffer.window_lengths[buffer.window_lengths > 0]
+    assert lengths.sum() == buffer.pos.sum() - buffer.open_lengths.sum() and lengths.max() > 4
+
+
+@pytest.mark.parametrize("kind", ["dict", "discrete", "image"])
+def test_every_kind_of_observation_learns(kind: str) -> None:
+    model = make(partial(Walk, kind), POLICIES[kind], n_actors=2, envs_per_actor=2, rollout_length=4).learn(48)
+    assert model._n_updates > 0
+    model.replay_buffer.check_valid()

@@ -1,0 +1,246 @@
+"""learn() of R2D2: how often it updates from what, and that it can be repeated."""
+
+import threading
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from r2d2_toys import Walk, make, slow_td_errors
+from recurrent_dqn.toys import assert_same, parameters
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from sb3_attn import R2D2
+from sb3_attn.r2d2.sink import ReplaySink
+from sb3_attn.r2d2.trajectory import Trajectory
+
+
+def watch(model: R2D2, monkeypatch: pytest.MonkeyPatch) -> list[Trajectory]:
+    """The trajectories that come in from now on."""
+    seen: list[Trajectory] = []
+    insert = ReplaySink.insert
+    monkeypatch.setattr(ReplaySink, "insert", lambda self, trajectory: seen.append(trajectory) or insert(self, trajectory))
+    return seen
+
+
+# ---------------------------------------------------------------- random numbers
+
+
+def test_the_learners_own_environments_are_one_actor() -> None:
+    """Bit for bit: what the environments say follows from their seeds, and all else is the same code."""
+    alone, actor = (make(Walk, envs_per_actor=3, n_actors=n).learn(150) for n in (0, 1))
+    assert alone._n_updates > 20
+    assert_same(parameters(alone), parameters(actor))
+    np.testing.assert_array_equal(alone.replay_buffer.observations, actor.replay_buffer.observations)
+
+
+def test_so_they_are_with_environments_that_were_there() -> None:
+    alone, actor = (make(DummyVecEnv([Walk] * 2), n_actors=n).learn(100) for n in (0, 1))
+    assert_same(parameters(alone), parameters(actor))
+
+
+@pytest.mark.parametrize("n_actors", [0, 2])
+def test_a_seed_determines_everything(n_actors: int) -> None:
+    first, second, other = (make(n_actors=n_actors, seed=seed).learn(100) for seed in (5, 5, 6))
+    assert_same(parameters(first), parameters(second))
+    for name in ("observations", "actions", "rewards", "td_errors"):
+        arrays = [getattr(model.replay_buffer, name) for model in (first, second, other)]
+        np.testing.assert_array_equal(arrays[0], arrays[1], err_msg=name)
+        assert not np.array_equal(arrays[0], arrays[2]), name
+    assert not th.equal(first.q_net.q_net[0].weight, other.q_net.q_net[0].weight)
+
+
+def test_learning_on_does_not_see_the_same_random_numbers_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make(n_actors=1, learning_starts=10**6)
+    seen = watch(model, monkeypatch)
+    model.learn(10).learn(10, reset_num_timesteps=False)
+    assert len(seen) == 2
+    assert not np.array_equal(seen[0].rewards, seen[1].rewards)
+    assert not np.array_equal(seen[0].observations["observation"][0], seen[1].observations["observation"][0])
+    assert seen[0].life != seen[1].life
+
+
+@pytest.mark.parametrize("n_actors", [0, 2])
+def test_no_window_spans_the_seam_of_two_calls_of_learn(n_actors: int) -> None:
+    model = make(partial(Walk, longest=60), envs_per_actor=2, n_actors=n_actors, trace_length=4, sequence_period=1)
+    buffer = model.replay_buffer
+    seams = []
+    for _ in range(3):
+        model.learn(20 * max(n_actors, 1), reset_num_timesteps=False)
+        seams.append(buffer.pos.copy())
+    assert seams[0].tolist() == [10] * model.n_lanes and seams[2].tolist() == [30] * model.n_lanes
+    buffer.check_valid()
+    assert buffer.n_windows > 20
+    for slot, lane in np.argwhere(buffer.window_lengths > 0):
+        first = slot - min(buffer.episode_steps[slot, lane], buffer.burn_in_length)
+        assert not any(first < seam[lane] < slot + buffer.window_lengths[slot, lane] for seam in seams)
+    for seam in seams[:2]:
+        assert (buffer.episode_steps[seam, np.arange(model.n_lanes)] == 0).all()
+        assert buffer.dones[seam - 1, np.arange(model.n_lanes)].all()
+
+
+def test_a_thread_can_learn() -> None:
+    """Where Python has no signal handlers."""
+    plain = make(n_actors=1).learn(60)
+    threaded = make(n_actors=1)
+    thread = threading.Thread(target=threaded.learn, args=(60,))
+    thread.start()
+    thread.join()
+    assert threaded.num_timesteps == 60
+    assert_same(parameters(threaded), parameters(plain))
+
+
+# ---------------------------------------------------------------- how often
+
+
+@pytest.mark.parametrize("n_actors", [0, 3])
+@pytest.mark.parametrize("samples_per_insert", [0.5, 1, 4, 8])
+def test_samples_per_insert_holds(samples_per_insert: float, n_actors: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted from outside: the windows drawn, and those registered since learning started."""
+    batch_size = int(4 * samples_per_insert)
+    arguments = dict(samples_per_insert=samples_per_insert, batch_size=batch_size, learning_starts=100, buffer_size=3000)
+    model = make(n_actors=n_actors, **arguments)
+    buffer, drawn, registered = model.replay_buffer, [], {}
+    sample = buffer.sample
+    monkeypatch.setattr(buffer, "sample", lambda n, **kwargs: drawn.append((model.num_timesteps, n)) or sample(n, **kwargs))
+
+    class Note(BaseCallback):
+        def _on_rollout_end(self) -> None:
+            registered[self.num_timesteps] = buffer.n_registered
+
+        def _on_step(self) -> bool:
+            return True
+
+    model.learn(700, Note())
+    assert min(step for step, _ in drawn) > 100 and {n for _, n in drawn} == {batch_size}
+    n_inserted = buffer.n_registered - registered[100]
+    assert sum(n for _, n in drawn) == pytest.approx(samples_per_insert * n_inserted, rel=0.02)
+    assert (model.n_inserted, model.n_sampled) == (n_inserted, batch_size * len(drawn)) and model._n_updates == len(drawn)
+
+
+def test_nothing_is_learned_before_learning_starts() -> None:
+    model = make(n_actors=2, learning_starts=100)
+    before = parameters(model)
+    model.learn(100)
+    assert model._n_updates == model.n_sampled == model.n_inserted == 0
+    assert_same(before, parameters(model))
+    assert model.learn(20, reset_num_timesteps=False)._n_updates > 0
+
+
+def test_a_window_that_comes_late_is_waited_for() -> None:
+    env = partial(Walk, longest=100)
+    model = make(env, envs_per_actor=1, n_actors=1, trace_length=20, sequence_period=20, learning_starts=0, seed=3)
+    for _ in range(12):
+        model.learn(5, reset_num_timesteps=False)  # each begins new episodes: windows of 5 steps, once it is left
+    assert model.n_inserted > 0 and model._n_updates > 0
+
+
+@pytest.mark.parametrize("interval", [1, 7, 10])
+@pytest.mark.parametrize("samples_per_insert", [1, 8])
+def test_the_target_network_is_copied_every_so_many_updates(
+    samples_per_insert: float, interval: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also within one call of train() that has several of them to do."""
+    arguments = dict(samples_per_insert=samples_per_insert, target_update_interval=interval, envs_per_actor=1)
+    model = make(**arguments)
+    optimizer, step = model.policy.optimizer, model.policy.optimizer.step
+    online, used = [parameters(model)["q_net.q_net.0.weight"]], []
+
+    def note(*args: Any, **kwargs: Any) -> None:
+        used.append(model.q_net_target.q_net[0].weight.clone())
+        step(*args, **kwargs)
+        online.append(model.q_net.q_net[0].weight.detach().clone())
+
+    monkeypatch.setattr(optimizer, "step", note)
+    model.learn(120 if samples_per_insert > 1 else 350)
+    assert len(used) == model._n_updates > 2 * interval
+    for i, target in enumerate(used):
+        assert th.equal(target, online[i // interval * interval]), i
+
+
+def test_soft_updates_of_the_target_network() -> None:
+    model = make(tau=0.25, target_update_interval=5, learning_starts=10**6).learn(20)
+    before = parameters(model)
+    model.n_inserted = 5  # samples_per_insert=4 and batch_size=4, so 5 updates are due
+    model.train(1, batch_size=4)
+    after = parameters(model)
+    assert model._n_updates == 5
+    expected = 0.75 * before["q_net_target.q_net.0.weight"] + 0.25 * after["q_net.q_net.0.weight"]
+    th.testing.assert_close(after["q_net_target.q_net.0.weight"], expected)
+
+
+@pytest.mark.parametrize(("period", "renewals"), [(1, 1), (11, 2), (20, 2), (21, 3), (1000, 10**6)])
+@pytest.mark.parametrize("n_actors", [0, 2])
+def test_weights_are_renewed_no_sooner_than_allowed(
+    n_actors: int, period: int, renewals: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trajectory has 10 steps; ``renewals`` is the number of trajectories that the same weights make."""
+    model = make(n_actors=n_actors, weights_period=period, learning_starts=0)
+    seen = watch(model, monkeypatch)
+    n_updates = []  # when each trajectory was asked for
+    insert = ReplaySink.insert
+    monkeypatch.setattr(ReplaySink, "insert", lambda self, t: n_updates.append(model._n_updates) or insert(self, t))
+    model.learn(100)
+    for index in range(max(n_actors, 1)):
+        own = [i for i, trajectory in enumerate(seen) if trajectory.actor == index]
+        for j, i in enumerate(own):
+            renewed = own[j - j % renewals]
+            assert seen[i].version == n_updates[renewed]
+    assert n_updates[-1] > 10
+
+
+def test_weights_that_were_given_away_stay_as_they_are() -> None:
+    model = make(n_actors=1).learn(40)
+    weights = model._latest_weights()
+    assert weights.version == model._n_updates > 0 and model._latest_weights() is weights
+    before = {name: array.copy() for name, array in weights.arrays.items()}
+    model.learn(20, reset_num_timesteps=False)
+    assert all(np.array_equal(array, before[name]) for name, array in weights.arrays.items())
+    newer = model._latest_weights()
+    assert newer.version == model._n_updates > weights.version
+    assert all(np.array_equal(array, model.q_net.state_dict()[name]) for name, array in newer.arrays.items())
+
+
+def test_actors_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make(n_actors=3, rollout_length=2)
+    seen = watch(model, monkeypatch)
+    model.learn(28)
+    assert [trajectory.actor for trajectory in seen] == [0, 1, 2, 0, 1, 2, 0]
+    assert all(trajectory.rewards.shape == (2, 2) for trajectory in seen)
+    assert model.num_timesteps == 28
+
+
+def test_the_last_trajectory_may_go_beyond_the_last_step() -> None:
+    assert make(n_actors=2).learn(41).num_timesteps == 50
+
+
+# ---------------------------------------------------------------- VecNormalize
+
+
+def test_vec_normalize_replay_is_raw_and_batches_are_normalized(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = VecNormalize(DummyVecEnv([Walk] * 2), norm_obs=True, norm_reward=True)
+    model = make(env, learning_starts=0)
+    buffer, batches = model.replay_buffer, []
+    sample = buffer.sample
+    monkeypatch.setattr(buffer, "sample", lambda *args, **kwargs: batches.append(sample(*args, **kwargs)) or batches[-1])
+    seen = watch(model, monkeypatch)
+    model.learn(60)
+    raw = np.concatenate([trajectory.observations["observation"] for trajectory in seen])
+    np.testing.assert_array_equal(buffer.observations[: len(raw)], raw)
+    assert np.abs(raw).max() > 2.5  # a walk goes that far, and normalized numbers hardly
+    slots, lanes = np.divmod(batches[-1].indices, 2)
+    np.testing.assert_allclose(
+        batches[-1].observations[0], env.normalize_obs(buffer.observations[slots, lanes]), rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_allclose(batches[-1].rewards[0], env.normalize_reward(buffer.rewards[slots, lanes]), rtol=1e-5)
+
+
+def test_the_oracle_of_errors_is_none_of_the_code_under_test() -> None:
+    """Two steps by hand: 1 + 0.5 (2 + 0.5 * 3) - 1.5 and 2 + 0.5 * 3 - 2.5."""
+    column = np.array
+    errors = slow_td_errors(
+        column([[1.5], [2.5]]), column([[1.0], [2.0]]), column([[0.5], [0.5]]), column([[9.0], [3.0]]), column([[1], [0]]), 2
+    )
+    np.testing.assert_allclose(errors, [[1.25], [1.0]])

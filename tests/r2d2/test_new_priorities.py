@@ -1,0 +1,140 @@
+"""The priorities that windows of the prioritized replay begin with."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from replay.episode_player import ACTION_SPACE, OBSERVATION_SPACE, EpisodePlayer
+
+from sb3_attn.replay import PrioritizedSequenceReplayBuffer
+from sb3_attn.replay.prioritized import MIN_PRIORITY
+
+ETA = 0.9
+
+
+class Noted:
+    """
+    A buffer whose steps come with errors, and what these were.
+
+    :param known: probability that the errors of an add are known
+    :param kwargs: of the buffer
+    """
+
+    def __init__(self, n_envs: int = 1, known: float = 1.0, buffer_size: int = 60, **kwargs: Any) -> None:
+        self.buffer = PrioritizedSequenceReplayBuffer(
+            buffer_size * n_envs, OBSERVATION_SPACE, ACTION_SPACE, "cpu", n_envs=n_envs, priority_exponent=1.0, **kwargs
+        )
+        rng = np.random.default_rng(0)
+        #: By lane and number of the step in it
+        self.errors: list[list[float]] = [[] for _ in range(n_envs)]
+        add = self.buffer.add
+
+        def add_with_errors(*args: Any, **kwargs: Any) -> None:
+            lanes = np.arange(n_envs) if kwargs.get("lanes") is None else kwargs["lanes"]
+            errors = rng.exponential(size=len(lanes)).astype(np.float32)
+            is_known = rng.random() < known
+            for lane, error in zip(lanes, errors, strict=True):
+                self.errors[lane].append(float(error) if is_known else np.nan)
+            add(*args, **kwargs, **(dict(td_errors=errors) if is_known else {}))
+
+        self.buffer.add = add_with_errors  # type: ignore[method-assign]
+
+    def check(self, largest: float = 1.0) -> int:
+        """Compare the priorities of all windows with the definition; returns the number of windows."""
+        buffer = self.buffer
+        buffer.check_valid()
+        windows = np.argwhere(buffer.window_lengths > 0)
+        for slot, lane in windows:
+            n_steps = len(self.errors[lane])
+            first = slot + (n_steps - 1 - slot) // buffer.buffer_size * buffer.buffer_size
+            errors = [self.errors[lane][first + i] for i in range(buffer.window_lengths[slot, lane])]
+            expected = largest
+            if not np.isnan(errors).any():
+                expected = ETA * max(errors) + (1 - ETA) * sum(errors) / len(errors)
+            assert buffer._tree[slot * buffer.n_envs + lane] == pytest.approx(expected, rel=1e-5), (slot, lane)
+        return len(windows)
+
+
+WINDOWS = [
+    dict(trace_length=1),
+    dict(trace_length=4),
+    dict(trace_length=4, sequence_period=1),
+    dict(trace_length=5, sequence_period=2, burn_in_length=3),
+    dict(trace_length=None),
+]
+
+
+@pytest.mark.parametrize("known", [1.0, 0.8])
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("windows", WINDOWS, ids=str)
+def test_a_new_window_weighs_what_its_own_steps_say(windows: dict[str, Any], n_envs: int, known: float) -> None:
+    """Overlapping windows, short tails, windows that are older than the ring is long, unknown errors."""
+    noted = Noted(n_envs, known, **windows)
+    rng = np.random.default_rng(1)
+    player = EpisodePlayer(noted.buffer, lambda: int(rng.integers(1, 14)))
+    for i in range(200):
+        player.step()
+        if i % 20 == 19:
+            assert noted.check() > 0
+    assert noted.buffer.full.all()
+
+
+def test_lanes_of_their_own_pace_keep_their_errors_apart() -> None:
+    noted = Noted(4, trace_length=3, sequence_period=2)
+    rng = np.random.default_rng(1)
+    player = EpisodePlayer(noted.buffer, lambda: int(rng.integers(1, 9)))
+    for _ in range(150):
+        player.step(rng.permutation(4)[: rng.integers(1, 4)])
+    assert noted.check() > 50
+
+
+def test_an_episode_that_was_left_closes_with_the_errors_of_its_own_steps() -> None:
+    noted = Noted(trace_length=4)
+    player = EpisodePlayer(noted.buffer, lambda: 100)
+    for _ in range(3):
+        for _ in range(6):
+            player.step()
+        player.abandon(0)
+    assert noted.check() == 5
+
+
+def test_windows_without_errors_get_the_largest_priority_that_an_update_gave() -> None:
+    noted = Noted(known=0.0, trace_length=2)
+    player = EpisodePlayer(noted.buffer, lambda: 100)
+    for _ in range(4):
+        player.step()
+    assert noted.check(largest=1.0) == 2
+    noted.buffer.update_priorities(noted.buffer.sample(8), np.full(8, 7.0))
+    noted.errors[0] = [7.0] * 4
+    for _ in range(2):
+        player.step()
+    assert noted.check(largest=7.0) == 3
+
+
+def test_errors_may_come_after_steps_without() -> None:
+    """A window with steps of both kinds knows too little."""
+    buffer = PrioritizedSequenceReplayBuffer(20, OBSERVATION_SPACE, ACTION_SPACE, "cpu", trace_length=2, priority_exponent=1.0)
+    code = np.zeros((1, 3))
+    for i, errors in enumerate([None, 5.0, 5.0, 5.0, None, 5.0]):
+        given = {} if errors is None else dict(td_errors=np.array([errors]))
+        buffer.add(code, code, np.zeros(1), np.zeros(1), np.zeros(1, bool), [{}], episode_starts=np.array([i == 0]), **given)
+    np.testing.assert_allclose(buffer._tree[np.array([0, 2, 4])], [1.0, 5.0, 1.0])
+
+
+def test_the_exponent_is_applied_to_them_and_no_window_weighs_nothing() -> None:
+    buffer = PrioritizedSequenceReplayBuffer(20, OBSERVATION_SPACE, ACTION_SPACE, "cpu", trace_length=1, priority_exponent=0.5)
+    code = np.zeros((2, 1, 3))
+    for error in (16.0, 0.0):
+        args = (*code, np.zeros(1), np.zeros(1), np.ones(1, bool), [{}])
+        buffer.add(*args, td_errors=np.array([error]))
+    np.testing.assert_allclose(buffer._tree[np.arange(2)], [4.0, MIN_PRIORITY**0.5])
+    buffer.check_valid()
+
+
+def test_an_update_replaces_what_the_actor_saw() -> None:
+    noted = Noted(trace_length=2)
+    player = EpisodePlayer(noted.buffer, lambda: 100)
+    for _ in range(2):
+        player.step()
+    noted.buffer.update_priorities(noted.buffer.sample(1), np.array([0.25]))
+    assert noted.buffer._tree[np.array([0])] == 0.25
