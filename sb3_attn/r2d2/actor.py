@@ -9,11 +9,11 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 
 from sb3_attn.common.core_state import CoreState
 from sb3_attn.common.exploration import epsilon_ladder
+from sb3_attn.r2d2.environments import MakeEnv, monitored
 from sb3_attn.r2d2.restarting import FAILURE, RestartingEnv
 from sb3_attn.r2d2.spec import ActorSpec
 from sb3_attn.r2d2.td_errors import acting_td_errors
@@ -79,22 +79,15 @@ class Actor:
         self._obs: Any = None
 
     def _make_envs(self, current_env: np.ndarray | None) -> VecEnv:
-        make_env = self.spec.make_env
-        assert make_env is not None, "actors with environments of their own need to know how to make them"
-
-        def monitored() -> gym.Env:
-            env = make_env()
-            return env if isinstance(env, Monitor) else Monitor(env)
-
-        def restarting(k: int) -> gym.Env:
-            name = f"environment {k} of actor {self.index}"
-            return RestartingEnv(monitored, name, self.spec.max_env_restarts, on_use=partial(note, k))
+        def restarting(k: int, make_env: MakeEnv) -> gym.Env:
+            name, make_monitored = f"environment {k} of actor {self.index}", partial(monitored, make_env)
+            return RestartingEnv(make_monitored, name, self.spec.max_env_restarts, on_use=partial(note, k))
 
         def note(k: int) -> None:
             if current_env is not None:
                 current_env[0] = k
 
-        envs = DummyVecEnv([partial(restarting, k) for k in range(self.spec.n_envs)])
+        envs = DummyVecEnv([partial(restarting, k, make_env) for k, make_env in enumerate(self.spec.make_envs)])
         return BaseAlgorithm._wrap_env(envs, monitor_wrapper=False)
 
     def load(self, weights: Weights) -> None:
@@ -176,7 +169,7 @@ class Actor:
 
     def close(self) -> None:
         """Close the environments, if they are its own."""
-        if self.spec.make_env is not None:
+        if self.spec.make_envs:
             self.env.close()
 
     def _begin(self) -> None:
@@ -223,5 +216,7 @@ class Actor:
     def _td_errors(self, steps: StepRecord) -> np.ndarray:
         discounts = self.spec.gamma * (1 - (steps.dones & ~steps.timeouts)).astype(np.float32)
         starts = steps.episode_starts | ~steps.valid
-        values = steps.q_values, steps.rewards, discounts, steps.next_values
+        # The learner's rewards: the replay keeps them as they were, and normalizes those that are drawn
+        rewards = steps.rewards if self._vec_normalize is None else self._vec_normalize.normalize_reward(steps.rewards)
+        values = steps.q_values, rewards, discounts, steps.next_values
         return acting_td_errors(*values, starts, **self.spec.return_kwargs)

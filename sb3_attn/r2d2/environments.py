@@ -1,5 +1,6 @@
 """Environments that can be made again elsewhere."""
 
+import importlib
 import io
 from collections.abc import Callable
 from functools import partial
@@ -53,7 +54,7 @@ class FactoryVecEnv(DummyVecEnv):
     """
 
     def __init__(self, make_env: MakeEnv, n_envs: int) -> None:
-        super().__init__([lambda: Monitor(make_env())] * n_envs)
+        super().__init__([partial(monitored, make_env)] * n_envs)
         self.make_env = make_env
 
 
@@ -64,10 +65,15 @@ def to_vec_env(env: GymEnv | str | MakeEnv | None, n_envs: int | None) -> GymEnv
     :param env: the id of an environment, what makes one, or environments
     :param n_envs: how many; ``None`` means as many as there are, or 8 if they have yet to be made
     :return: environments, or ``None`` if there are none
-    :raises ValueError: if there are environments, but not as many as was asked for
+    :raises ValueError: if the number is not positive, or there are environments, but not as many as was asked for
     """
+    if n_envs is not None and n_envs < 1:
+        raise ValueError(f"envs_per_actor={n_envs} must be at least 1.")
     if isinstance(env, str):
-        env = partial(gym.make, gym.spec(env))  # a spec can be made where nobody has registered the id
+        module, _, name = env.rpartition(":")
+        if module:
+            importlib.import_module(module)
+        env = partial(gym.make, gym.spec(name))  # a spec can be made where nobody has registered the id
     if isinstance(env, VecEnv):
         if n_envs not in (None, env.num_envs):
             raise ValueError(
@@ -80,13 +86,23 @@ def to_vec_env(env: GymEnv | str | MakeEnv | None, n_envs: int | None) -> GymEnv
     return None if env is None else FactoryVecEnv(env, n_envs or DEFAULT_ENVS_PER_ACTOR)
 
 
-def factory_of(env: VecEnv) -> MakeEnv:
+def monitored(make_env: MakeEnv) -> gym.Env:
     """
-    What makes one more of these environments, in any process.
+    An environment with a Monitor.
+
+    :param make_env: makes it, with or without one
+    """
+    env = make_env()
+    return Monitor(env) if unwrap_wrapper(env, Monitor) is None else env
+
+
+def factories_of(env: VecEnv) -> list[MakeEnv]:
+    """
+    What makes such environments again, in any process.
 
     :param env: environments
-    :return: a function that can be pickled by cloudpickle
-    :raises ValueError: if there is none
+    :return: a function for each, which can be pickled by cloudpickle
+    :raises ValueError: if there are none
     """
     env = env.venv if isinstance(env, VecTransposeImage) else env  # SB3 puts it around images, and actors do too
     if isinstance(env, FactoryVecEnv):
@@ -94,9 +110,9 @@ def factory_of(env: VecEnv) -> MakeEnv:
             cloudpickle.dumps(env.make_env)
         except Exception as error:
             raise ValueError(_cannot_be_sent(env.make_env, error)) from error
-        return env.make_env
+        return [env.make_env] * env.num_envs
     if isinstance(env, DummyVecEnv):
-        return PickledEnv(env.envs[0])
+        return [PickledEnv(each) for each in env.envs]
     raise ValueError(
         f"env is a {type(env).__name__}, which belongs to this process, so actors cannot make their own; pass an id, a "
         "factory, or a DummyVecEnv, with wrappers around each environment (env_wrapper in RL Zoo) and not around all of them."

@@ -30,6 +30,8 @@ class Meter:
         now = time.monotonic()
         then, n_updates_then, n_bytes_then = self._last
         self._last = now, n_updates, n_bytes
-        logger.record("time/updates_per_second", (n_updates - n_updates_then) / (now - then))
-        logger.record("time/bytes_per_second", (n_bytes - n_bytes_then) / (now - then))
-        logger.record("actors/policy_lag", np.mean(self.lags))
+        seconds = max(now - then, np.finfo(float).eps)
+        logger.record("time/updates_per_second", (n_updates - n_updates_then) / seconds)
+        logger.record("time/bytes_per_second", (n_bytes - n_bytes_then) / seconds)
+        if self.lags:
+            logger.record("actors/policy_lag", np.mean(self.lags))

@@ -1,5 +1,6 @@
 """R2D2, from one process to many machines."""
 
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -182,7 +183,10 @@ class R2D2(RecurrentDQN):
 
     def _setup_model(self) -> None:
         check_r2d2_arguments(self)
-        super()._setup_model()
+        with warnings.catch_warnings():  # DQN's, of a target_update_interval that counts environment steps
+            warnings.filterwarnings("ignore", "The number of environments used is greater than the target network")
+            super()._setup_model()
+        self.exploration_rate = self.exploration_schedule(1.0)
 
     def learn(
         self: SelfR2D2,
@@ -216,6 +220,7 @@ class R2D2(RecurrentDQN):
             self._open.close()
         self.accounts.check()
         if self._stop.is_set():
+            save_checkpoints(callback)
             raise KeyboardInterrupt
         return self
 
@@ -229,6 +234,7 @@ class R2D2(RecurrentDQN):
     ) -> tuple[int, BaseCallback]:
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         self._open.close()
+        self._weights = None
         self.accounts = Accounts()
         self._sink: Sink = ReplaySink(self.replay_buffer)
         self._actors = self._make_actors()
@@ -288,6 +294,7 @@ class R2D2(RecurrentDQN):
             self.accounts.book(trajectory, receipt)
             self._meter.lags.append(self._n_updates - trajectory.version)
             for new_obs, rewards, dones, infos in trajectory.steps():  # noqa: B007  the names that SB3's callbacks read
+                self._n_calls += 1
                 self.num_timesteps += env.num_envs
                 n_steps += env.num_envs
                 callback.update_locals(locals())
@@ -306,10 +313,7 @@ class R2D2(RecurrentDQN):
             if log_interval is not None and self._episode_num // log_interval > n_before // log_interval:
                 self.dump_logs()
         callback.on_rollout_end()
-        if self._stop.is_set():
-            save_checkpoints(callback)
-            goes_on = False
-        return RolloutReturn(n_steps, n_episodes, goes_on)
+        return RolloutReturn(n_steps, n_episodes, goes_on and not self._stop.is_set())
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """
@@ -319,11 +323,11 @@ class R2D2(RecurrentDQN):
         :param batch_size: number of windows in an update
         """
         n_due = int((self.samples_per_insert * self.n_inserted - self.n_sampled) / batch_size)
-        self.n_sampled += n_due * batch_size
-        while n_due > 0:
+        while n_due > 0 and self.replay_buffer.n_windows > 0:
             n_now = min(n_due, self.target_update_interval - self._n_updates % self.target_update_interval)
             super().train(n_now, batch_size)
             n_due -= n_now
+            self.n_sampled += n_now * batch_size
             if self._n_updates % self.target_update_interval == 0:
                 polyak_update(self.q_net.parameters(), self.q_net_target.parameters(), self.tau)
                 polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)  # as DQN does

@@ -72,6 +72,6 @@ class RestartingEnv(gym.Wrapper):
         if not self._is_broken:
             with contextlib.suppress(Exception):  # what is broken need not close either
                 self.env.close()
-        time.sleep(min(self._backoff * 2**self.n_restarts, 10.0))
+        time.sleep(min(self._backoff * 2.0 ** min(self.n_restarts, 10), 10.0))
         self._is_broken = True
         self.n_restarts += 1

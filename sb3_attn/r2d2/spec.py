@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sb3_attn.r2d2.environments import MakeEnv, factory_of
+from sb3_attn.r2d2.environments import MakeEnv, factories_of
 from sb3_attn.recurrent_dqn import RecurrentDQNPolicy
 
 if TYPE_CHECKING:
@@ -15,8 +15,7 @@ class ActorSpec(NamedTuple):
     """
     All that an actor has to know; can be pickled.
 
-    :param make_env: makes one environment; ``None`` if it is given its environments
-    :param n_envs: number of environments K of each actor
+    :param make_envs: make the environments of an actor; none if it is given them
     :param n_actors: number of actors, over whose environments the epsilons are spread
     :param policy_class: class of the policy
     :param policy_kwargs: its arguments, the spaces among them
@@ -30,8 +29,7 @@ class ActorSpec(NamedTuple):
     :param max_env_restarts: how often an environment may fail
     """
 
-    make_env: MakeEnv | None
-    n_envs: int
+    make_envs: list[MakeEnv]
     n_actors: int
     policy_class: type[RecurrentDQNPolicy]
     policy_kwargs: dict[str, Any]
@@ -54,8 +52,7 @@ def actor_spec(model: R2D2) -> ActorSpec:
     """
     assert model.env is not None, "SB3 has checked it"
     return ActorSpec(
-        make_env=factory_of(model.env) if model.n_actors else None,
-        n_envs=model.n_envs,
+        make_envs=factories_of(model.env) if model.n_actors else [],
         n_actors=max(model.n_actors, 1),
         policy_class=model.policy_class,  # type: ignore[arg-type]  # check_arguments() has seen to it
         policy_kwargs={
@@ -64,7 +61,7 @@ def actor_spec(model: R2D2) -> ActorSpec:
             **model.policy_kwargs,
         },
         # A model that goes on must not see the random numbers again that it began with
-        seed=None if model.seed is None else (model.seed, model.num_timesteps),
+        seed=None if model.seed is None else (model.seed, model._n_calls),
         gamma=model.gamma,
         return_kwargs=model.return_kwargs,
         with_td_errors=model.prioritized_replay,

@@ -5,7 +5,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, CheckpointCallback
+from stable_baselines3.common.callbacks import CallbackList, CheckpointCallback, EventCallback
+from stable_baselines3.common.type_aliases import MaybeCallback
 
 
 @contextmanager
@@ -36,16 +37,18 @@ def stop_request() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def save_checkpoints(callback: BaseCallback) -> None:
+def save_checkpoints(callback: MaybeCallback) -> None:
     """
     Let those callbacks that write checkpoints write one now.
 
     :param callback: of ``learn()``
     """
-    if isinstance(callback, CallbackList):
-        for child in callback.callbacks:
-            save_checkpoints(child)
-    elif isinstance(callback, CheckpointCallback):
+    if isinstance(callback, CheckpointCallback):
         frequency, callback.save_freq = callback.save_freq, 1
         callback._on_step()
         callback.save_freq = frequency
+    elif isinstance(callback, list | CallbackList):
+        for child in callback if isinstance(callback, list) else callback.callbacks:
+            save_checkpoints(child)
+    elif isinstance(callback, EventCallback):
+        save_checkpoints(callback.callback)

@@ -107,11 +107,18 @@ def check_trajectory(trajectory: Trajectory, num_timesteps: int) -> None:
     :param num_timesteps: the learner's count of steps, for the message
     :raises ValueError: if there is a NaN or an infinity, naming actor, environment and step
     """
-    sequences = {"reward": trajectory.rewards}
-    for name, observations in (("observation", trajectory.observations), ("final observation", trajectory.final_observations)):
-        sequences.update({f"{name} {key!r}": array for key, array in observations.items()})
-    sequences.update({f"observation {key!r}": array[None] for key, array in trajectory.next_observations.items()})
-    for name, sequence in sequences.items():
-        if sequence.dtype.kind == "f" and not np.isfinite(sequence).all():
-            row = next(row for row in sequence if not np.isfinite(row).all())
-            check_finite(f"{name} (actor {trajectory.actor})", row, num_timesteps)
+    actor = f"(actor {trajectory.actor})"
+    parts = [("reward", trajectory.rewards)]
+    for key, array in trajectory.observations.items():
+        parts += [(f"observation {key!r}", array), (f"observation {key!r}", trajectory.next_observations[key][None])]
+    for name, sequence in parts:
+        if not _is_finite(sequence):
+            row = next(row for row in sequence if not _is_finite(row))
+            check_finite(f"{name} {actor}", row, num_timesteps)
+    for key, array in trajectory.final_observations.items():
+        for (_, k), final in zip(np.argwhere(trajectory.timeouts), array, strict=True):
+            check_finite(f"final observation {key!r} {actor}", final, num_timesteps, int(k))
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())

@@ -52,7 +52,7 @@ def check_arguments(model: RecurrentDQN) -> None:
     if model.td_lambda is not None and model.bootstrap_n > 1:
         raise ValueError(
             f"td_lambda={model.td_lambda} and bootstrap_n={model.bootstrap_n} are two kinds of return; pass td_lambda=None "
-            "for n-step returns, or leave bootstrap_n at 1."
+            "for n-step returns, or bootstrap_n=1."
         )
 
 

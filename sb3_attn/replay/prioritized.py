@@ -19,7 +19,7 @@ class PrioritizedSequenceReplayBuffer(SequenceReplayBuffer):
 
     Schaul et al. (2016), proportional variant; the priorities of sequences and both exponents are those of R2D2
     (Kapturowski et al. 2019, section 2.3). A new window's priority is made from the TD errors that came with its steps, or
-    is the largest seen so far.
+    is the largest that learning has seen so far.
 
     :param args: as for ``SequenceReplayBuffer``
     :param priority_exponent: 0 is uniform replay
