@@ -9,7 +9,7 @@ The figures that the README quotes are from the commands in the README beside th
 import tempfile
 from pathlib import Path
 
-from benchmarks import attention_speed, cores, darqn, learning, memory_speed, speed, supervised
+from benchmarks import attention_speed, cores, darqn, learning, memory_speed, r2d2, speed, supervised
 
 if __name__ == "__main__":  # worker processes started with "spawn" import this module again
     with tempfile.TemporaryDirectory() as folder:
@@ -30,3 +30,5 @@ if __name__ == "__main__":  # worker processes started with "spawn" import this 
         attention_speed.main(["--rounds", "5"])
         print("\n## Speed of memories\n")
         memory_speed.main(["--rounds", "3", "--out", str(out / "memory_speed.json")])
+        print("\n## R2D2")
+        r2d2.main([*r2d2.BENCHMARKS, "--scale", "0.05", "--rounds", "1", "--out", str(out / "r2d2.json")])
