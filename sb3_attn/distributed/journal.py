@@ -1,6 +1,7 @@
 """What an actor's process leaves to the one that takes its place."""
 
 import faulthandler
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,12 +24,21 @@ class Journal:
     """
 
     def __init__(self, run: str, actor: int, timeout: float) -> None:
-        folder = Path(tempfile.gettempdir(), run)
+        folder = _folder(run)
         folder.mkdir(exist_ok=True)
         self._hangs, self._blamed, current_env = (folder / f"{actor}.{kind}" for kind in ("hangs", "blamed", "current"))
         self._timeout = timeout
         #: Number of the environment that is being stepped; survives the process
         self.current_env = np.memmap(current_env, np.int64, mode="r+" if current_env.exists() else "w+", shape=1)
+
+    @staticmethod
+    def remove(run: str) -> None:
+        """
+        Remove what a run has left on this machine.
+
+        :param run: its name
+        """
+        shutil.rmtree(_folder(run), ignore_errors=True)
 
     @contextmanager
     def watch(self) -> Iterator[None]:
@@ -54,3 +64,7 @@ class Journal:
         with self._blamed.open("a") as file:
             file.write(f"{env}\n")
         return env, self._blamed.read_text().split().count(str(env)), where
+
+
+def _folder(run: str) -> Path:
+    return Path(tempfile.gettempdir(), run)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import cloudpickle
 import ray
 import torch as th
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 
 from sb3_attn.distributed.cluster import connect
 from sb3_attn.distributed.codec import pack, unpack
@@ -104,9 +104,9 @@ class RayActors(Actors):
                 max_task_retries=0,  # what Ray repeats may overtake, and episodes would be spliced: we ask again ourselves
                 runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
             )(RemoteActor)
-            run, pickled = f"sb3_attn-{uuid.uuid4().hex}", cloudpickle.dumps(spec)
+            self._run, pickled = f"sb3_attn-{uuid.uuid4().hex}", cloudpickle.dumps(spec)
             self.actors: list[Any] = [
-                actor_class.remote(pickled, index, run, self.options.env_timeout) for index in range(spec.n_actors)
+                actor_class.remote(pickled, index, self._run, self.options.env_timeout) for index in range(spec.n_actors)
             ]
             stack.callback(self._end)
             #: Weights that each actor was last told to use
@@ -162,13 +162,20 @@ class RayActors(Actors):
             packed = ray.get(self.calls[index].popleft())
         except RayTaskError as error:
             raise RuntimeError(f"actor {index} failed: {error.cause}") from error
+        except ActorDiedError as error:
+            raise RuntimeError(f"actor {index} is gone for good: {error}") from error
         except RayActorError:  # it died, and will be asked again when Ray has started it again
-            self._ask_from[index] = time.monotonic() + min(SHORTEST_BACKOFF * 2 ** self._n_deaths[index], LONGEST_BACKOFF)
-            self._n_deaths[index] += 1
+            self._back_off(index)
             return None
         self._n_deaths[index] = 0
         self._last_answer = time.monotonic()
         return self._unpack(packed)
+
+    def _back_off(self, index: int) -> None:
+        now = time.monotonic()
+        if self._ask_from[index] <= now:  # all its calls fail together; that is one death
+            self._ask_from[index] = now + min(SHORTEST_BACKOFF * 2.0 ** min(self._n_deaths[index], 10), LONGEST_BACKOFF)
+            self._n_deaths[index] += 1
 
     def _unpack(self, packed: bytes) -> Trajectory:
         self.n_bytes += len(packed)
@@ -191,6 +198,7 @@ class RayActors(Actors):
         if ray.is_initialized():
             for actor in self.actors:
                 ray.kill(actor)
+        Journal.remove(self._run)
 
 
 class RemoteActor:
@@ -205,7 +213,7 @@ class RemoteActor:
 
     def __init__(self, spec: bytes, index: int, run: str, env_timeout: float) -> None:
         th.set_num_threads(1)
-        self._spec: ActorSpec = cloudpickle.loads(spec)
+        self._spec = spec
         self._index = index
         self._journal = Journal(run, index, env_timeout)
         self._actor: Actor | None = None
@@ -227,14 +235,15 @@ class RemoteActor:
             return pack(self._actor.collect(n_steps))
 
     def _make_actor(self) -> Actor:
+        spec: ActorSpec = cloudpickle.loads(self._spec)
         hang = self._journal.last_hang()
-        if hang is not None and hang[1] > self._spec.max_env_restarts:
+        if hang is not None and hang[1] > spec.max_env_restarts:
             env, n_hangs, where = hang
             raise TimeoutError(
                 f"environment {env} of actor {self._index} has hung {n_hangs} times; mend it, or raise env_timeout if it is "
                 f"only slow. It stood at\n{where}"
             )
-        return Actor(self._spec, self._index, rebuilt=_is_rebuilt(), current_env=self._journal.current_env)
+        return Actor(spec, self._index, rebuilt=_is_rebuilt(), current_env=self._journal.current_env)
 
 
 def _is_rebuilt() -> bool:

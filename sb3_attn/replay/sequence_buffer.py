@@ -233,6 +233,8 @@ class SequenceReplayBuffer(ReplayBuffer):
 
     def _discard(self, slots: np.ndarray, lanes: np.ndarray) -> None:
         """Withdraw the windows, and the final observations, that need the steps about to be overwritten."""
+        if not self.full[lanes].any():
+            return
         choices = self._burn_in_choices[:, None]
         starts = (slots + choices) % self.buffer_size
         lanes_ = np.broadcast_to(lanes, starts.shape)

@@ -81,11 +81,12 @@ class Counting(gym.Env):
 class KillActor(BaseCallback):
     """Kills the process of an actor, and ends learning some time after its return."""
 
-    returned_at: int | None = None
+    killed, returned_at = False, None
 
     def _on_step(self) -> bool:
         assert isinstance(self.model, R2D2)
-        if self.num_timesteps == 400:
+        if not self.killed and len(self.model.accounts.n_sent) == 2:  # both have answered
+            self.killed = True
             ray.kill(self.model._actors.actors[0], no_restart=False)  # type: ignore[attr-defined]
         if self.returned_at is None and self.model.accounts.n_restarts:
             self.returned_at = self.num_timesteps
