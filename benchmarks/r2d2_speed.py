@@ -3,6 +3,7 @@
 import os
 import time
 from functools import partial
+from multiprocessing import get_context
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -18,7 +19,9 @@ from sb3_attn import R2D2
 #: Number of trajectories of each actor before measurements begin, among them what was done ahead of the learner at the start
 WARM_UP = 3
 
-ROLLOUT_LENGTH = 40
+ALONE, BESIDE_ANOTHER = "in process", "in process, beside another"
+
+ROLLOUT_LENGTH = 80
 ENVS_PER_ACTOR = 8
 IN_PROCESS = 0
 N_ACTORS = (1, 2, 4, 8)
@@ -139,27 +142,59 @@ def throughput_settings(scale: float) -> dict[str, dict[str, Any]]:
 
     :param scale: share of the 120,000 steps
     """
-    names = {IN_PROCESS: "in process", 1: "Ray, 1 actor", 2: "Ray, 2 actors", 4: "Ray, 4 actors"}
-    return {name: {"n_actors": n_actors, "n_steps": int(scale * 120_000)} for n_actors, name in names.items()}
+    names = {IN_PROCESS: ALONE, 1: "Ray, 1 actor", 2: "Ray, 2 actors", 4: "Ray, 4 actors"}
+    settings = {name: {"n_actors": n_actors, "n_steps": int(scale * 120_000)} for n_actors, name in names.items()}
+    return {BESIDE_ANOTHER: {**settings[ALONE], "beside_another": True}, **settings}
 
 
-def throughput(seed: int, n_actors: int, n_steps: int) -> dict[str, Any]:
+def throughput(seed: int, n_actors: int, n_steps: int, beside_another: bool = False) -> dict[str, Any]:
     """
     Actors in episodes of 500 steps of CartPole without velocities.
 
     :param seed: seed of the run
     :param n_actors: number of actors on Ray, or :data:`IN_PROCESS`
     :param n_steps: number of steps to measure
+    :param beside_another: while another process does the same
     """
     n_trajectories = max(n_steps // (ROLLOUT_LENGTH * ENVS_PER_ACTOR * max(n_actors, 1)), 1)
     env = partial(MaskedCartPole, full_windows=True)
-    return act(seed, env, n_actors, ENVS_PER_ACTOR, n_trajectories, hidden_size=128)
+    arguments = seed, env, n_actors, ENVS_PER_ACTOR, n_trajectories, 128
+    if not beside_another:
+        return act(*arguments)
+    context = get_context("spawn")
+    ready = context.Event()
+    other = context.Process(target=act_for_ever, args=(ready, *arguments))
+    other.start()
+    ready.wait()
+    rates = act(*arguments)
+    other.kill()
+    rates["cpu_seconds_per_1000_steps"]["ray"] = 0.0  # it was the other's
+    return rates
+
+
+def act_for_ever(ready: Any, *arguments: Any) -> None:
+    """
+    Run :func:`act` again and again.
+
+    :param ready: an event, set when the first run is about to begin
+    :param arguments: of :func:`act`
+    """
+    ready.set()
+    while True:
+        act(*arguments)
 
 
 def throughput_report(runs: list[dict[str, Any]]) -> str:
-    """The medians as a Markdown table, a number of actors a row. The tax is compared within each round."""
+    """
+    The medians as a Markdown table, a number of actors a row.
+
+    The tax is what all processes of a run cost more than one process without Ray, alone or while another keeps the other
+    core busy, which makes each slower; compared within each round.
+
+    :param runs: as :func:`throughput` returns them, with the names of what was measured
+    """
     lines = [
-        "| actors | steps/s | windows/s | CPU s per 1000 steps: learner | actors | Ray's own | tax | tax with Ray's own |",
+        "| actors | steps/s | windows/s | CPU s per 1000 steps: learner | actors | Ray's own | tax | tax, cores busy |",
         "|---|" + "---|" * 7,
     ]
     by_name: dict[str, dict[int, dict[str, Any]]] = {}
@@ -170,13 +205,13 @@ def throughput_report(runs: list[dict[str, Any]]) -> str:
         costs = {seed: row["cpu_seconds_per_1000_steps"] for seed, row in rows.items()}
         parts = [f"{median(cost[kind] for cost in costs.values()):.3f}" for kind in ("learner", "actors", "ray")]
         taxes = []
-        for kinds in (("learner", "actors"), ("learner", "actors", "ray")):
+        for without_ray in (ALONE, BESIDE_ANOTHER):
             ratios = [
-                sum(cost[kind] for kind in kinds) / alone["cpu_seconds_per_1000_steps"]["learner"]
+                sum(cost.values()) / other["cpu_seconds_per_1000_steps"]["learner"]
                 for seed, cost in costs.items()
-                if (alone := by_name.get("in process", {}).get(seed)) is not None
+                if (other := by_name.get(without_ray, {}).get(seed)) is not None
             ]
-            taxes.append(f"{100 * (median(ratios) - 1):+.0f} %" if ratios and name != "in process" else "-")
+            taxes.append(f"{100 * (median(ratios) - 1):+.0f} %" if ratios and name.startswith("Ray") else "-")
         lines.append(f"| {' | '.join([name, *rates, *parts, *taxes])} |")
     return "\n".join(lines)
 

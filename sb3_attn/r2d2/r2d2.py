@@ -115,7 +115,7 @@ class R2D2(RecurrentDQN):
         envs_per_actor: int | None = None,
         samples_per_insert: float = 4.0,
         backend: str = "sync",
-        rollout_length: int = 40,
+        rollout_length: int = 80,
         weights_period: int = 400,
         max_env_restarts: int = 10,
         backend_kwargs: dict[str, Any] | None = None,

@@ -29,7 +29,7 @@ PAPER = dict(
     sequence_period=40,
     stored_state=True,
     prioritized_replay=True,
-    rollout_length=40,
+    rollout_length=80,
     weights_period=400,
     tau=1.0,
 )
