@@ -6,7 +6,8 @@ import warnings
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from dataclasses import dataclass, fields
+from typing import Any
 
 import cloudpickle
 import ray
@@ -28,7 +29,8 @@ WAIT, SILENCE, DRAIN = 0.5, 120.0, 30.0
 SHORTEST_BACKOFF, LONGEST_BACKOFF = 0.1, 10.0
 
 
-class RayOptions(NamedTuple):
+@dataclass(frozen=True)
+class RayOptions:
     """
     How actors run on Ray: the ``backend_kwargs`` of R2D2.
 
@@ -55,8 +57,9 @@ def check_options(**options: Any) -> RayOptions:
     :param options: see :class:`RayOptions`
     :raises ValueError: if one is unknown or out of range
     """
-    if unknown := options.keys() - RayOptions._fields:
-        raise ValueError(f"backend_kwargs has {sorted(unknown)}; backend='ray' takes {list(RayOptions._fields)}.")
+    known = [field.name for field in fields(RayOptions)]
+    if unknown := options.keys() - known:
+        raise ValueError(f"backend_kwargs has {sorted(unknown)}; backend='ray' takes {known}.")
     checked = RayOptions(**options)
     for name in ("cpus_per_actor", "calls_in_flight", "env_timeout"):
         if getattr(checked, name) <= 0:
