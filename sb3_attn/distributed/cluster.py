@@ -28,6 +28,9 @@ ANSWER_TIMEOUT = 120.0
 #: Only where a cluster has one of these for its address do its ports listen on loopback alone
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
+#: ``runtime_env`` of actors: they are many, and small networks or simulators gain nothing from more threads
+ONE_THREAD = {"env_vars": {"OMP_NUM_THREADS": "1"}}
+
 _n_users = 0  # that share a connection which was opened here
 
 
@@ -106,6 +109,8 @@ def _check_authenticated(allow_unauthenticated: bool) -> None:
 
 
 def _check_cpus(n_cpus: float, what: str) -> None:
+    if ray.util.get_current_placement_group() is not None:
+        return  # its CPUs are reserved for us and count as taken
     enough = n_cpus - 1e-6  # fractions do not sum up exactly
     n_there = ray.cluster_resources().get("CPU", 0)
     if n_there < enough:

@@ -24,21 +24,16 @@ class Journal:
     """
 
     def __init__(self, run: str, actor: int, timeout: float) -> None:
-        folder = _folder(run)
+        self._folder = folder = Path(tempfile.gettempdir(), run)
         folder.mkdir(exist_ok=True)
         self._hangs, self._blamed, current_env = (folder / f"{actor}.{kind}" for kind in ("hangs", "blamed", "current"))
         self._timeout = timeout
         #: Number of the environment that is being stepped; survives the process
         self.current_env = np.memmap(current_env, np.int64, mode="r+" if current_env.exists() else "w+", shape=1)
 
-    @staticmethod
-    def remove(run: str) -> None:
-        """
-        Remove what a run has left on this machine.
-
-        :param run: its name
-        """
-        shutil.rmtree(_folder(run), ignore_errors=True)
+    def remove(self) -> None:
+        """Remove what the run has left on this machine."""
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     @contextmanager
     def watch(self) -> Iterator[None]:
@@ -64,7 +59,3 @@ class Journal:
         with self._blamed.open("a") as file:
             file.write(f"{env}\n")
         return env, self._blamed.read_text().split().count(str(env)), where
-
-
-def _folder(run: str) -> Path:
-    return Path(tempfile.gettempdir(), run)

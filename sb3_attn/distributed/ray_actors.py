@@ -12,9 +12,18 @@ from typing import Any
 import cloudpickle
 import ray
 import torch as th
-from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
+from ray.exceptions import (
+    ActorDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    UnserializableException,
+)
 
-from sb3_attn.distributed.cluster import connect
+from sb3_attn.distributed.cluster import ONE_THREAD, connect
 from sb3_attn.distributed.codec import pack, unpack
 from sb3_attn.distributed.journal import Journal
 from sb3_attn.r2d2.actor import Actor, Weights
@@ -22,8 +31,11 @@ from sb3_attn.r2d2.actors import Actors, WeightsPeriod
 from sb3_attn.r2d2.spec import ActorSpec
 from sb3_attn.r2d2.trajectory import Trajectory
 
-#: Seconds: of one wait for a trajectory, of silence before a warning, and for what is under way at the end
-WAIT, SILENCE, DRAIN = 0.5, 120.0, 30.0
+#: Seconds: of one wait for a trajectory, of silence before a warning; for what is under way at the end, and to close
+WAIT, SILENCE, DRAIN, CLOSE = 0.5, 120.0, 30.0, 10.0
+
+#: An actor's process or machine has gone, or the answer with it; the last three are no RayActorErrors
+LOST = (RayActorError, ObjectLostError, NodeDiedError, OutOfMemoryError)
 
 #: Seconds before an actor that died is asked again, doubled each time until it answers
 SHORTEST_BACKOFF, LONGEST_BACKOFF = 0.1, 10.0
@@ -38,7 +50,8 @@ class RayOptions:
     :param cpus_per_actor: what an actor takes of the cluster's CPUs; a fraction if its environments wait more than compute
     :param calls_in_flight: trajectories that an actor is asked for ahead of the learner, so that neither waits
     :param deterministic: ask one actor after the other and wait for each: slow, and the same as ``backend="sync"``
-    :param env_timeout: seconds after which a trajectory counts as hanging, and its actor is started again
+    :param env_timeout: seconds after which a trajectory (``rollout_length`` steps of all environments of an actor) counts as
+        hanging, and its actor is started again
     :param allow_unauthenticated: attach also where anyone on the network may run code on the cluster
     """
 
@@ -94,7 +107,7 @@ class RayActors(Actors):
         self.rollout_length = rollout_length
         self._n_steps = rollout_length * len(spec.make_envs)
         self._period = WeightsPeriod(spec.n_actors, weights_period)
-        self._last_answer = time.monotonic()
+        self._silent_since: float | None = None
         self._last_put: tuple[int, ray.ObjectRef] | None = None
         with ExitStack() as stack:
             cpus = self.options.cpus_per_actor
@@ -105,19 +118,23 @@ class RayActors(Actors):
                 num_gpus=0,
                 max_restarts=-1,
                 max_task_retries=0,  # what Ray repeats may overtake, and episodes would be spliced: we ask again ourselves
-                runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
+                runtime_env=ONE_THREAD,
             )(RemoteActor)
-            self._run, pickled = f"sb3_attn-{uuid.uuid4().hex}", cloudpickle.dumps(spec)
+            self._run = f"sb3_attn-{uuid.uuid4().hex}"
+            # Kept, and sent as a reference in a list: Ray forgets large arguments after an actor's first start
+            self._spec = ray.put(cloudpickle.dumps(spec))
             self.actors: list[Any] = [
-                actor_class.remote(pickled, index, self._run, self.options.env_timeout) for index in range(spec.n_actors)
+                actor_class.remote([self._spec], index, self._run, self.options.env_timeout) for index in range(spec.n_actors)
             ]
+            self._max_deaths = spec.max_env_restarts + 1  # one more, so that an environment that hangs is named first
             stack.callback(self._end)
             #: Weights that each actor was last told to use
             self._weights: list[tuple[int, ray.ObjectRef]] = [self._put_weights()] * spec.n_actors
             #: Calls that each has not answered yet, the oldest first
             self.calls: list[deque[ray.ObjectRef]] = [deque() for _ in self.actors]
-            #: When each may be asked again, and how often it has died since its last answer
+            #: When each may be asked again; since its last answer, how often it did not answer, and how often it died
             self._ask_from = [0.0] * spec.n_actors
+            self._n_failures = [0] * spec.n_actors
             self._n_deaths = [0] * spec.n_actors
             #: In the order in which they answered last, so that none is passed over
             self._order = deque(range(spec.n_actors))
@@ -163,22 +180,31 @@ class RayActors(Actors):
     def _answer(self, index: int) -> Trajectory | None:
         try:
             packed = ray.get(self.calls[index].popleft())
-        except RayTaskError as error:
-            raise RuntimeError(f"actor {index} failed: {error.cause}") from error
+        except (RayTaskError, UnserializableException) as error:
+            raise RuntimeError(f"actor {index} failed: {getattr(error, 'cause', error)}") from error
         except ActorDiedError as error:
             raise RuntimeError(f"actor {index} is gone for good: {error}") from error
-        except RayActorError:  # it died, and will be asked again when Ray has started it again
-            self._back_off(index)
+        except LOST as error:  # it will be asked again when Ray has started it again
+            self._back_off(index, error)
             return None
-        self._n_deaths[index] = 0
-        self._last_answer = time.monotonic()
+        self._n_failures[index] = self._n_deaths[index] = 0
+        self._silent_since = None
         return self._unpack(packed)
 
-    def _back_off(self, index: int) -> None:
+    def _back_off(self, index: int, error: RayError) -> None:
         now = time.monotonic()
-        if self._ask_from[index] <= now:  # all its calls fail together; that is one death
-            self._ask_from[index] = now + min(SHORTEST_BACKOFF * 2.0 ** min(self._n_deaths[index], 10), LONGEST_BACKOFF)
-            self._n_deaths[index] += 1
+        if now < self._ask_from[index]:
+            return  # all its calls fail together; that is one death
+        self._ask_from[index] = now + min(SHORTEST_BACKOFF * 2.0 ** min(self._n_failures[index], 10), LONGEST_BACKOFF)
+        self._n_failures[index] += 1
+        self._period.expire(index)
+        # Ray may have no room for it at present, which is no fault of its own
+        self._n_deaths[index] += "is restarting" not in str(error)
+        if self._n_deaths[index] > self._max_deaths:
+            raise RuntimeError(
+                f"actor {index} has died {self._n_deaths[index]} times without an answer; look for what ends its process, or "
+                f"raise max_env_restarts. The last time: {error}"
+            ) from error
 
     def _unpack(self, packed: bytes) -> Trajectory:
         self.n_bytes += len(packed)
@@ -193,28 +219,30 @@ class RayActors(Actors):
     def _wait_longer(self, idle: bool) -> None:
         if idle:  # all are being started again
             time.sleep(SHORTEST_BACKOFF)
-        if time.monotonic() - self._last_answer > SILENCE:
-            self._last_answer = time.monotonic()
+        self._silent_since = self._silent_since or time.monotonic()
+        if time.monotonic() - self._silent_since > SILENCE:
+            self._silent_since = None
             warnings.warn(f"no actor has answered for {SILENCE:.0f} s; the cluster may have lost its machines.", stacklevel=2)
 
     def _end(self) -> None:
         if ray.is_initialized():
+            closed = [actor.close.remote() for actor in self.actors]
+            ray.wait(closed, num_returns=len(closed), timeout=CLOSE)  # does not raise, whatever became of them
             for actor in self.actors:
                 ray.kill(actor)
-        Journal.remove(self._run)
 
 
 class RemoteActor:
     """
     An actor in a process of its own.
 
-    :param spec: pickle of what it has to know
+    :param spec: a reference to the pickle of what it has to know
     :param index: its number
     :param run: name of the run, for the journal
     :param env_timeout: seconds after which a trajectory counts as hanging
     """
 
-    def __init__(self, spec: bytes, index: int, run: str, env_timeout: float) -> None:
+    def __init__(self, spec: list[ray.ObjectRef], index: int, run: str, env_timeout: float) -> None:
         th.set_num_threads(1)
         self._spec = spec
         self._index = index
@@ -230,15 +258,21 @@ class RemoteActor:
         :param weights: a reference to them
         :return: a packed trajectory
         """
+        if self._actor is None:
+            self._actor = self._make_actor()
+        if self._actor.version != version:
+            self._actor.load(ray.get(weights[0]))
         with self._journal.watch():
-            if self._actor is None:
-                self._actor = self._make_actor()
-            if self._actor.version != version:
-                self._actor.load(ray.get(weights[0]))
             return pack(self._actor.collect(n_steps))
 
+    def close(self) -> None:
+        """Close the environments, and leave nothing behind."""
+        if self._actor is not None:
+            self._actor.close()
+        self._journal.remove()
+
     def _make_actor(self) -> Actor:
-        spec: ActorSpec = cloudpickle.loads(self._spec)
+        spec: ActorSpec = cloudpickle.loads(ray.get(self._spec[0]))
         hang = self._journal.last_hang()
         if hang is not None and hang[1] > spec.max_env_restarts:
             env, n_hangs, where = hang

@@ -15,7 +15,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from sb3_attn.distributed.cluster import connect
+from sb3_attn.distributed.cluster import ONE_THREAD, connect
 
 #: Seconds for the environments to close, before their processes are ended anyway
 CLOSE_TIMEOUT = 10.0
@@ -63,9 +63,7 @@ class RayVecEnv(VecEnv):
         with ExitStack() as stack:
             what = f"{n_actors} actors with cpus_per_actor={cpus_per_actor:g}"
             stack.enter_context(connect(n_actors * cpus_per_actor, what, address, allow_unauthenticated))
-            # Each computes on one thread: they are many, and small networks or simulators gain nothing from more
-            runtime_env = {"env_vars": {"OMP_NUM_THREADS": "1"}}
-            actor_class = ray.remote(num_cpus=cpus_per_actor, runtime_env=runtime_env)(EnvActor)
+            actor_class = ray.remote(num_cpus=cpus_per_actor, runtime_env=ONE_THREAD)(EnvActor)
             self._actors: list[Any] = [actor_class.remote() for _ in self._slices]
             stack.callback(self._end_actors)
             made = [actor.make.remote(pickles[part]) for actor, part in zip(self._actors, self._slices, strict=True)]

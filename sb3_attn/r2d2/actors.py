@@ -30,6 +30,10 @@ class WeightsPeriod:
         self._steps[actor] = (0 if due else self._steps[actor]) + n_steps
         return due
 
+    def expire(self, actor: int) -> None:
+        """Let an actor have new weights the next time."""
+        self._steps[actor] = self.period
+
 
 class Actors(ABC):
     """

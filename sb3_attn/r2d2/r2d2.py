@@ -1,13 +1,13 @@
 """R2D2, from one process to many machines."""
 
 import warnings
-from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, TypeVar
 
 import gymnasium as gym
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
@@ -22,10 +22,10 @@ from sb3_attn.r2d2.actors import Actors, LocalActors
 from sb3_attn.r2d2.arguments import check_r2d2_arguments, ray_backend, with_default_policy_kwargs
 from sb3_attn.r2d2.environments import MonitorFiles, to_vec_env
 from sb3_attn.r2d2.meter import Meter
-from sb3_attn.r2d2.sink import Receipt, ReplaySink, Sink
+from sb3_attn.r2d2.sink import ReplaySink, Sink
 from sb3_attn.r2d2.spec import actor_spec
 from sb3_attn.r2d2.stopping import save_checkpoints, stop_request
-from sb3_attn.r2d2.trajectory import check_trajectory
+from sb3_attn.r2d2.trajectory import Trajectory, check_trajectory
 from sb3_attn.recurrent_dqn import RecurrentDQN, RecurrentDQNPolicy
 from sb3_attn.recurrent_dqn.arguments import check_buffer_size
 
@@ -47,8 +47,7 @@ class R2D2(RecurrentDQN):
     :param env: The environment to learn from: an id, a factory of one environment, an environment or a VecEnv. Actors make
         their own, for which it must be possible to pickle it.
     :param learning_rate: The learning rate, it can be a function of the current progress remaining (from 1 to 0)
-    :param buffer_size: number of steps in the replay buffer; 4,000,000 are the paper's 100,000 windows, and with images
-        28 GB
+    :param buffer_size: number of steps in the replay buffer; the paper's 4,000,000 take 28 GB with images
     :param learning_starts: how many steps to collect before learning starts
     :param batch_size: number of windows in a gradient update
     :param tau: the soft update coefficient ("Polyak update", between 0 and 1) default 1 for hard update
@@ -159,7 +158,6 @@ class R2D2(RecurrentDQN):
             _init_setup_model=False,
         )
         self.n_actors = n_actors
-        self.envs_per_actor = envs_per_actor
         self.samples_per_insert = samples_per_insert
         self.backend = backend
         self.rollout_length = rollout_length
@@ -201,21 +199,22 @@ class R2D2(RecurrentDQN):
         Learn, and check at the end that no step was lost on the way or came twice.
 
         :param total_timesteps: The total number of steps to receive from actors
-        :param callback: callback(s) called in the learner's process, for every ``n_envs`` steps received
-        :param log_interval: for on-policy algos (e.g., PPO, A2C, ...) this is the number of training iterations; here the
-            number of episodes between two logs
+        :param callback: callback(s) called in the learner's process, for every ``n_envs`` steps received; their ``locals``
+            have new_obs, rewards, dones and, at episodes' ends, infos
+        :param log_interval: number of episodes between two logs
         :param tb_log_name: the name of the run for TensorBoard logging
         :param reset_num_timesteps: whether or not to reset the current timestep number (used in logging)
         :param progress_bar: Display a progress bar using tqdm and rich.
         :return: the trained model
-        :raises KeyboardInterrupt: after Ctrl-C or SIGTERM, when all that was under way has been received and the callbacks
-            that write checkpoints have written one
+        :raises KeyboardInterrupt: after Ctrl-C or SIGTERM, when all that was under way is stored and checkpoints are written
         """
         try:
             super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
             for trajectory in self._actors.drain():
-                late = Receipt(0, Counter({"came after the end": trajectory.n_steps}), 0)
-                self.accounts.book(trajectory, late)
+                self._store(trajectory)
+        except (EOFError, ConnectionError):
+            if not self._stop.is_set():  # the processes of a SubprocVecEnv had the Ctrl-C too, and have ended
+                raise
         finally:
             self._open.close()
         self.accounts.check()
@@ -289,11 +288,9 @@ class R2D2(RecurrentDQN):
         callback.on_rollout_start()
         trajectory = self._actors.receive()
         if trajectory is not None:
-            check_trajectory(trajectory, self.num_timesteps)
-            receipt = self._sink.insert(trajectory)
-            self.accounts.book(trajectory, receipt)
-            self._meter.lags.append(self._n_updates - trajectory.version)
-            for new_obs, rewards, dones, infos in trajectory.steps():  # noqa: B007  the names that SB3's callbacks read
+            n_windows = self._store(trajectory)
+            as_dicts = isinstance(self.observation_space, spaces.Dict)
+            for new_obs, rewards, dones, infos in trajectory.steps(as_dicts):  # noqa: B007  the names that SB3's callbacks read
                 self._n_calls += 1
                 self.num_timesteps += env.num_envs
                 n_steps += env.num_envs
@@ -307,13 +304,21 @@ class R2D2(RecurrentDQN):
                         self._monitor_files.write(infos)
                     n_episodes += int(dones.sum())
             if self.num_timesteps > learning_starts:
-                self.n_inserted += receipt.n_windows
+                self.n_inserted += n_windows
             self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
             n_before, self._episode_num = self._episode_num, self._episode_num + n_episodes
             if log_interval is not None and self._episode_num // log_interval > n_before // log_interval:
                 self.dump_logs()
         callback.on_rollout_end()
         return RolloutReturn(n_steps, n_episodes, goes_on and not self._stop.is_set())
+
+    def _store(self, trajectory: Trajectory) -> int:
+        """Store a trajectory; the number of windows that came with it."""
+        check_trajectory(trajectory, self.num_timesteps)
+        receipt = self._sink.insert(trajectory)
+        self.accounts.book(trajectory, receipt)
+        self._meter.lags.append(self._n_updates - trajectory.version)
+        return receipt.n_windows
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """

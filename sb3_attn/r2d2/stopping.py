@@ -25,7 +25,7 @@ def stop_request() -> Iterator[threading.Event]:
     def request(number: int, frame: object) -> None:
         stop.set()
         for each, handler in previous.items():
-            signal.signal(each, handler)
+            signal.signal(each, handler or signal.SIG_DFL)
         print("Ending: what is under way is received first. Once more ends at once.", flush=True)
 
     for number in previous:
@@ -34,7 +34,7 @@ def stop_request() -> Iterator[threading.Event]:
         yield stop
     finally:
         for number, handler in previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def save_checkpoints(callback: MaybeCallback) -> None:

@@ -59,13 +59,17 @@ class Trajectory(NamedTuple):
             return {key: array[t + 1] for key, array in self.observations.items()}
         return self.next_observations
 
-    def steps(self) -> Iterator[tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]]:
-        """Step after step what ``VecEnv.step`` returned: new observations, rewards, dones, infos at episodes' ends."""
+    def steps(self, is_dict: bool) -> Iterator[tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]]:
+        """
+        Step after step what ``VecEnv.step`` returned: new observations, rewards, dones, infos at episodes' ends.
+
+        :param is_dict: whether observations are Dicts
+        """
         n_steps, n_envs = self.rewards.shape
         for t in range(n_steps):
             after = self.observations_after(t)
             infos = [self.infos.get((t, k), {}) for k in range(n_envs)]
-            yield after.get(SINGLE_KEY, after), self.rewards[t], self.dones[t], infos
+            yield after if is_dict else after[SINGLE_KEY], self.rewards[t], self.dones[t], infos
 
     @property
     def n_bytes(self) -> int:

@@ -52,8 +52,8 @@ class Counting(gym.Env):
     observation_space = spaces.Box(0, 10, (1,), np.float32)
     action_space = spaces.Discrete(2)
 
-    def __init__(self, failure: str = "", folder: str = "", limit: int = 0) -> None:
-        self.failure, self.folder, self.limit = failure, folder, limit
+    def __init__(self, failure: str = "", folder: str = "", limit: int = 0, ballast: Any = None) -> None:
+        self.failure, self.folder, self.limit, self.ballast = failure, folder, limit, ballast
         self.n_steps = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -70,6 +70,10 @@ class Counting(gym.Env):
                 os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(1000)
         return np.full(1, self.n_steps, np.float32), 1.0, self.n_steps == 10, False, {}
+
+    def close(self) -> None:
+        if self.failure == "":
+            Path(self.folder, "closed").touch()
 
     def _may_fail(self) -> bool:
         failures = len(list(Path(self.folder).iterdir()))
@@ -119,10 +123,24 @@ def test_an_actor_that_is_killed_is_replaced(cluster: None) -> None:
 
 @pytest.mark.ray
 def test_a_process_that_dies_on_its_own_is_replaced(cluster: None, tmp_path: Path) -> None:
-    env = partial(Counting, "die", str(tmp_path), 1)
+    env = partial(Counting, "die", str(tmp_path), 1, ballast=np.random.rand(50_000))  # too large to be sent in the call
     model = make(env, n_actors=1, backend_kwargs=dict(cpus_per_actor=0.5)).learn(400)
     assert Path(tmp_path, "failure-0").exists()
     model.replay_buffer.check_valid()
+
+
+@pytest.mark.ray
+def test_a_process_that_always_dies_ends_learning(cluster: None, tmp_path: Path) -> None:
+    env = partial(Counting, "die", str(tmp_path), 100)
+    model = make(env, n_actors=1, max_env_restarts=1, backend_kwargs=dict(cpus_per_actor=0.5))
+    with pytest.raises(RuntimeError, match="actor 0 has died 3 times without an answer"):
+        model.learn(400)
+
+
+@pytest.mark.ray
+def test_environments_are_closed_at_the_end(cluster: None, tmp_path: Path) -> None:
+    make(partial(Counting, folder=str(tmp_path)), n_actors=1, backend_kwargs=dict(cpus_per_actor=0.5)).learn(100)
+    assert Path(tmp_path, "closed").exists()
 
 
 @pytest.mark.ray

@@ -60,7 +60,7 @@ def test_a_trajectory_says_what_a_vec_env_would() -> None:
     actor = make_actor(make(n_actors=1))
     first, second = actor.collect(9), actor.collect(9)
     courses = follow_actor(actor, [first, second])
-    for t, (new_obs, rewards, dones, infos) in enumerate(first.steps()):
+    for t, (new_obs, rewards, dones, infos) in enumerate(first.steps(is_dict=False)):
         np.testing.assert_array_equal(new_obs, [steps[t + 1].obs for steps in courses])
         np.testing.assert_array_equal(rewards, first.rewards[t])
         for k, info in enumerate(infos):

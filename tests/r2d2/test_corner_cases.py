@@ -145,6 +145,25 @@ def test_only_windows_that_were_drawn_count() -> None:
     assert model.n_sampled == model._n_updates * model.batch_size
 
 
+def test_callbacks_see_whole_dicts_whatever_their_keys() -> None:
+    class Goal(Walk):
+        def __init__(self) -> None:
+            super().__init__()
+            self.observation_space = gym.spaces.Dict(observation=self.observation_space)
+
+        def reset(self, **kwargs: Any) -> Any:
+            obs, info = super().reset(**kwargs)
+            return {"observation": obs}, info
+
+        def step(self, action: Any) -> Any:
+            obs, *rest = super().step(action)
+            return {"observation": obs}, *rest
+
+    seen: list[Any] = []
+    make(Goal, policy="MultiInputPolicy").learn(20, lambda local_variables, _: seen.append(local_variables["new_obs"]))
+    assert all(obs.keys() == {"observation"} for obs in seen)
+
+
 def test_logs_can_be_written_before_the_first_trajectory() -> None:
     class Log(BaseCallback):
         def _on_rollout_start(self) -> None:

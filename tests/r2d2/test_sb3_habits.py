@@ -267,7 +267,7 @@ def test_a_loaded_model_predicts_and_learns_as_the_saved_one(n_actors: int, tmp_
     loaded = R2D2.load(tmp_path / "model", device="cpu")
     assert_same(parameters(model), parameters(loaded))
     for name in (
-        *("n_actors", "envs_per_actor", "samples_per_insert", "backend", "rollout_length", "weights_period"),
+        *("n_actors", "samples_per_insert", "backend", "rollout_length", "weights_period"),
         *("max_env_restarts", "backend_kwargs", "n_inserted", "n_sampled", "policy_kwargs", "num_timesteps", "_n_updates"),
     ):
         assert getattr(loaded, name) == getattr(model, name), name
