@@ -30,7 +30,7 @@ from sb3_attn.r2d2.environments import PickledEnv, factories_of, to_vec_env
         (DummyVecEnv([Walk] * 2), None, 2),
         (DummyVecEnv([Walk] * 2), 2, 2),
     ],
-    ids=str,
+    ids=lambda value: str(value).partition(" object at")[0],  # every process has other addresses
 )
 def test_the_number_of_environments(env: Any, n_envs: int | None, expected: int) -> None:
     assert to_vec_env(env, n_envs).num_envs == expected
@@ -65,7 +65,7 @@ def test_environments_of_a_factory_are_monitored() -> None:
 
 
 @pytest.mark.parametrize("n_actors", [0, 2])
-@pytest.mark.parametrize("env", ["CartPole-v1", Walk, partial(Walk, longest=4), Walk(), DummyVecEnv([Walk] * 2)], ids=str)
+@pytest.mark.parametrize("env", ["CartPole-v1", Walk, partial(Walk, longest=4), Walk(), DummyVecEnv([Walk] * 2)], ids=lambda env: type(env).__name__)
 def test_r2d2_takes_them_all(env: Any, n_actors: int) -> None:
     n_envs = None if isinstance(env, gym.Env | DummyVecEnv) else 2
     model = make(env, n_actors=n_actors, envs_per_actor=n_envs, learning_starts=4).learn(40)
