@@ -65,7 +65,11 @@ def test_environments_of_a_factory_are_monitored() -> None:
 
 
 @pytest.mark.parametrize("n_actors", [0, 2])
-@pytest.mark.parametrize("env", ["CartPole-v1", Walk, partial(Walk, longest=4), Walk(), DummyVecEnv([Walk] * 2)], ids=lambda env: type(env).__name__)
+@pytest.mark.parametrize(
+    "env",
+    ["CartPole-v1", Walk, partial(Walk, longest=4), Walk(), DummyVecEnv([Walk] * 2)],
+    ids=lambda env: type(env).__name__,
+)
 def test_r2d2_takes_them_all(env: Any, n_actors: int) -> None:
     n_envs = None if isinstance(env, gym.Env | DummyVecEnv) else 2
     model = make(env, n_actors=n_actors, envs_per_actor=n_envs, learning_starts=4).learn(40)
