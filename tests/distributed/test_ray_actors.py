@@ -19,6 +19,7 @@ ray = pytest.importorskip("ray")
 
 from sb3_attn import R2D2
 from sb3_attn.distributed.codec import pack, unpack
+from sb3_attn.distributed.ray_actors import _is_rebuilt
 from sb3_attn.r2d2.actor import Actor
 from sb3_attn.r2d2.spec import actor_spec
 
@@ -184,6 +185,19 @@ def test_a_rebuilt_actor_does_not_act_as_before() -> None:
     actions = [actor.collect(50).actions for actor in (first, again, rebuilt)]
     assert np.array_equal(actions[0], actions[1])
     assert not np.array_equal(actions[0], actions[2])
+
+
+@pytest.mark.ray
+def test_the_process_that_takes_the_place_of_a_dead_one_knows_it(cluster: None) -> None:
+    class Asked:
+        def is_rebuilt(self) -> bool:
+            return _is_rebuilt()
+
+    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Asked).remote()
+    assert not ray.get(actor.is_rebuilt.remote())
+    ray.kill(actor, no_restart=False)
+    assert ray.get(actor.is_rebuilt.remote())
+    ray.kill(actor)
 
 
 @pytest.mark.ray
