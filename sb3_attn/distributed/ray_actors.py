@@ -132,6 +132,8 @@ class RayActors(Actors):
             self._weights: list[tuple[int, ray.ObjectRef]] = [self._put_weights()] * spec.n_actors
             #: Calls that each has not answered yet, the oldest first
             self.calls: list[deque[ray.ObjectRef]] = [deque() for _ in self.actors]
+            #: Number of calls that each was ever sent
+            self._n_asked = [0] * spec.n_actors
             #: When each may be asked again; since its last answer, how often it did not answer, and how often it died
             self._ask_from = [0.0] * spec.n_actors
             self._n_failures = [0] * spec.n_actors
@@ -175,7 +177,9 @@ class RayActors(Actors):
                     self._weights[index] = self._put_weights()
                 version, ref = self._weights[index]
                 # In a list the reference stays one: only an actor that has other weights fetches these
-                self.calls[index].append(self.actors[index].collect.remote(self.rollout_length, version, [ref]))
+                call = self.actors[index].collect.remote(self.rollout_length, version, [ref], self._n_asked[index])
+                self.calls[index].append(call)
+                self._n_asked[index] += 1
 
     def _answer(self, index: int) -> Trajectory | None:
         try:
@@ -249,17 +253,19 @@ class RemoteActor:
         self._journal = Journal(run, index, env_timeout)
         self._actor: Actor | None = None
 
-    def collect(self, n_steps: int, version: int, weights: list[ray.ObjectRef]) -> bytes:
+    def collect(self, n_steps: int, version: int, weights: list[ray.ObjectRef], n_asked: int) -> bytes:
         """
         Go on for some steps.
 
         :param n_steps: number of steps of each environment
         :param version: of the weights to act with
         :param weights: a reference to them
+        :param n_asked: number of calls that were sent before this one; a process whose first it is, though there were
+            others, takes the place of one that died
         :return: a packed trajectory
         """
         if self._actor is None:
-            self._actor = self._make_actor()
+            self._actor = self._make_actor(rebuilt=n_asked > 0)
         if self._actor.version != version:
             self._actor.load(ray.get(weights[0]))
         with self._journal.watch():
@@ -271,7 +277,7 @@ class RemoteActor:
             self._actor.close()
         self._journal.remove()
 
-    def _make_actor(self) -> Actor:
+    def _make_actor(self, rebuilt: bool) -> Actor:
         spec: ActorSpec = cloudpickle.loads(ray.get(self._spec[0]))
         hang = self._journal.last_hang()
         if hang is not None and hang[1] > spec.max_env_restarts:
@@ -280,11 +286,4 @@ class RemoteActor:
                 f"environment {env} of actor {self._index} has hung {n_hangs} times; mend it, or raise env_timeout if it is "
                 f"only slow. It stood at\n{where}"
             )
-        return Actor(spec, self._index, rebuilt=_is_rebuilt(), current_env=self._journal.current_env)
-
-
-def _is_rebuilt() -> bool:
-    """Whether the actor of this process takes the place of one that died, perhaps on another machine."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Ray's own, about something in there
-        return ray.get_runtime_context().was_current_actor_reconstructed
+        return Actor(spec, self._index, rebuilt=rebuilt, current_env=self._journal.current_env)

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -19,8 +20,8 @@ ray = pytest.importorskip("ray")
 
 from sb3_attn import R2D2
 from sb3_attn.distributed.codec import pack, unpack
-from sb3_attn.distributed.ray_actors import _is_rebuilt
-from sb3_attn.r2d2.actor import Actor
+from sb3_attn.distributed.ray_actors import RemoteActor
+from sb3_attn.r2d2.actor import Actor, Weights
 from sb3_attn.r2d2.spec import actor_spec
 
 SMALL: dict[str, Any] = dict(
@@ -187,17 +188,17 @@ def test_a_rebuilt_actor_does_not_act_as_before() -> None:
     assert not np.array_equal(actions[0], actions[2])
 
 
-@pytest.mark.ray
-def test_the_process_that_takes_the_place_of_a_dead_one_knows_it(cluster: None) -> None:
-    class Asked:
-        def is_rebuilt(self) -> bool:
-            return _is_rebuilt()
-
-    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Asked).remote()
-    assert not ray.get(actor.is_rebuilt.remote())
-    ray.kill(actor, no_restart=False)
-    assert ray.get(actor.is_rebuilt.remote())
-    ray.kill(actor)
+def test_a_process_that_begins_with_a_later_call_takes_the_place_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = actor_spec(make(backend="sync", n_actors=1))
+    weights = Weights(0, {name: array.numpy() for name, array in Actor(spec, 0).q_net.state_dict().items()})
+    monkeypatch.setattr(ray, "get", lambda ref: ref)
+    actions = []
+    for n_asked in (0, 0, 2):
+        actor = RemoteActor([cloudpickle.dumps(spec)], 0, f"sb3_attn-test-{os.getpid()}", env_timeout=100.0)  # type: ignore[list-item]
+        actions.append(unpack(actor.collect(50, 0, [weights], n_asked)).actions)  # type: ignore[list-item]
+        actor.close()
+    assert np.array_equal(actions[0], actions[1])
+    assert not np.array_equal(actions[0], actions[2])
 
 
 @pytest.mark.ray
