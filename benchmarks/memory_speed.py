@@ -3,7 +3,7 @@ An update of the neural Turing machine and of the DNC against one of other imple
 
     python -m benchmarks.memory_speed --pytorch-ntm path/to/pytorch-ntm --dnc path/to/site-packages
 
-An update is the forward pass over sequences of the copy task, the backward pass and the optimizer's step. Both sides take
+An update is the forward pass over sequences of the copy task, the backward pass and the optimizer's step. All sides take
 turns in one run and in one process, so they have the same PyTorch; each is reported by the median of its CPU time, and the
 ratio is the median of the ratios of each turn.
 """
@@ -15,6 +15,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -67,15 +68,17 @@ CASES = (
 )
 
 
-def our_side(case: Case, batch: Batch) -> tuple[nn.Module, Outputs]:
+def our_side(case: Case, batch: Batch, compiled: bool = False) -> tuple[nn.Module, Outputs]:
     """
     Our core.
 
     :param case: What is measured.
     :param batch: The sequences.
+    :param compiled: With ``torch.compile``.
     :return: The network, and a function that returns the probabilities ``[T, B, 8]``.
     """
-    core = make_core(case.core, batch.inputs.shape[-1], {**case.core_kwargs, "output_size": batch.targets.shape[-1]})
+    sizes = {**case.core_kwargs, "output_size": batch.targets.shape[-1]}
+    core = make_core(case.core, batch.inputs.shape[-1], {**sizes, "compiled": compiled})
     return core, lambda: core.unroll(batch.inputs, core.initial_state(case.batch_size))[0].sigmoid()
 
 
@@ -153,17 +156,22 @@ def updater(network: nn.Module, outputs: Outputs, batch: Batch) -> Callable[[], 
     return update
 
 
-def measure(case: Case, rounds: int, has_peer: bool) -> dict[str, Any]:
+def measure(case: Case, rounds: int, has_peer: bool, has_compiler: bool) -> dict[str, Any]:
     """
-    Measure both sides in turns.
+    Measure all sides in turns.
 
     :param case: What is measured.
     :param rounds: How many times each is measured.
     :param has_peer: Whether the peer can be imported.
-    :return: Median milliseconds of both, the ratio, and all measurements.
+    :param has_compiler: Whether ours can be compiled, too.
+    :return: Median milliseconds of each, the peer's by each of ours, and all measurements.
     """
     batch = copy(np.random.default_rng(0), case.batch_size, case.length)
-    sides = {"ours": our_side} | ({case.peer: PEERS[case.peer]} if has_peer else {})
+    sides: dict[str, Callable[[Case, Batch], tuple[nn.Module, Outputs]]] = {"ours": our_side}
+    if has_compiler:
+        sides["compiled"] = partial(our_side, compiled=True)
+    if has_peer:
+        sides[case.peer] = PEERS[case.peer]
     networks = {name: side(case, batch) for name, side in sides.items()}
     updates = {name: updater(*network, batch) for name, network in networks.items()}
     times: dict[str, list[float]] = {name: [] for name in sides}
@@ -178,19 +186,27 @@ def measure(case: Case, rounds: int, has_peer: bool) -> dict[str, Any]:
         "milliseconds": {name: median(values) for name, values in times.items()},
     }
     if has_peer:
-        result["ratio"] = median(peer / ours for peer, ours in zip(times[case.peer], times["ours"], strict=True))
+        result["ratios"] = {
+            name: median(peer / ours for peer, ours in zip(times[case.peer], times[name], strict=True))
+            for name in ("ours", "compiled")
+            if name in times
+        }
     return {**result, "rounds": times}
 
 
 def report(result: dict[str, Any]) -> str:
     """The measurements as a Markdown table."""
-    lines = ["| update | peer | ours | peer's | ratio | bar |", "|---|" + "---|" * 5]
+    lines = ["| update | peer | peer's | ours | ratio | bar | compiled | ratio |", "|---|" + "---|" * 7]
     for case in CASES:
         row = result["cases"][case.title]
-        milliseconds = row["milliseconds"]
-        peer, ratio = (f"{milliseconds[case.peer]:.1f} ms", f"{row['ratio']:.2f}") if "ratio" in row else ("-", "-")
-        ours = f"{milliseconds['ours']:.1f} ms"
-        lines.append(f"| {case.title} | {case.peer} | {ours} | {peer} | {ratio} | at least {case.bar:g} |")
+        times = {name: f"{value:.1f} ms" for name, value in row["milliseconds"].items()}
+        ratios = {name: f"{value:.2f}" for name, value in row.get("ratios", {}).items()}
+        cells = (
+            *(case.title, case.peer, times.get(case.peer, "-")),
+            *(times["ours"], ratios.get("ours", "-"), f"at least {case.bar:g}"),
+            *(times.get("compiled", "-"), ratios.get("compiled", "-")),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
     machine = result["machine"]
     lines += ["", f"One thread of {machine['cores']}, load {machine['load']:.1f}, torch {machine['torch']}."]
     if "dnc_feeds_reads_back" in result:
@@ -207,6 +223,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pytorch-ntm", metavar="PATH", help="a checkout of loudinthecloud/pytorch-ntm, to compare with")
     parser.add_argument("--dnc", metavar="PATH", help="the folder that has the package dnc, to compare with")
+    parser.add_argument("--compiled", action="store_true", help="measure ours with torch.compile, too; needs a C++ compiler")
     parser.add_argument("--rounds", type=int, default=30, help="measurements of each side")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/memory_speed.json"), help="where to write")
     args = parser.parse_args(arguments)
@@ -221,7 +238,7 @@ def main(arguments: list[str] | None = None) -> None:
             "load": os.getloadavg()[0],
             "torch": th.__version__,
         },
-        "cases": {case.title: measure(case, args.rounds, bool(folders[case.peer])) for case in CASES},
+        "cases": {case.title: measure(case, args.rounds, bool(folders[case.peer]), args.compiled) for case in CASES},
     }
     if args.dnc:
         result["dnc_feeds_reads_back"] = feeds_reads_back(next(case for case in CASES if case.peer == "dnc"))

@@ -11,7 +11,7 @@ from torch import nn
 from sb3_attn.common.core_state import CoreState
 from sb3_attn.memory.controller import Controller
 from sb3_attn.memory.core import MemoryCore
-from sb3_attn.memory.gradients import WrittenGradient, unroll_with
+from sb3_attn.memory.gradients import WrittenGradient, compile_once, unroll_with
 
 
 class ControlledCore(MemoryCore):
@@ -24,17 +24,26 @@ class ControlledCore(MemoryCore):
     :param output_size: size D of the output; ``None`` means ``hidden_size``
     :param controller: ``"lstm"`` or ``"feedforward"``
     :param forget_bias: of the LSTM's forget gate
+    :param compiled: compile the steps of an unroll with ``torch.compile``
     """
 
     state_class: ClassVar[Any]
 
     def __init__(
-        self, input_size: int, hidden_size: int, read_size: int, output_size: int | None, controller: str, forget_bias: float
+        self,
+        input_size: int,
+        hidden_size: int,
+        read_size: int,
+        output_size: int | None,
+        controller: str,
+        forget_bias: float,
+        compiled: bool,
     ) -> None:
         super().__init__(input_size, output_size=hidden_size if output_size is None else output_size)
         self._check_sizes(hidden_size=hidden_size)
         self.controller = Controller(input_size, read_size, hidden_size, controller, forget_bias)
         self.output = nn.Linear(hidden_size + read_size, self.output_size)
+        self.compiled = compiled
 
     @property
     @abstractmethod
@@ -66,7 +75,7 @@ class ControlledCore(MemoryCore):
         if gradient is None:
             features, (*_, end) = self.run(projected, start)
         else:
-            features, end = unroll_with(gradient, self, projected, start)
+            features, end = unroll_with(gradient.compiled() if self.compiled else gradient, self, projected, start)
         return self.output(features), end
 
     def run(self, projected: th.Tensor, state: Any) -> tuple[th.Tensor, list[Any]]:
@@ -77,9 +86,10 @@ class ControlledCore(MemoryCore):
         :param state: before the first
         :return: what the output layer sees, ``[T, B, C + R W]``, and the T + 1 states around the steps
         """
+        step = compile_once(type(self).step) if self.compiled else type(self).step
         features, states = [], [state]
         for step_projected in projected.unbind(0):
-            step_features, state = self.step(step_projected, state)
+            step_features, state = step(self, step_projected, state)
             features.append(step_features)
             states.append(state)
         return th.stack(features), states

@@ -173,6 +173,8 @@ class DNCCore(ControlledCore):
     :param deallocation: see there
     :param link_sharpening: see there
     :param reference_form: see there
+    :param compiled: compile the steps of an unroll with ``torch.compile``: the first update takes half a minute longer and a
+        C++ compiler, the others 0.6 of the time
     :raises ValueError: if a size is not positive, or the controller is unknown
     """
 
@@ -192,9 +194,10 @@ class DNCCore(ControlledCore):
         deallocation: bool = False,
         link_sharpening: bool = False,
         reference_form: bool = False,
+        compiled: bool = False,
     ) -> None:
         self._check_sizes(n_slots=n_slots, word_size=word_size, n_reads=n_reads)
-        super().__init__(input_size, hidden_size, n_reads * word_size, output_size, controller, forget_bias)
+        super().__init__(input_size, hidden_size, n_reads * word_size, output_size, controller, forget_bias, compiled)
         switches = (masking, deallocation, link_sharpening, reference_form)
         self.access = MemoryAccess(hidden_size, n_slots, word_size, n_reads, *switches)
 

@@ -11,6 +11,7 @@ loop goes back in time. Step by step, as ``MemoryCore.unroll`` does it, comes to
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch as th
@@ -36,6 +37,14 @@ class WrittenGradient(NamedTuple):
 
     trace: Callable[[Any, th.Tensor, Any], Any]
     step_backward: Callable[[Any, th.Tensor, Any, th.Tensor, th.Tensor], tuple[Any, th.Tensor, th.Tensor]]
+
+    def compiled(self) -> WrittenGradient:
+        """The same with the loop's body compiled; the trace has other shapes for other numbers of steps."""
+        return self._replace(step_backward=compile_once(self.step_backward))
+
+
+#: ``torch.compile``, which starts anew each time it is called. Not kept on a module, since those are copied and pickled
+compile_once = cache(th.compile)
 
 
 def unroll_with(gradient: WrittenGradient, core: ControlledCore, projected: th.Tensor, state: Any) -> tuple[th.Tensor, Any]:

@@ -8,7 +8,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("yaml")
 
 from benchmarks.sequence_tasks import TASKS, Batch
-from benchmarks.supervised import BAR, CORES, HELD, Network, bit_errors, held, reached
+from benchmarks.supervised import BAR, CORES, HELD, Network, bit_errors, held, reached, settings
 
 GOOD, BAD = BAR / 2, BAR * 2
 
@@ -56,7 +56,7 @@ def test_it_is_reached_at_the_first_of_the_evaluations_that_held_it() -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_every_core_answers_every_task(name: str, core: str) -> None:
     batch = TASKS[name].make(np.random.default_rng(0), 2, **{size: low for size, (low, _) in TASKS[name].sizes.items()})
-    network = Network(core, TASKS[name])
+    network = Network(core, settings(name, core, 1.0)["core_kwargs"], TASKS[name])
     logits, targets = network(batch)
     assert logits.shape == targets.shape == (int(batch.mask.sum()), 2, TASKS[name].output_size)
     logits.sum().backward()

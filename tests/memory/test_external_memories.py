@@ -1,5 +1,8 @@
 """What is particular to the cores with an external memory."""
 
+import pickle
+import shutil
+
 import pytest
 import torch as th
 
@@ -93,11 +96,35 @@ def test_a_written_gradient_equals_autograd(name, kwargs):
         th.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # those that torch.compile causes inside PyTorch
+@pytest.mark.parametrize(("name", "kwargs"), [("ntm", {}), ("dnc", dict(deallocation=True))])
+def test_a_compiled_core_is_the_same(name, kwargs):
+    kwargs = dict(hidden_size=6, n_slots=7, word_size=4, **kwargs)
+    plain, compiled = make_core(name, INPUT, kwargs), make_core(name, INPUT, {**kwargs, "compiled": True})
+    compiled.load_state_dict(plain.state_dict())
+    results = []
+    for core in (plain, pickle.loads(pickle.dumps(compiled))):
+        outputs, end = core.unroll(th.ones(4, 3, INPUT), core.initial_state(3))
+        loss = outputs.square().sum() + sum(array.square().sum() for array in end)
+        results.append((outputs, *end, *th.autograd.grad(loss, list(core.parameters()))))
+    for result, expected in zip(*results, strict=True):
+        th.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_learned_initial_memory_has_a_gradient():
     core = NTMCore(INPUT, hidden_size=6, n_slots=7, word_size=4, memory_initialisation="learned")
     outputs, _ = core.unroll(th.randn(3, 2, INPUT), core.initial_state(2))
     outputs.sum().backward()
     assert core.initial_memory.grad is not None and (core.initial_memory.grad != 0).any()
+
+
+@pytest.mark.parametrize(("gate_bias", "first"), [(-20.0, 1.0), (20.0, 1 / 128)])
+def test_a_gate_bias_leaves_the_heads_to_location_or_to_content(gate_bias, first):
+    core = NTMCore(INPUT, n_slots=128, shift_range=0, gate_bias=gate_bias)
+    _, state = core(th.randn(2, INPUT), core.initial_state(2))  # no slot differs from the others yet
+    for weights in (state.read_weights, state.write_weights):
+        th.testing.assert_close(weights[..., 0], th.full((2, 1), first), rtol=0, atol=1e-4)
 
 
 def test_the_heads_of_an_ntm_start_at_the_first_slot_and_their_weights_sum_to_one():
