@@ -11,6 +11,7 @@ from sb3_attn.memory.ntm import NTMCore, NTMState
 Arrays = Mapping[str, np.ndarray]
 
 
+@th.enable_grad()
 def run_ntm(arrays: Arrays) -> dict[str, np.ndarray]:
     """
     Build an NTM from a file's arrays, run it, and differentiate the sum of its squared outputs.

@@ -11,6 +11,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_attn.memory import MemoryCore, make_core
+from sb3_attn.memory.core import check_sizes
 
 
 class MemoryExtractor(BaseFeaturesExtractor):
@@ -31,7 +32,7 @@ class MemoryExtractor(BaseFeaturesExtractor):
     With DQN, ``VecNormalize`` has to be around ``VecFrameStack``, not inside, since SB3's replay takes the observations from
     it; then say ``norm_obs=False``, or the zeros are no longer zero. RL Zoo's ``frame_stack`` puts it inside, its
     ``vec_env_wrapper`` does not. PPO and A2C start all biases of linear layers at 0, also those of the forget gates in the NTM
-    and the DNC, unless ``policy_kwargs=dict(ortho_init=False)``.
+    and the DNC and an NTM's ``gate_bias``, unless ``policy_kwargs=dict(ortho_init=False)``.
 
     :param observation_space: stacked frames: vectors, matrices, images, or a Dict of these
     :param features_dim: Number of features extracted.
@@ -60,6 +61,7 @@ class MemoryExtractor(BaseFeaturesExtractor):
         stack_axis: int | None = None,
         normalized_image: bool = False,
     ) -> None:
+        check_sizes(self, features_dim=features_dim, n_stack=n_stack, frame_size=frame_size)
         super().__init__(observation_space, features_dim)
         self.n_stack = n_stack
         self.mask_blank_frames = mask_blank_frames
@@ -183,7 +185,7 @@ def _take_apart(
     if not -len(shape) <= stack_axis < len(shape):
         raise ValueError(f"stack_axis={stack_axis} is no axis of {key!r} with shape {space.shape}; give one that is, or None.")
     axis = stack_axis % len(shape)
-    if n_stack < 1 or shape[axis] % n_stack != 0:
+    if shape[axis] % n_stack != 0:
         raise ValueError(
             f"n_stack={n_stack} does not divide axis {axis} of {key!r} with shape {space.shape}; give the number "
             "of frames that were stacked, and stack_axis=0 if gymnasium's FrameStackObservation stacked them."

@@ -20,7 +20,7 @@ def cosine_similarity(keys: th.Tensor, memory: th.Tensor, eps: float = EPS) -> t
     K(k, m) = k m / sqrt(|k|^2 |m|^2 + eps).
 
     Graves et al. (2014), eq. (6). The papers do not say what happens at an empty memory; with eps inside the root both the
-    value and the gradient are small there, while ``F.cosine_similarity`` has a gradient of 1e7 and the plain form NaN.
+    value and the gradient are small there, while ``F.cosine_similarity`` has a gradient of 1e8 and the plain form NaN.
 
     :param keys: ``[B, H, W]``
     :param memory: ``[B, N, W]``

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ from torch import nn
 from sb3_attn.common.core_state import CoreState
 from sb3_attn.memory.controller import Controller
 from sb3_attn.memory.core import MemoryCore
-from sb3_attn.memory.gradients import WrittenGradient, compile_once, unroll_with
+from sb3_attn.memory.gradients import WrittenGradient, compile_once, has_compiler, unroll_with
 
 
 class ControlledCore(MemoryCore):
@@ -39,11 +40,18 @@ class ControlledCore(MemoryCore):
         forget_bias: float,
         compiled: bool,
     ) -> None:
-        super().__init__(input_size, output_size=hidden_size if output_size is None else output_size)
         self._check_sizes(hidden_size=hidden_size)
+        self._check_finite(forget_bias=forget_bias)
+        super().__init__(input_size, output_size=hidden_size if output_size is None else output_size)
         self.controller = Controller(input_size, read_size, hidden_size, controller, forget_bias)
         self.output = nn.Linear(hidden_size + read_size, self.output_size)
-        self.compiled = compiled
+        self.compiled = compiled and has_compiler()
+        if compiled and not self.compiled:
+            warnings.warn(
+                "compiled=True needs a C++ compiler and there is none, so the steps are not compiled; install g++, or set the "
+                "environment variable CXX to the compiler that you have.",
+                stacklevel=4,
+            )
 
     @property
     @abstractmethod

@@ -1,12 +1,27 @@
 """The contract every memory obeys, and the registry that names them."""
 
+import math
 from abc import ABC, abstractmethod
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import torch as th
 from torch import nn
 
 from sb3_attn.common.core_state import CoreState
+
+
+def check_sizes(owner: nn.Module, **sizes: int) -> None:
+    """
+    Refuse sizes that are not positive integers.
+
+    :param owner: the module whose arguments they are
+    :param sizes: by the names of the arguments
+    :raises ValueError: for the first that is none
+    """
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
+            raise ValueError(f"{name}={size!r} of {type(owner).__name__} must be at least 1; give it a positive integer.")
 
 
 class MemoryCore(nn.Module, ABC):
@@ -28,9 +43,12 @@ class MemoryCore(nn.Module, ABC):
         self.output_size = output_size
 
     def _check_sizes(self, **sizes: int) -> None:
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"{name}={size} of {type(self).__name__} must be at least 1; give it a positive size.")
+        check_sizes(self, **sizes)
+
+    def _check_finite(self, **numbers: float) -> None:
+        for name, number in numbers.items():
+            if not isinstance(number, Real) or not math.isfinite(number):
+                raise ValueError(f"{name}={number!r} of {type(self).__name__} is not finite; give it a number such as 1.0.")
 
     @abstractmethod
     def initial_state(self, batch_size: int) -> CoreState:

@@ -174,7 +174,8 @@ class DNCCore(ControlledCore):
     :param link_sharpening: see there
     :param reference_form: see there
     :param compiled: compile the steps of an unroll with ``torch.compile``: the first update takes half a minute longer and a
-        C++ compiler, the others 0.6 of the time
+        C++ compiler, the others 0.6 of the time. PyTorch compiles a step for two or three sets of sizes in one process; for
+        more it says so, and does not
     :raises ValueError: if a size is not positive, or the controller is unknown
     """
 

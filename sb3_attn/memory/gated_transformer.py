@@ -131,6 +131,8 @@ class GatedTransformerCore(MemoryCore):
         feedforward_size: int | None = None,
         gate_bias: float = 2.0,
     ) -> None:
+        self._check_sizes(hidden_size=hidden_size)
+        self._check_finite(gate_bias=gate_bias)
         super().__init__(input_size, output_size=hidden_size)
         feedforward_size = 2 * hidden_size if feedforward_size is None else feedforward_size
         self._check_sizes(n_layers=n_layers, n_heads=n_heads, memory_length=memory_length, feedforward_size=feedforward_size)

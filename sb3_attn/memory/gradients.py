@@ -10,6 +10,9 @@ loop goes back in time. Step by step, as ``MemoryCore.unroll`` does it, comes to
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -45,6 +48,11 @@ class WrittenGradient(NamedTuple):
 
 #: ``torch.compile``, which starts anew each time it is called. Not kept on a module, since those are copied and pickled
 compile_once = cache(th.compile)
+
+
+def has_compiler() -> bool:
+    """Whether there is the C++ compiler that ``torch.compile`` looks for."""
+    return shutil.which(os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")) is not None
 
 
 def unroll_with(gradient: WrittenGradient, core: ControlledCore, projected: th.Tensor, state: Any) -> tuple[th.Tensor, Any]:

@@ -62,8 +62,9 @@ class KeyValueMemoryCore(MemoryCore):
         context: str = "mqn",
         forget_bias: float = 3.0,
     ) -> None:
-        super().__init__(input_size, output_size=hidden_size + value_size)
         self._check_sizes(hidden_size=hidden_size, n_slots=n_slots, key_size=key_size, value_size=value_size, n_hops=n_hops)
+        self._check_finite(forget_bias=forget_bias)
+        super().__init__(input_size, output_size=hidden_size + value_size)
         if context not in CONTEXTS:
             raise ValueError(f"context={context!r} is unknown; choose one of {list(CONTEXTS)}.")
         self.n_slots = n_slots

@@ -50,13 +50,14 @@ class NTMCore(ControlledCore):
     :param output_size: size D of the output, a layer over controller and reads; ``None`` means ``hidden_size``
     :param controller: ``"lstm"`` or ``"feedforward"``
     :param forget_bias: of the LSTM's forget gate
-    :param gate_bias: initial bias of the gates between content and location (eq. 7). Below 0 the heads begin with location,
-        and contents that say nothing yet do not spread them over all slots
+    :param gate_bias: added to the initial biases of the gates between content and location (eq. 7). Below 0 the heads begin
+        with location, and contents that say nothing yet do not spread them over all slots
     :param memory_initialisation: ``"constant"``, ``"random"`` (drawn once, for all episodes) or ``"learned"``
     :param reference_form: cosine similarity, sharpening and initial weights (0) exactly as in the implementation that most
         others copy, for comparisons with it. Its gradients are not finite everywhere
     :param compiled: compile the steps of an unroll with ``torch.compile``: the first update takes half a minute longer and a
-        C++ compiler, the others 0.6 of the time
+        C++ compiler, the others 0.6 of the time. PyTorch compiles a step for two or three sets of sizes in one process; for
+        more it says so, and does not
     :raises ValueError: if a size is not positive, or a name is unknown
     """
 
@@ -80,10 +81,14 @@ class NTMCore(ControlledCore):
         compiled: bool = False,
     ) -> None:
         self._check_sizes(n_slots=n_slots, word_size=word_size, n_read_heads=n_read_heads, n_write_heads=n_write_heads)
+        self._check_finite(gate_bias=gate_bias)
+        sizes = (n_slots, word_size, n_read_heads, n_write_heads)
+        n_slots, word_size, n_read_heads, n_write_heads = map(int, sizes)  # th.split refuses NumPy's integers
         super().__init__(input_size, hidden_size, n_read_heads * word_size, output_size, controller, forget_bias, compiled)
-        if not 0 <= shift_range <= (n_slots - 1) // 2:
+        farthest = (n_slots - 1) // 2
+        if not isinstance(shift_range, int) or shift_range < 0 or (shift_range > farthest and not reference_form):
             raise ValueError(
-                f"shift_range={shift_range} does not fit n_slots={n_slots}; give 0 to {(n_slots - 1) // 2}, so that no slot "
+                f"shift_range={shift_range!r} does not fit n_slots={n_slots}; give 0 to {farthest}, so that no slot "
                 "is reached both ways round."
             )
         self.n_slots = n_slots

@@ -30,6 +30,8 @@ class LSTMCore(MemoryCore):
     """
 
     def __init__(self, input_size: int, hidden_size: int = 64, forget_bias: float = 3.0) -> None:
+        self._check_sizes(hidden_size=hidden_size)
+        self._check_finite(forget_bias=forget_bias)
         super().__init__(input_size, output_size=hidden_size)
         self.hidden_size = hidden_size
         self.forget_bias = forget_bias
@@ -73,6 +75,8 @@ class GRUCore(MemoryCore):
     """
 
     def __init__(self, input_size: int, hidden_size: int = 64, update_bias: float = 1.0) -> None:
+        self._check_sizes(hidden_size=hidden_size)
+        self._check_finite(update_bias=update_bias)
         super().__init__(input_size, output_size=hidden_size)
         self.hidden_size = hidden_size
         self.update_bias = update_bias

@@ -328,7 +328,7 @@ def test_replay_keeps_the_zeros_where_vec_normalize_is_outside():
     ("space", "kwargs", "message"),
     [
         (spaces.Box(-1, 1, (12,)), dict(n_stack=5), r"n_stack=5 does not divide axis 0 of 'frame' with shape \(12,\)"),
-        (spaces.Box(-1, 1, (12,)), dict(n_stack=0), "n_stack=0 does not divide"),
+        (spaces.Box(-1, 1, (12,)), dict(n_stack=0), "n_stack=0 of MemoryExtractor must be at least 1"),
         (spaces.Box(0, 255, (4, 40, 40), np.uint8), dict(n_stack=3), "does not divide axis 0"),
         (spaces.Box(-1, 1, (4, 6)), dict(n_stack=4), "does not divide axis 1.*stack_axis=0"),
         (spaces.Dict(a=spaces.Box(-1, 1, (8,)), b=spaces.Box(-1, 1, (6,))), {}, "n_stack=4 does not divide axis 0 of 'b'"),

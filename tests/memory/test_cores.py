@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch as th
 
@@ -234,5 +235,36 @@ def test_make_core_refuses_what_is_no_core_class(core):
 def test_make_core_names_arguments_that_do_not_fit():
     with pytest.raises(ValueError, match=r"'hiden_size': 3.* do not fit LSTMCore"):
         make_core("lstm", 3, dict(hiden_size=3))
-    with pytest.raises(ValueError, match=r"output_size=0 of GRUCore must be at least 1"):
-        make_core("gru", 3, dict(hidden_size=0))
+
+
+@pytest.mark.parametrize("core", sorted(set(CORES) - {"identity"}))
+@pytest.mark.parametrize("size", [0, -64, 8.0, "8", True, float("nan")])
+def test_sizes_are_positive_integers(core, size):
+    with pytest.raises(ValueError, match=f"hidden_size={size!r} of .* must be at least 1"):
+        make_core(core, 3, dict(hidden_size=size))
+
+
+@pytest.mark.parametrize(
+    ("core", "name"),
+    [
+        ("lstm", "forget_bias"),
+        ("gru", "update_bias"),
+        ("ntm", "forget_bias"),
+        ("ntm", "gate_bias"),
+        ("dnc", "forget_bias"),
+        ("key_value", "forget_bias"),
+        ("gated_transformer", "gate_bias"),
+    ],
+)
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), "1"])
+def test_biases_are_finite(core, name, number):
+    with pytest.raises(ValueError, match=f"{name}={number!r} of .* is not finite"):
+        make_core(core, 3, {name: number})
+
+
+@pytest.mark.parametrize("core", ["ntm", "dnc", "key_value", "gated_transformer"])
+def test_numpy_integers_are_sizes(core):
+    sizes = {"gated_transformer": ("hidden_size", "memory_length")}.get(core, ("hidden_size", "n_slots", "word_size"))
+    sizes = ("hidden_size", "n_slots", "key_size") if core == "key_value" else sizes
+    made = make_core(core, 3, {name: np.int64(8) for name in sizes})
+    made.unroll(th.zeros(2, 1, 3), made.initial_state(1))

@@ -1,7 +1,6 @@
 """What is particular to the cores with an external memory."""
 
 import pickle
-import shutil
 
 import pytest
 import torch as th
@@ -9,6 +8,7 @@ import torch as th
 from sb3_attn.common.core_state import map_state
 from sb3_attn.memory import DNCCore, GatedTransformerCore, KeyValueMemoryCore, LSTMCore, MemoryCore, NTMCore, make_core
 from sb3_attn.memory.gated_transformer import GRUGate
+from sb3_attn.memory.gradients import has_compiler
 from sb3_attn.memory.ntm import NTMState
 
 INPUT = 5
@@ -96,7 +96,7 @@ def test_a_written_gradient_equals_autograd(name, kwargs):
         th.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.skipif(not has_compiler(), reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")  # those that torch.compile causes inside PyTorch
 @pytest.mark.parametrize(("name", "kwargs"), [("ntm", {}), ("dnc", dict(deallocation=True))])
 def test_a_compiled_core_is_the_same(name, kwargs):
@@ -117,6 +117,14 @@ def test_a_learned_initial_memory_has_a_gradient():
     outputs, _ = core.unroll(th.randn(3, 2, INPUT), core.initial_state(2))
     outputs.sum().backward()
     assert core.initial_memory.grad is not None and (core.initial_memory.grad != 0).any()
+
+
+@pytest.mark.parametrize("name", ["ntm", "dnc"])
+def test_without_a_compiler_it_is_said_and_not_compiled(name, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.warns(UserWarning, match=r"compiled=True needs a C\+\+ compiler .* install g\+\+"):
+        core = make_core(name, INPUT, dict(compiled=True))
+    core.unroll(th.zeros(2, 1, INPUT), core.initial_state(1))
 
 
 @pytest.mark.parametrize(("gate_bias", "first"), [(-20.0, 1.0), (20.0, 1 / 128)])

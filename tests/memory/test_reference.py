@@ -105,7 +105,17 @@ def ntm_row_by_numbers(arrays: dict[str, np.ndarray], row: int) -> dict[str, np.
     }
 
 
-@pytest.mark.parametrize("sizes", [(5, 4, 6, 9, 3, 3, 5), (1, 1, 1, 3, 1, 3, 2), (2, 3, 4, 8, 5, 5, 6), (3, 2, 5, 4, 2, 1, 4)])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        (5, 4, 6, 9, 3, 3, 5),
+        (1, 1, 1, 3, 1, 3, 2),
+        (2, 3, 4, 8, 5, 5, 6),
+        (3, 2, 5, 4, 2, 1, 4),
+        (2, 2, 4, 2, 3, 3, 4),
+        (2, 2, 4, 4, 3, 5, 4),
+    ],
+)
 def test_any_sizes_equal_the_definition_written_out(sizes):
     arrays = ntm_arrays(batch_size=2, sizes=sizes)
     results = run_ntm(arrays)
