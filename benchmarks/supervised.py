@@ -37,7 +37,7 @@ CORES: dict[str, dict[str, Any]] = {
     "dnc": dict(hidden_size=100, n_slots=64, word_size=20, n_reads=1),
     "lstm": dict(hidden_size=118),
 }
-#: Heads that are at every slot after a few steps cannot be told to go back to the first word, over and over again
+#: With gates of a half the NTM stalls on repeat copy, and takes three times as long on associative recall
 CORES_OF_TASKS: dict[tuple[str, str], dict[str, Any]] = {
     ("repeat_copy", "ntm"): dict(gate_bias=-2.0),
     ("associative_recall", "ntm"): dict(gate_bias=-2.0),
