@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from benchmarks.sequence_tasks import Batch, copy
 from sb3_attn.memory import make_core
+from sb3_attn.memory.gradients import has_compiler
 
 Outputs = Callable[[], th.Tensor]
 
@@ -156,19 +157,19 @@ def updater(network: nn.Module, outputs: Outputs, batch: Batch) -> Callable[[], 
     return update
 
 
-def measure(case: Case, rounds: int, has_peer: bool, has_compiler: bool) -> dict[str, Any]:
+def measure(case: Case, rounds: int, has_peer: bool, compiled: bool) -> dict[str, Any]:
     """
     Measure all sides in turns.
 
     :param case: What is measured.
     :param rounds: How many times each is measured.
     :param has_peer: Whether the peer can be imported.
-    :param has_compiler: Whether ours can be compiled, too.
+    :param compiled: Whether to measure ours compiled, too.
     :return: Median milliseconds of each, the peer's by each of ours, and all measurements.
     """
     batch = copy(np.random.default_rng(0), case.batch_size, case.length)
     sides: dict[str, Callable[[Case, Batch], tuple[nn.Module, Outputs]]] = {"ours": our_side}
-    if has_compiler:
+    if compiled:
         sides["compiled"] = partial(our_side, compiled=True)
     if has_peer:
         sides[case.peer] = PEERS[case.peer]
@@ -227,6 +228,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=30, help="measurements of each side")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/memory_speed.json"), help="where to write")
     args = parser.parse_args(arguments)
+    if args.compiled and not has_compiler():
+        parser.error("--compiled needs a C++ compiler and there is none; install g++, or set CXX to the one that you have.")
     folders = {"pytorch-ntm": args.pytorch_ntm, "dnc": args.dnc}
     sys.path += [folder for folder in folders.values() if folder]  # at the end: what else lies there must not hide ours
     th.set_num_threads(1)

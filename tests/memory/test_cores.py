@@ -262,9 +262,15 @@ def test_biases_are_finite(core, name, number):
         make_core(core, 3, {name: number})
 
 
-@pytest.mark.parametrize("core", ["ntm", "dnc", "key_value", "gated_transformer"])
-def test_numpy_integers_are_sizes(core):
-    sizes = {"gated_transformer": ("hidden_size", "memory_length")}.get(core, ("hidden_size", "n_slots", "word_size"))
-    sizes = ("hidden_size", "n_slots", "key_size") if core == "key_value" else sizes
+@pytest.mark.parametrize(
+    ("core", "sizes"),
+    [
+        ("ntm", ("hidden_size", "n_slots", "word_size")),
+        ("dnc", ("hidden_size", "n_slots", "word_size")),
+        ("key_value", ("hidden_size", "n_slots", "key_size")),
+        ("gated_transformer", ("hidden_size", "memory_length")),
+    ],
+)
+def test_numpy_integers_are_sizes(core, sizes):
     made = make_core(core, 3, {name: np.int64(8) for name in sizes})
     made.unroll(th.zeros(2, 1, 3), made.initial_state(1))

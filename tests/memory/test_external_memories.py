@@ -4,6 +4,7 @@ import pickle
 
 import pytest
 import torch as th
+from torch._dynamo.utils import counters
 
 from sb3_attn.common.core_state import map_state
 from sb3_attn.memory import DNCCore, GatedTransformerCore, KeyValueMemoryCore, LSTMCore, MemoryCore, NTMCore, make_core
@@ -103,13 +104,16 @@ def test_a_compiled_core_is_the_same(name, kwargs):
     kwargs = dict(hidden_size=6, n_slots=7, word_size=4, **kwargs)
     plain, compiled = make_core(name, INPUT, kwargs), make_core(name, INPUT, {**kwargs, "compiled": True})
     compiled.load_state_dict(plain.state_dict())
+    inputs, graphs = th.randn(4, 3, INPUT), counters["stats"]["unique_graphs"]
     results = []
-    for core in (plain, pickle.loads(pickle.dumps(compiled))):
-        outputs, end = core.unroll(th.ones(4, 3, INPUT), core.initial_state(3))
+    for core in (plain, compiled):
+        outputs, end = core.unroll(inputs, core.initial_state(3))
         loss = outputs.square().sum() + sum(array.square().sum() for array in end)
         results.append((outputs, *end, *th.autograd.grad(loss, list(core.parameters()))))
     for result, expected in zip(*results, strict=True):
         th.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
+    assert counters["stats"]["unique_graphs"] > graphs, "nothing was compiled"
+    assert pickle.loads(pickle.dumps(compiled)).compiled
 
 
 def test_a_learned_initial_memory_has_a_gradient():
@@ -124,6 +128,7 @@ def test_without_a_compiler_it_is_said_and_not_compiled(name, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.warns(UserWarning, match=r"compiled=True needs a C\+\+ compiler .* install g\+\+"):
         core = make_core(name, INPUT, dict(compiled=True))
+    assert not core.compiled
     core.unroll(th.zeros(2, 1, INPUT), core.initial_state(1))
 
 
