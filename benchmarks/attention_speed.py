@@ -17,14 +17,14 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3 import DQN
 
-from sb3_attn import DQNSAPolicy, HardAttentionCnnPolicy, SelfAttentionCnnPolicy, SoftAttentionCnnPolicy
+from sb3_attn import DQNSAPolicy, HardAttentionPolicy, SelfAttentionPolicy, SoftAttentionPolicy
 
 POLICIES = {
     "NatureCNN": "CnnPolicy",
-    "soft attention": SoftAttentionCnnPolicy,
-    "hard attention": HardAttentionCnnPolicy,
+    "soft attention": SoftAttentionPolicy,
+    "hard attention": HardAttentionPolicy,
     "DQN-SA": DQNSAPolicy,
-    "self-attention": SelfAttentionCnnPolicy,
+    "self-attention": SelfAttentionPolicy,
 }
 
 

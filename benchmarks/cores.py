@@ -43,12 +43,12 @@ TASKS = {
 }
 #: The policy that has each core over stacked frames, if one is named after it
 CORES = {
-    "lstm": "sb3_attn.MemoryMlpPolicy",
+    "lstm": "sb3_attn.MemoryPolicy",
     "gru": None,
-    "ntm": "sb3_attn.NTMMlpPolicy",
-    "dnc": "sb3_attn.DNCMlpPolicy",
-    "key_value": "sb3_attn.KeyValueMemoryMlpPolicy",
-    "gated_transformer": "sb3_attn.TransformerMlpPolicy",
+    "ntm": "sb3_attn.NTMPolicy",
+    "dnc": "sb3_attn.DNCPolicy",
+    "key_value": "sb3_attn.KeyValueMemoryPolicy",
+    "gtrxl": "sb3_attn.GTrXLPolicy",
 }
 
 

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from benchmarks.sequence_tasks import Batch, copy
 from sb3_attn.memory import make_core
-from sb3_attn.memory.gradients import has_compiler
+from sb3_attn.memory.external.gradients import has_compiler
 
 Outputs = Callable[[], th.Tensor]
 

@@ -44,15 +44,15 @@ class Variant(NamedTuple):
 NATURE_CNN = {"policy": "'CnnPolicy'", "policy_kwargs": "dict()"}
 MEAN_POOLING = {"policy_kwargs": "dict(features_extractor_kwargs=dict(trunk='patches', temperature=float('inf')))"}
 HARD = {
-    "policy": "'sb3_attn.HardAttentionCnnPolicy'",
+    "policy": "'sb3_attn.HardAttentionPolicy'",
     "policy_kwargs": "dict(features_extractor_kwargs=dict(trunk='patches'))",
 }
 SELF = {
-    "policy": "'sb3_attn.SelfAttentionCnnPolicy'",
+    "policy": "'sb3_attn.SelfAttentionPolicy'",
     "policy_kwargs": "dict(features_extractor_kwargs=dict(trunk='patches', n_blocks=2))",
 }
 SELF_AT_CUE = {
-    "policy": "'sb3_attn.SelfAttentionCnnPolicy'",
+    "policy": "'sb3_attn.SelfAttentionPolicy'",
     "policy_kwargs": "dict(features_extractor_kwargs=dict(trunk='patches', pooling=0))",
 }
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 import torch as th
 
-from sb3_attn.memory.dnc import MemoryAccess
-from sb3_attn.memory.ntm import NTMCore, NTMState
+from sb3_attn.memory.external.dnc import MemoryAccess
+from sb3_attn.memory.external.ntm import NTMCore, NTMState
 
 Arrays = Mapping[str, np.ndarray]
 

@@ -17,9 +17,8 @@ THEIRS = inspect.signature(DQN).parameters
 def test_the_table_of_switches_has_every_one_with_its_default() -> None:
     rows = re.findall(r"^\| `(\w+)` \| `?([^`|]+?)`? \|", GUIDE.read_text(encoding="utf-8"), re.MULTILINE)
     defaults = {name: ast.literal_eval(default) for name, default in rows}
-    assert defaults == {name: OURS[name].default for name in OURS.keys() - THEIRS.keys()}
+    assert defaults == {name: OURS[name].default for name in OURS.keys() - THEIRS.keys() | {"n_steps"}}
 
 
-def test_the_arguments_of_dqn_are_taken_save_the_one_the_guide_names() -> None:
-    assert THEIRS.keys() - OURS.keys() == {"n_steps"}
-    assert "calls `n_steps` is `bootstrap_n`" in GUIDE.read_text(encoding="utf-8")
+def test_all_arguments_of_dqn_are_taken() -> None:
+    assert THEIRS.keys() <= OURS.keys()

@@ -162,10 +162,22 @@ def body_length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return (function.end_lineno or 0) - body[0].lineno + 1 if body else 0
 
 
+def code_lines(source: str) -> int:
+    """Lines of code: docstrings, signatures, comments and blank lines grow with what is explained, not with the logic."""
+    skipped: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            skipped.update(range(node.lineno, node.body[0].lineno))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node):
+            skipped.update(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    lines = enumerate(source.splitlines(), start=1)
+    return sum(number not in skipped and bool(line.strip()) and not line.lstrip().startswith("#") for number, line in lines)
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_modules_and_functions_stay_short(path: Path):
     source = path.read_text(encoding="utf-8")
-    assert len(source.splitlines()) <= 350, "split the module"
+    assert code_lines(source) <= 350, "split the module"
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             limit = 90 if node.name == "train" else 60

@@ -83,19 +83,19 @@ def hard_weights(
     :param scores: ``[..., n]``
     :param mask: as for ``soft_weights``
     :param temperature: as for ``soft_weights``; it matters to the gradient and to sampling only
-    :param sample: draw the region by the soft weights, rather than take the one with the largest
+    :param sample: sample_categorical the region by the soft weights, rather than take the one with the largest
     :return: ``[..., n]``
     """
     soft = soft_weights(scores, mask, temperature)
     # A row without a real region has weights 0, from which nothing can be drawn; any pick is as good, and is masked out
-    chosen = draw(soft) if sample else soft.argmax(dim=-1)
+    chosen = sample_categorical(soft) if sample else soft.argmax(dim=-1)
     hard = F.one_hot(chosen, soft.shape[-1]).to(soft.dtype)
     if mask is not None:
         hard = hard.masked_fill(~mask, 0.0)
     return hard + soft - soft.detach()
 
 
-def draw(weights: th.Tensor) -> th.Tensor:
+def sample_categorical(weights: th.Tensor) -> th.Tensor:
     """
     An index for each row, drawn by its weights.
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 
-def epsilon_ladder(n_envs: int, base: float = 0.4, alpha: float = 7.0) -> np.ndarray:
+def ape_x_epsilons(n_envs: int, base: float = 0.4, alpha: float = 7.0) -> np.ndarray:
     """
     One epsilon for each environment, epsilon_i = base^(1 + alpha i / (N - 1)).
 

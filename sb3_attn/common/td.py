@@ -94,7 +94,7 @@ def value_targets(
     discounts: th.Tensor,
     next_values: th.Tensor,
     mask: th.Tensor,
-    bootstrap_n: int = 1,
+    n_steps: int = 1,
     td_lambda: float | None = None,
     value_rescaling: bool = False,
 ) -> th.Tensor:
@@ -107,7 +107,7 @@ def value_targets(
     :param discounts: gamma, or 0 where the episode terminated, ``[T, B]``
     :param next_values: v_{t+1}, as the network gives them, ``[T, B]``
     :param mask: True on real steps, False on padding, bool ``[T, B]``
-    :param bootstrap_n: number of rewards before the bootstrap, if ``td_lambda`` is ``None``
+    :param n_steps: number of rewards before the bootstrap, if ``td_lambda`` is ``None``
     :param td_lambda: take lambda returns; ``None`` means n-step returns
     :param value_rescaling: the network learns h(Q)
     :return: ``[T, B]``; meaningless on padding
@@ -115,7 +115,7 @@ def value_targets(
     if value_rescaling:
         next_values = signed_parabolic(next_values)
     if td_lambda is None:
-        returns = n_step_returns(rewards, discounts, next_values, mask, bootstrap_n)
+        returns = n_step_returns(rewards, discounts, next_values, mask, n_steps)
     else:
         returns = lambda_returns(rewards, discounts, next_values, mask, td_lambda)
     return signed_hyperbolic(returns) if value_rescaling else returns

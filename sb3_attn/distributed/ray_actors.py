@@ -105,7 +105,7 @@ class RayActors(Actors):
         super().__init__(latest_weights)
         self.options = check_options(**options)
         self.rollout_length = rollout_length
-        self._n_steps = rollout_length * len(spec.make_envs)
+        self._n_steps = rollout_length * len(spec.env_fns)
         self._period = WeightsPeriod(spec.n_actors, weights_period)
         self._silent_since: float | None = None
         self._last_put: tuple[int, ray.ObjectRef] | None = None

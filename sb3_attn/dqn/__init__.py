@@ -1,57 +1,26 @@
 """Policies for stock DQN."""
 
+from typing import Any
+
+from sb3_attn.dqn import policies
 from sb3_attn.dqn.policies import (
-    DNCCnnPolicy,
-    DNCMlpPolicy,
-    DNCMultiInputPolicy,
+    CORE_POLICIES,
     DQNSAPolicy,
-    HardAttentionCnnPolicy,
-    HardAttentionMlpPolicy,
-    HardAttentionMultiInputPolicy,
-    KeyValueMemoryCnnPolicy,
-    KeyValueMemoryMlpPolicy,
-    KeyValueMemoryMultiInputPolicy,
-    MemoryCnnPolicy,
-    MemoryMlpPolicy,
-    MemoryMultiInputPolicy,
-    NTMCnnPolicy,
-    NTMMlpPolicy,
-    NTMMultiInputPolicy,
-    SelfAttentionCnnPolicy,
-    SelfAttentionMlpPolicy,
-    SelfAttentionMultiInputPolicy,
-    SoftAttentionCnnPolicy,
-    SoftAttentionMlpPolicy,
-    SoftAttentionMultiInputPolicy,
-    TransformerCnnPolicy,
-    TransformerMlpPolicy,
-    TransformerMultiInputPolicy,
+    HardAttentionPolicy,
+    MemoryPolicy,
+    SelfAttentionPolicy,
+    SoftAttentionPolicy,
 )
 
 __all__ = [
-    "DNCCnnPolicy",
-    "DNCMlpPolicy",
-    "DNCMultiInputPolicy",
     "DQNSAPolicy",
-    "HardAttentionCnnPolicy",
-    "HardAttentionMlpPolicy",
-    "HardAttentionMultiInputPolicy",
-    "KeyValueMemoryCnnPolicy",
-    "KeyValueMemoryMlpPolicy",
-    "KeyValueMemoryMultiInputPolicy",
-    "MemoryCnnPolicy",
-    "MemoryMlpPolicy",
-    "MemoryMultiInputPolicy",
-    "NTMCnnPolicy",
-    "NTMMlpPolicy",
-    "NTMMultiInputPolicy",
-    "SelfAttentionCnnPolicy",
-    "SelfAttentionMlpPolicy",
-    "SelfAttentionMultiInputPolicy",
-    "SoftAttentionCnnPolicy",
-    "SoftAttentionMlpPolicy",
-    "SoftAttentionMultiInputPolicy",
-    "TransformerCnnPolicy",
-    "TransformerMlpPolicy",
-    "TransformerMultiInputPolicy",
+    "HardAttentionPolicy",
+    "MemoryPolicy",
+    "SelfAttentionPolicy",
+    "SoftAttentionPolicy",
+    *CORE_POLICIES,
 ]
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(policies, name)

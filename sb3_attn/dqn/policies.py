@@ -1,5 +1,6 @@
 """Policies of stock DQN that attend or remember: a YAML file needs their name only."""
 
+import re
 from typing import Any
 
 import torch as th
@@ -10,14 +11,11 @@ from stable_baselines3.dqn.policies import DQNPolicy
 from torch import nn
 
 from sb3_attn.extractors import (
-    DNCExtractor,
+    CORE_EXTRACTORS,
     HardAttentionExtractor,
-    KeyValueMemoryExtractor,
     MemoryExtractor,
-    NTMExtractor,
     SelfAttentionExtractor,
     SoftAttentionExtractor,
-    TransformerExtractor,
 )
 
 
@@ -117,36 +115,24 @@ class MemoryPolicy(ExtractorPolicy):
     default_features_extractor: type[BaseFeaturesExtractor] = MemoryExtractor
 
 
-class NTMPolicy(MemoryPolicy):
-    """With ``NTMExtractor``. Parameters as for ``MemoryPolicy``."""
-
-    default_features_extractor = NTMExtractor
-
-
-class DNCPolicy(MemoryPolicy):
-    """With ``DNCExtractor``. Parameters as for ``MemoryPolicy``."""
-
-    default_features_extractor = DNCExtractor
+def _with_extractor(extractor: type[MemoryExtractor]) -> type[MemoryPolicy]:
+    name = f"{extractor.__name__.removesuffix('Extractor')}Policy"
+    doc = f"``MemoryPolicy`` with ``{extractor.__name__}``. Parameters as for ``MemoryPolicy``."
+    return type(name, (MemoryPolicy,), {"__module__": __name__, "__doc__": doc, "default_features_extractor": extractor})
 
 
-class KeyValueMemoryPolicy(MemoryPolicy):
-    """With ``KeyValueMemoryExtractor``. Parameters as for ``MemoryPolicy``."""
-
-    default_features_extractor = KeyValueMemoryExtractor
-
-
-class TransformerPolicy(MemoryPolicy):
-    """With ``TransformerExtractor``. Parameters as for ``MemoryPolicy``."""
-
-    default_features_extractor = TransformerExtractor
+#: A policy for each core: ``NTMPolicy``, ``DNCPolicy``, ...
+CORE_POLICIES = {policy.__name__: policy for policy in map(_with_extractor, CORE_EXTRACTORS.values())}
+#: Names that models of earlier versions have
+FORMER_POLICIES = {"TransformerPolicy": "GTrXLPolicy"}
 
 
-# SB3's three names for each: what the tokens and frames are follows from the observation space
-SoftAttentionMlpPolicy = SoftAttentionCnnPolicy = SoftAttentionMultiInputPolicy = SoftAttentionPolicy
-HardAttentionMlpPolicy = HardAttentionCnnPolicy = HardAttentionMultiInputPolicy = HardAttentionPolicy
-SelfAttentionMlpPolicy = SelfAttentionCnnPolicy = SelfAttentionMultiInputPolicy = SelfAttentionPolicy
-MemoryMlpPolicy = MemoryCnnPolicy = MemoryMultiInputPolicy = MemoryPolicy
-NTMMlpPolicy = NTMCnnPolicy = NTMMultiInputPolicy = NTMPolicy
-DNCMlpPolicy = DNCCnnPolicy = DNCMultiInputPolicy = DNCPolicy
-KeyValueMemoryMlpPolicy = KeyValueMemoryCnnPolicy = KeyValueMemoryMultiInputPolicy = KeyValueMemoryPolicy
-TransformerMlpPolicy = TransformerCnnPolicy = TransformerMultiInputPolicy = TransformerPolicy
+def __getattr__(name: str) -> Any:
+    """Policies by their names in ``CORE_POLICIES``, and by SB3's three for each: ``NTMPolicy``, ``NTMPolicy``, ..."""
+    policies = {**CORE_POLICIES, **{name: value for name, value in globals().items() if name.endswith("Policy")}}
+    # What tokens and frames are follows from the observation space, so all three are the same class
+    plain = re.sub("(Mlp|Cnn|MultiInput)Policy$", "Policy", name)
+    try:
+        return policies[FORMER_POLICIES.get(plain, plain)]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None

@@ -1,5 +1,8 @@
 """Features extractors for ``policy_kwargs`` of SB3's algorithms."""
 
+from typing import Any
+
+from sb3_attn.extractors import memory
 from sb3_attn.extractors.attention import (
     AttentionExtractor,
     HardAttentionExtractor,
@@ -7,23 +10,18 @@ from sb3_attn.extractors.attention import (
     SelfAttentionExtractor,
     SoftAttentionExtractor,
 )
-from sb3_attn.extractors.memory import (
-    DNCExtractor,
-    KeyValueMemoryExtractor,
-    MemoryExtractor,
-    NTMExtractor,
-    TransformerExtractor,
-)
+from sb3_attn.extractors.memory import CORE_EXTRACTORS, MemoryExtractor
 
 __all__ = [
     "AttentionExtractor",
-    "DNCExtractor",
     "HardAttentionExtractor",
-    "KeyValueMemoryExtractor",
     "MemoryExtractor",
-    "NTMExtractor",
     "RegionExtractor",
     "SelfAttentionExtractor",
     "SoftAttentionExtractor",
-    "TransformerExtractor",
+    *CORE_EXTRACTORS,
 ]
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(memory, name)

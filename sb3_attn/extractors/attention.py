@@ -12,7 +12,7 @@ from torch import nn
 
 from sb3_attn.attention import SCORES, HardAttention, SelfAttentionBlock, SoftAttention
 from sb3_attn.attention.functional import masked_max, masked_mean
-from sb3_attn.extractors.tokens import Trunk, make_tokens
+from sb3_attn.extractors.tokenizers import Trunk, make_tokenizer
 
 
 class AttentionExtractor(BaseFeaturesExtractor):
@@ -43,7 +43,7 @@ class AttentionExtractor(BaseFeaturesExtractor):
         mask_keys: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(observation_space, features_dim)
-        self.tokens = make_tokens(
+        self.tokens = make_tokenizer(
             observation_space, token_size, mask_keys, trunk=trunk, coordinates=coordinates, channels_last=channels_last
         )
 
@@ -209,7 +209,7 @@ class RegionExtractor(BaseFeaturesExtractor):
     """
 
     def __init__(self, observation_space: spaces.Space, **token_kwargs: Any) -> None:
-        tokens = make_tokens(observation_space, **token_kwargs)
+        tokens = make_tokenizer(observation_space, **token_kwargs)
         token_size = tokens.token_size + bool(token_kwargs.get("mask_keys"))
         super().__init__(observation_space, tokens.n_tokens * token_size)
         self.tokens = tokens

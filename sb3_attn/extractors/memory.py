@@ -10,7 +10,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Combine
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
-from sb3_attn.memory import MemoryCore, make_core
+from sb3_attn.memory import CORES, MemoryCore, get_core_class, make_core
 from sb3_attn.memory.core import check_sizes
 
 
@@ -74,17 +74,11 @@ class MemoryExtractor(BaseFeaturesExtractor):
         self.encoder = CombinedExtractor(spaces.Dict(frame_spaces), normalized_image=normalized_image)
         self.projection = nn.Sequential(nn.Linear(self.encoder.features_dim, frame_size), nn.ReLU())
         if core is None:
-            core, core_kwargs = self.default_core, {**self.default_core_kwargs(n_stack), **(core_kwargs or {})}
+            # The class's own core looks back over all frames: further would remember the same, and take longer
+            core = self.default_core
+            core_kwargs = {**get_core_class(core).window_kwargs(n_stack), **(core_kwargs or {})}
         self.core = make_core(core, frame_size, core_kwargs)
         self.linear = nn.Sequential(nn.Linear(self.core.output_size, features_dim), nn.ReLU())
-
-    def default_core_kwargs(self, n_stack: int) -> dict[str, Any]:
-        """
-        Arguments of the class's own core, under those of the caller.
-
-        :param n_stack: number of frames
-        """
-        return {}
 
     def forward(self, observations: PyTorchObs) -> th.Tensor:
         """
@@ -140,34 +134,24 @@ class MemoryExtractor(BaseFeaturesExtractor):
         return blank[:-1].long().cumprod(dim=0).sum(dim=0) * self.mask_blank_frames
 
 
-class NTMExtractor(MemoryExtractor):
-    """With a neural Turing machine. Parameters as for ``MemoryExtractor``."""
-
-    default_core = "ntm"
-
-
-class DNCExtractor(MemoryExtractor):
-    """With a differentiable neural computer. Parameters as for ``MemoryExtractor``."""
-
-    default_core = "dnc"
+def _with_core(core: str) -> type[MemoryExtractor]:
+    core_class = CORES[core]
+    doc = f"``MemoryExtractor`` with ``{core_class.__name__}``. Parameters as for ``MemoryExtractor``."
+    name = f"{core_class.__name__.removesuffix('Core')}Extractor"
+    return type(name, (MemoryExtractor,), {"__module__": __name__, "__doc__": doc, "default_core": core})
 
 
-class KeyValueMemoryExtractor(MemoryExtractor):
-    """With a key-value memory of a slot for each frame. Parameters as for ``MemoryExtractor``."""
-
-    default_core = "key_value"
-
-    def default_core_kwargs(self, n_stack: int) -> dict[str, Any]:
-        return dict(n_slots=n_stack)  # more would remember the same, and take longer
+#: An extractor for each core: ``NTMExtractor``, ``DNCExtractor``, ...
+CORE_EXTRACTORS = {extractor.__name__: extractor for extractor in map(_with_core, CORES)}
+#: Names that models of earlier versions have
+FORMER_EXTRACTORS = {"TransformerExtractor": "GTrXLExtractor"}
 
 
-class TransformerExtractor(MemoryExtractor):
-    """With a gated transformer that looks back over all frames. Parameters as for ``MemoryExtractor``."""
-
-    default_core = "gated_transformer"
-
-    def default_core_kwargs(self, n_stack: int) -> dict[str, Any]:
-        return dict(memory_length=n_stack)  # longer would remember the same, and take as much longer
+def __getattr__(name: str) -> Any:
+    try:
+        return CORE_EXTRACTORS[FORMER_EXTRACTORS.get(name, name)]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
 
 
 def _take_apart(

@@ -1,30 +1,21 @@
-from sb3_attn.memory.core import IdentityCore, MemoryCore, make_core
-from sb3_attn.memory.dnc import DNCCore
-from sb3_attn.memory.gated_transformer import GatedTransformerCore
+from sb3_attn.memory.core import IdentityCore, MemoryCore
+from sb3_attn.memory.external.dnc import DNCCore
+from sb3_attn.memory.external.ntm import NTMCore
+from sb3_attn.memory.gtrxl import GTrXLCore
 from sb3_attn.memory.key_value import KeyValueMemoryCore
-from sb3_attn.memory.ntm import NTMCore
+from sb3_attn.memory.registry import CORES, get_core_class, make_core
 from sb3_attn.memory.rnn import GRUCore, LSTMCore
-
-#: The cores that ``policy_kwargs=dict(core=...)`` knows by name
-CORES: dict[str, type[MemoryCore]] = {
-    "dnc": DNCCore,
-    "gated_transformer": GatedTransformerCore,
-    "gru": GRUCore,
-    "identity": IdentityCore,
-    "key_value": KeyValueMemoryCore,
-    "lstm": LSTMCore,
-    "ntm": NTMCore,
-}
 
 __all__ = [
     "CORES",
     "DNCCore",
     "GRUCore",
-    "GatedTransformerCore",
+    "GTrXLCore",
     "IdentityCore",
     "KeyValueMemoryCore",
     "LSTMCore",
     "MemoryCore",
     "NTMCore",
+    "get_core_class",
     "make_core",
 ]

@@ -1,4 +1,4 @@
-"""The contract every memory obeys, and the registry that names them."""
+"""The contract that every memory core obeys."""
 
 import math
 from abc import ABC, abstractmethod
@@ -49,6 +49,16 @@ class MemoryCore(nn.Module, ABC):
         for name, number in numbers.items():
             if not isinstance(number, Real) or not math.isfinite(number):
                 raise ValueError(f"{name}={number!r} of {type(self).__name__} is not finite; give it a number such as 1.0.")
+
+    @classmethod
+    def window_kwargs(cls, length: int) -> dict[str, Any]:
+        """
+        Arguments of the constructor with which a sliding-window core looks back exactly ``length`` steps.
+
+        :param length: number of steps
+        :return: keyword arguments; none for a core without a window
+        """
+        return {}
 
     @abstractmethod
     def initial_state(self, batch_size: int) -> CoreState:
@@ -129,29 +139,3 @@ class IdentityCore(MemoryCore):
 
     def unroll(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, CoreState]:
         return inputs, state
-
-
-def make_core(core: str | type[MemoryCore], input_size: int, core_kwargs: dict[str, Any] | None = None) -> MemoryCore:
-    """
-    Build a memory core by name or by class.
-
-    :param core: one of the keys of ``sb3_attn.memory.CORES``, or a ``MemoryCore`` subclass
-    :param input_size: size F of the vectors it will read
-    :param core_kwargs: further arguments of its constructor
-    :return: the core
-    :raises ValueError: if the name is unknown, or the class is no ``MemoryCore``
-    """
-    from sb3_attn.memory import CORES  # the registry imports every core, and each core imports this module
-
-    if isinstance(core, str):
-        if core not in CORES:
-            raise ValueError(f"core={core!r} is unknown; choose one of {sorted(CORES)} or pass a MemoryCore subclass.")
-        core = CORES[core]
-    if not (isinstance(core, type) and issubclass(core, MemoryCore)):
-        raise ValueError(
-            f"core={core!r} is no MemoryCore subclass; subclass sb3_attn.memory.MemoryCore or choose one of {sorted(CORES)}."
-        )
-    try:
-        return core(input_size, **(core_kwargs or {}))
-    except TypeError as error:
-        raise ValueError(f"core_kwargs={core_kwargs} do not fit {core.__name__}: {error}.") from error

@@ -1,6 +1,6 @@
 """Memory of keys and values: what was seen last, looked up by content."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch as th
 from torch import nn
@@ -10,7 +10,7 @@ from sb3_attn.common.core_state import CoreState
 from sb3_attn.common.softmax import masked_softmax
 from sb3_attn.memory.core import MemoryCore
 from sb3_attn.memory.rnn import LSTMCore, LSTMState
-from sb3_attn.memory.window import by_entry, extend, visible
+from sb3_attn.memory.sliding_window import by_entry, extend, visible
 
 CONTEXTS = ("mqn", "rmqn", "frmqn")
 
@@ -81,6 +81,10 @@ class KeyValueMemoryCore(MemoryCore):
         self.question = nn.Linear(hidden_size, key_size)
         self.ages = nn.Parameter(0.1 * th.randn(n_slots, key_size))  # the oldest first
         self.next_questions = nn.ModuleList(nn.Linear(key_size + value_size, key_size) for _ in range(n_hops - 1))
+
+    @classmethod
+    def window_kwargs(cls, length: int) -> dict[str, Any]:
+        return dict(n_slots=length)
 
     def initial_state(self, batch_size: int) -> KeyValueState:
         def zeros(*shape: int) -> th.Tensor:

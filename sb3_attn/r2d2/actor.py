@@ -12,8 +12,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 
 from sb3_attn.common.core_state import CoreState
-from sb3_attn.common.exploration import epsilon_ladder
-from sb3_attn.r2d2.environments import MakeEnv, monitored
+from sb3_attn.common.exploration import ape_x_epsilons
+from sb3_attn.r2d2.environments import EnvFn, monitored
 from sb3_attn.r2d2.restarting import FAILURE, RestartingEnv
 from sb3_attn.r2d2.spec import ActorSpec
 from sb3_attn.r2d2.td_errors import acting_td_errors
@@ -70,7 +70,7 @@ class Actor:
         self.env = self._make_envs(current_env) if env is None else env
         self._vec_normalize = unwrap_vec_normalize(self.env)
         n_envs = self.env.num_envs
-        self.epsilons = epsilon_ladder(spec.n_actors * n_envs)[index * n_envs : (index + 1) * n_envs]
+        self.epsilons = ape_x_epsilons(spec.n_actors * n_envs)[index * n_envs : (index + 1) * n_envs]
         self.rng = np.random.default_rng(None if rebuilt or spec.seed is None else [*spec.seed, index])
         with th.random.fork_rng(devices=[]):  # weights to be replaced must not cost the learner random numbers
             self.q_net: RecurrentQNetwork = spec.policy_class(**spec.policy_kwargs, lr_schedule=lambda _: 0.0).q_net.to(device)
@@ -79,7 +79,7 @@ class Actor:
         self._obs: Any = None
 
     def _make_envs(self, current_env: np.ndarray | None) -> VecEnv:
-        def restarting(k: int, make_env: MakeEnv) -> gym.Env:
+        def restarting(k: int, make_env: EnvFn) -> gym.Env:
             name, make_monitored = f"environment {k} of actor {self.index}", partial(monitored, make_env)
             return RestartingEnv(make_monitored, name, self.spec.max_env_restarts, on_use=partial(note, k))
 
@@ -87,7 +87,7 @@ class Actor:
             if current_env is not None:
                 current_env[0] = k
 
-        envs = DummyVecEnv([partial(restarting, k, make_env) for k, make_env in enumerate(self.spec.make_envs)])
+        envs = DummyVecEnv([partial(restarting, k, make_env) for k, make_env in enumerate(self.spec.env_fns)])
         return BaseAlgorithm._wrap_env(envs, monitor_wrapper=False)
 
     def load(self, weights: Weights) -> None:
@@ -169,7 +169,7 @@ class Actor:
 
     def close(self) -> None:
         """Close the environments, if they are its own."""
-        if self.spec.make_envs:
+        if self.spec.env_fns:
             self.env.close()
 
     def _begin(self) -> None:

@@ -6,7 +6,7 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from sb3_attn.r2d2.environments import factories_of
+from sb3_attn.r2d2.environments import env_fns_of
 
 if TYPE_CHECKING:
     from sb3_attn.r2d2.r2d2 import R2D2
@@ -35,7 +35,7 @@ def check_r2d2_arguments(model: R2D2) -> None:
     if model.backend == "sync" and model.backend_kwargs:
         raise ValueError(f"backend_kwargs={model.backend_kwargs}, but backend='sync' takes none; leave them out.")
     if model.n_actors > 0 and model.env is not None:  # a model that is loaded to be looked at needs no actors
-        factories_of(model.env)
+        env_fns_of(model.env)
         if model.backend == "ray":
             ray_backend().check_options(**model.backend_kwargs)
 

@@ -13,7 +13,7 @@ from stable_baselines3.common.monitor import Monitor, ResultsWriter
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecTransposeImage
 
-MakeEnv = Callable[[], gym.Env]
+EnvFn = Callable[[], gym.Env]
 
 DEFAULT_ENVS_PER_ACTOR = 8
 
@@ -53,12 +53,12 @@ class FactoryVecEnv(DummyVecEnv):
     :param n_envs: number of environments
     """
 
-    def __init__(self, make_env: MakeEnv, n_envs: int) -> None:
+    def __init__(self, make_env: EnvFn, n_envs: int) -> None:
         super().__init__([partial(monitored, make_env)] * n_envs)
         self.make_env = make_env
 
 
-def to_vec_env(env: GymEnv | str | MakeEnv | None, n_envs: int | None) -> GymEnv | None:
+def to_vec_env(env: GymEnv | str | EnvFn | None, n_envs: int | None) -> GymEnv | None:
     """
     Environments of what R2D2's users pass.
 
@@ -86,7 +86,7 @@ def to_vec_env(env: GymEnv | str | MakeEnv | None, n_envs: int | None) -> GymEnv
     return None if env is None else FactoryVecEnv(env, n_envs or DEFAULT_ENVS_PER_ACTOR)
 
 
-def monitored(make_env: MakeEnv) -> gym.Env:
+def monitored(make_env: EnvFn) -> gym.Env:
     """
     An environment with a Monitor.
 
@@ -96,7 +96,7 @@ def monitored(make_env: MakeEnv) -> gym.Env:
     return Monitor(env) if unwrap_wrapper(env, Monitor) is None else env
 
 
-def factories_of(env: VecEnv) -> list[MakeEnv]:
+def env_fns_of(env: VecEnv) -> list[EnvFn]:
     """
     What makes such environments again, in any process.
 

@@ -16,6 +16,7 @@ from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn import DQN
 
+from sb3_attn.common.former_names import accept_former_arguments
 from sb3_attn.r2d2.accounts import Accounts
 from sb3_attn.r2d2.actor import Actor, Weights
 from sb3_attn.r2d2.actors import Actors, LocalActors
@@ -28,6 +29,7 @@ from sb3_attn.r2d2.stopping import save_checkpoints, stop_request
 from sb3_attn.r2d2.trajectory import Trajectory, check_trajectory
 from sb3_attn.recurrent_dqn import RecurrentDQN, RecurrentDQNPolicy
 from sb3_attn.recurrent_dqn.arguments import check_buffer_size
+from sb3_attn.recurrent_dqn.recurrent_dqn import FORMER_ARGUMENTS
 
 SelfR2D2 = TypeVar("SelfR2D2", bound="R2D2")
 
@@ -58,7 +60,7 @@ class R2D2(RecurrentDQN):
         (``RecurrentDQN`` counts environment steps)
     :param max_grad_norm: The maximum value for the gradient clipping
     :param double_q: as for ``RecurrentDQN``, and so are the other parts of the method:
-    :param bootstrap_n: number of rewards before the bootstrap, if ``td_lambda`` is ``None``
+    :param n_steps: number of rewards before the bootstrap, if ``td_lambda`` is ``None``
     :param td_lambda: learn from Peng's Q(lambda) over the window; ``None`` means n-step returns
     :param value_rescaling: learn h(Q) instead of Q (see ``sb3_attn.common.td.signed_hyperbolic``)
     :param trace_length: number of trained steps in a window; ``None`` means whole episodes
@@ -87,6 +89,7 @@ class R2D2(RecurrentDQN):
     :raises ValueError: if arguments are out of range or contradict each other; the sentence says what to change
     """
 
+    @accept_former_arguments(**FORMER_ARGUMENTS)
     def __init__(
         self,
         policy: str | type[RecurrentDQNPolicy],
@@ -102,7 +105,7 @@ class R2D2(RecurrentDQN):
         target_update_interval: int = 2500,
         max_grad_norm: float = 40.0,
         double_q: bool = True,
-        bootstrap_n: int = 5,
+        n_steps: int = 5,
         td_lambda: float | None = None,
         value_rescaling: bool = True,
         trace_length: int | None = 80,
@@ -140,7 +143,7 @@ class R2D2(RecurrentDQN):
             target_update_interval=target_update_interval,
             max_grad_norm=max_grad_norm,
             double_q=double_q,
-            bootstrap_n=bootstrap_n,
+            n_steps=n_steps,
             td_lambda=td_lambda,
             value_rescaling=value_rescaling,
             trace_length=trace_length,
@@ -148,7 +151,7 @@ class R2D2(RecurrentDQN):
             sequence_period=sequence_period,
             stored_state=stored_state,
             prioritized_replay=prioritized_replay,
-            epsilon_ladder=True,
+            per_env_epsilons=True,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
             policy_kwargs=with_default_policy_kwargs(policy_kwargs),
@@ -176,7 +179,7 @@ class R2D2(RecurrentDQN):
             self._setup_model()
 
     @property
-    def n_lanes(self) -> int:
+    def n_replay_envs(self) -> int:
         return self.n_envs * max(self.n_actors, 1)
 
     def _setup_model(self) -> None:

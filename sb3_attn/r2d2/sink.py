@@ -53,12 +53,12 @@ class ReplaySink:
         :param trajectory: of any actor
         :return: what became of it
         """
-        n_windows = self.buffer.n_registered
+        n_windows = self.buffer.n_windows_added
         for step in self._steps(trajectory):
             self.buffer.add(**step)
         n_inserted = int(trajectory.valid.sum())
         rejected = Counter({"the environment failed": n_failed} if (n_failed := trajectory.n_steps - n_inserted) else {})
-        return Receipt(n_inserted, rejected, self.buffer.n_registered - n_windows)
+        return Receipt(n_inserted, rejected, self.buffer.n_windows_added - n_windows)
 
     def _steps(self, trajectory: Trajectory) -> Iterator[dict[str, Any]]:
         """The arguments of ``buffer.add``, step after step."""

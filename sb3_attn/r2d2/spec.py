@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sb3_attn.r2d2.environments import MakeEnv, factories_of
+from sb3_attn.r2d2.environments import EnvFn, env_fns_of
 from sb3_attn.recurrent_dqn import RecurrentDQNPolicy
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ class ActorSpec(NamedTuple):
     """
     All that an actor has to know; can be pickled.
 
-    :param make_envs: make the environments of an actor; none if it is given them
+    :param env_fns: make the environments of an actor; none if it is given them
     :param n_actors: number of actors, over whose environments the epsilons are spread
     :param policy_class: class of the policy
     :param policy_kwargs: its arguments, the spaces among them
@@ -29,7 +29,7 @@ class ActorSpec(NamedTuple):
     :param max_env_restarts: how often an environment may fail
     """
 
-    make_envs: list[MakeEnv]
+    env_fns: list[EnvFn]
     n_actors: int
     policy_class: type[RecurrentDQNPolicy]
     policy_kwargs: dict[str, Any]
@@ -52,7 +52,7 @@ def actor_spec(model: R2D2) -> ActorSpec:
     """
     assert model.env is not None, "SB3 has checked it"
     return ActorSpec(
-        make_envs=factories_of(model.env) if model.n_actors else [],
+        env_fns=env_fns_of(model.env) if model.n_actors else [],
         n_actors=max(model.n_actors, 1),
         policy_class=model.policy_class,  # type: ignore[arg-type]  # check_arguments() has seen to it
         policy_kwargs={

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sb3_attn.recurrent_dqn.finite import check_finite
+from sb3_attn.recurrent_dqn.nan_checks import check_finite
 from sb3_attn.replay.sequence_buffer import SINGLE_KEY
 
 

@@ -44,15 +44,15 @@ def check_arguments(model: RecurrentDQN) -> None:
     assert isinstance(model.action_space, spaces.Discrete), "SB3 has refused all others"
     if model.action_space.start != 0:
         raise ValueError(f"the actions are {model.action_space}; number them from 0, with an ActionWrapper for example.")
-    for name in ("batch_size", "bootstrap_n", "target_update_interval"):
+    for name in ("batch_size", "n_steps", "target_update_interval"):
         if getattr(model, name) < 1:
             raise ValueError(f"{name}={getattr(model, name)} must be at least 1.")
     if model.td_lambda is not None and not 0 <= model.td_lambda <= 1:
         raise ValueError(f"td_lambda={model.td_lambda} must lie between 0 and 1, or be None for n-step returns.")
-    if model.td_lambda is not None and model.bootstrap_n > 1:
+    if model.td_lambda is not None and model.n_steps > 1:
         raise ValueError(
-            f"td_lambda={model.td_lambda} and bootstrap_n={model.bootstrap_n} are two kinds of return; pass td_lambda=None "
-            "for n-step returns, or bootstrap_n=1."
+            f"td_lambda={model.td_lambda} and n_steps={model.n_steps} are two kinds of return; pass td_lambda=None "
+            "for n-step returns, or n_steps=1."
         )
 
 
@@ -65,10 +65,10 @@ def check_buffer_size(model: RecurrentDQN) -> None:
     :param model: has the arguments as its attributes
     :raises ValueError: if it does not
     """
-    lane_size, sequence_length = model.buffer_size // model.n_lanes, model.burn_in_length + (model.trace_length or 1)
+    lane_size, sequence_length = model.buffer_size // model.n_replay_envs, model.burn_in_length + (model.trace_length or 1)
     if lane_size < sequence_length:
         raise ValueError(
-            f"buffer_size={model.buffer_size} leaves {lane_size} steps for each of {model.n_lanes} environments, so "
+            f"buffer_size={model.buffer_size} leaves {lane_size} steps for each of {model.n_replay_envs} environments, so "
             f"burn_in_length={model.burn_in_length} and trace_length={model.trace_length} do not fit; raise buffer_size to "
-            f"at least {sequence_length * model.n_lanes}."
+            f"at least {sequence_length * model.n_replay_envs}."
         )

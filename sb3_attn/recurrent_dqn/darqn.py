@@ -7,10 +7,10 @@ from gymnasium import spaces
 from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_attn.attention import HardAttention, SoftAttention
-from sb3_attn.attention.functional import draw
+from sb3_attn.attention.functional import sample_categorical
 from sb3_attn.common.core_state import CoreState
 from sb3_attn.extractors import RegionExtractor
-from sb3_attn.extractors.tokens import make_tokens
+from sb3_attn.extractors.tokenizers import make_tokenizer
 from sb3_attn.memory import LSTMCore, MemoryCore
 from sb3_attn.memory.rnn import LSTMState
 from sb3_attn.recurrent_dqn.policies import RecurrentDQNPolicy
@@ -80,7 +80,7 @@ class AttentionLSTMCore(MemoryCore):
         hidden, cell, log_probability = state
         contexts, weights = self.attend(inputs, state)
         if self.selection == "reinforce":
-            chosen = draw(weights) if self.training else weights.argmax(dim=-1)
+            chosen = sample_categorical(weights) if self.training else weights.argmax(dim=-1)
             # Weights of 0 are drawn only where no region is real, and there is nothing to learn there
             log_chosen = weights.gather(-1, chosen.unsqueeze(-1)).clamp(min=th.finfo(weights.dtype).tiny).log().flatten()
             rows = th.arange(len(inputs), device=inputs.device)
@@ -135,7 +135,7 @@ class DARQNPolicy(RecurrentDQNPolicy):
         **kwargs: Any,
     ) -> None:
         with th.device("meta"):  # for the number of regions, nothing needs to be allocated or drawn
-            n_regions = make_tokens(observation_space, **(features_extractor_kwargs or {})).n_tokens
+            n_regions = make_tokenizer(observation_space, **(features_extractor_kwargs or {})).n_tokens
         masked = bool((features_extractor_kwargs or {}).get("mask_keys"))
         # The regions lie side by side in the core's inputs: nothing may mix them before, and the head sees the memory only
         own = dict(features_extractor_class=RegionExtractor, core=AttentionLSTMCore, encoder_arch=[], skip_connection=False)

@@ -106,7 +106,7 @@ class RecurrentQNetwork(QNetwork):
         :param state: the memory before it
         :return: Q-values ``[B, actions]`` and the memory after it
         """
-        inputs = self._encode(obs)
+        inputs = self.encode(obs)
         outputs, state = self.core(inputs, state)
         return self._q_values(inputs, outputs), state
 
@@ -118,23 +118,23 @@ class RecurrentQNetwork(QNetwork):
         :param state: the memory before the first
         :return: Q-values ``[T, B, actions]`` and the memory after the last
         """
-        inputs = self._encode_sequence(obs)
+        inputs = self.encode_sequence(obs)
         outputs, state = self.core.unroll(inputs, state)
         return self._q_values(inputs, outputs), state
 
     def advance(self, obs: PyTorchObs, state: CoreState) -> CoreState:
         """The memory after T steps, ``obs`` being ``[T, B, ...]``."""
-        return self.core.unroll(self._encode_sequence(obs), state)[1]
+        return self.core.unroll(self.encode_sequence(obs), state)[1]
 
-    def _encode(self, obs: PyTorchObs) -> th.Tensor:
+    def encode(self, obs: PyTorchObs) -> th.Tensor:
         return self.encoder(self.extract_features(obs, self.features_extractor))
 
-    def _encode_sequence(self, obs: PyTorchObs) -> th.Tensor:
+    def encode_sequence(self, obs: PyTorchObs) -> th.Tensor:
         # SB3's preprocessing knows one batch axis, so time is folded into it and out again
         if isinstance(obs, dict):
             leading = next(iter(obs.values())).shape[:2]
-            return self._encode({key: array.flatten(0, 1) for key, array in obs.items()}).unflatten(0, leading)
-        return self._encode(obs.flatten(0, 1)).unflatten(0, obs.shape[:2])
+            return self.encode({key: array.flatten(0, 1) for key, array in obs.items()}).unflatten(0, leading)
+        return self.encode(obs.flatten(0, 1)).unflatten(0, obs.shape[:2])
 
     def _q_values(self, inputs: th.Tensor, outputs: th.Tensor) -> th.Tensor:
         latent = th.cat((outputs, inputs), dim=-1) if self.skip_connection else outputs

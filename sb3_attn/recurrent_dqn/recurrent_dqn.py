@@ -1,5 +1,6 @@
 """Deep Q-learning with a memory."""
 
+import warnings
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, ClassVar, TypeVar, cast
@@ -17,13 +18,17 @@ from torch.nn import functional as F
 
 from sb3_attn.common import td
 from sb3_attn.common.core_state import CoreState
-from sb3_attn.common.exploration import epsilon_ladder as make_epsilon_ladder
+from sb3_attn.common.exploration import ape_x_epsilons
+from sb3_attn.common.former_names import accept_former_arguments, rename_attributes
 from sb3_attn.recurrent_dqn.arguments import check_arguments, check_buffer_size
 from sb3_attn.recurrent_dqn.burn_in import burn_in
-from sb3_attn.recurrent_dqn.finite import FiniteGuard, check_finite, check_finite_loss
+from sb3_attn.recurrent_dqn.nan_checks import FiniteGuard, check_finite, check_finite_loss
 from sb3_attn.recurrent_dqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, RecurrentDQNPolicy, RecurrentQNetwork
 from sb3_attn.recurrent_dqn.saving import SaveAndLoad
 from sb3_attn.replay import PrioritizedSequenceReplayBuffer, SequenceReplayBuffer, SequenceReplayBufferSamples
+
+#: Arguments of earlier versions, which their zips and YAML files still have
+FORMER_ARGUMENTS = {"bootstrap_n": "n_steps", "epsilon_ladder": "per_env_epsilons"}
 
 SelfRecurrentDQN = TypeVar("SelfRecurrentDQN", bound="RecurrentDQN")
 
@@ -56,7 +61,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
     :param exploration_final_eps: final value of random action probability
     :param max_grad_norm: The maximum value for the gradient clipping
     :param double_q: choose the next action by the online network (van Hasselt et al. 2016)
-    :param bootstrap_n: number of rewards before the bootstrap, if ``td_lambda`` is ``None``
+    :param n_steps: number of rewards before the bootstrap, if ``td_lambda`` is ``None``
     :param td_lambda: learn from Peng's Q(lambda) over the window; ``None`` means n-step returns
     :param value_rescaling: learn h(Q) instead of Q (see ``sb3_attn.common.td.signed_hyperbolic``)
     :param trace_length: number of trained steps in a window; ``None`` means whole episodes
@@ -64,7 +69,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
     :param sequence_period: distance of the starts of two trained parts; ``None`` means ``trace_length``
     :param stored_state: start windows from the state that acting had there, rather than from the initial one
     :param prioritized_replay: draw windows by the size of their TD errors
-    :param epsilon_ladder: a constant epsilon for each environment (see ``sb3_attn.common.exploration.epsilon_ladder``)
+    :param per_env_epsilons: a constant epsilon for each environment (see ``sb3_attn.common.exploration.ape_x_epsilons``)
         instead of the schedule; ``predict(deterministic=False)`` then explores as the greediest of them does
     :param stats_window_size: Window size for the rollout logging, specifying the number of episodes to average
         the reported success rate, mean episode length, and mean reward over
@@ -92,6 +97,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
     policy: RecurrentDQNPolicy
     replay_buffer: SequenceReplayBuffer
 
+    @accept_former_arguments(**FORMER_ARGUMENTS)
     def __init__(
         self,
         policy: str | type[RecurrentDQNPolicy],
@@ -113,7 +119,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
         exploration_final_eps: float = 0.05,
         max_grad_norm: float = 10,
         double_q: bool = True,
-        bootstrap_n: int = 1,
+        n_steps: int = 1,
         td_lambda: float | None = 0.8,
         value_rescaling: bool = False,
         trace_length: int | None = 40,
@@ -121,7 +127,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
         sequence_period: int | None = None,
         stored_state: bool = True,
         prioritized_replay: bool = False,
-        epsilon_ladder: bool = False,
+        per_env_epsilons: bool = False,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -159,7 +165,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
             _init_setup_model=False,
         )
         self.double_q = double_q
-        self.bootstrap_n = bootstrap_n
+        self.n_steps = n_steps
         self.td_lambda = td_lambda
         self.value_rescaling = value_rescaling
         self.trace_length = trace_length
@@ -167,7 +173,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
         self.sequence_period = sequence_period
         self.stored_state = stored_state
         self.prioritized_replay = prioritized_replay
-        self.epsilon_ladder = epsilon_ladder
+        self.per_env_epsilons = per_env_epsilons
         # The memory of acting: before the observation at hand, and around the step that is under way
         self._core_state: CoreState | None = None
         self._step_states: tuple[CoreState, CoreState] | None = None
@@ -176,6 +182,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
             self._setup_model()
 
     def _setup_model(self) -> None:
+        rename_attributes(self.__dict__, FORMER_ARGUMENTS)
         check_arguments(self)
         if self.replay_buffer is None:  # SB3 would build it without the lengths
             self.replay_buffer = self.replay_buffer_class(
@@ -183,16 +190,18 @@ class RecurrentDQN(SaveAndLoad, DQN):
                 self.observation_space,
                 self.action_space,
                 device=self.device,
-                n_envs=self.n_lanes,
+                n_envs=self.n_replay_envs,
                 trace_length=self.trace_length,
                 burn_in_length=self.burn_in_length,
                 sequence_period=self.sequence_period,
                 stored_state=self.stored_state,
                 **self.replay_buffer_kwargs,
             )
-        super()._setup_model()
-        if self.epsilon_ladder:
-            self.exploration_schedule = ConstantSchedule(make_epsilon_ladder(self.n_lanes)[-1])
+        with warnings.catch_warnings():  # SB3's, that a replay buffer of one's own knows nothing of n_steps; td.py does it
+            warnings.filterwarnings("ignore", "`n_steps=.*` is ignored")
+            super()._setup_model()
+        if self.per_env_epsilons:
+            self.exploration_schedule = ConstantSchedule(ape_x_epsilons(self.n_replay_envs)[-1])
 
     def _setup_learn(
         self,
@@ -230,7 +239,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
         if self.num_timesteps < learning_starts:
             explore = np.ones(n_envs, dtype=bool)
         else:
-            epsilons = make_epsilon_ladder(n_envs) if self.epsilon_ladder else self.exploration_rate
+            epsilons = ape_x_epsilons(n_envs) if self.per_env_epsilons else self.exploration_rate
             explore = np.random.rand(n_envs) < epsilons
         actions = self._replace_randomly(greedy_actions.cpu().numpy(), explore)
         return actions, actions
@@ -307,7 +316,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
     @property
     def return_kwargs(self) -> dict[str, Any]:
         """The arguments of ``td.value_targets`` that say what is learned."""
-        return {name: getattr(self, name) for name in ("bootstrap_n", "td_lambda", "value_rescaling")}
+        return {name: getattr(self, name) for name in ("n_steps", "td_lambda", "value_rescaling")}
 
     def predict(
         self,

@@ -20,7 +20,7 @@ class SaveAndLoad(OffPolicyAlgorithm):
     stored_state: bool
 
     @property
-    def n_lanes(self) -> int:
+    def n_replay_envs(self) -> int:
         """Number of environments that fill the replay buffer."""
         return self.n_envs
 
@@ -59,7 +59,7 @@ class SaveAndLoad(OffPolicyAlgorithm):
         assert self.replay_buffer_class is not None, "the constructor has chosen one"
         return {
             "class": self.replay_buffer_class.__name__,
-            "n_envs": self.n_lanes,
+            "n_envs": self.n_replay_envs,
             "observation_space": self.observation_space,
             "action_space": self.action_space,
             "trace_length": self.trace_length,

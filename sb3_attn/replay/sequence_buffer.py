@@ -110,7 +110,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         # A leaf for every step, 1 (or a priority) where a window starts
         self._tree = SumTree(self.buffer_size * n_envs)
         #: Number of windows that could ever be drawn
-        self.n_registered = 0
+        self.n_windows_added = 0
         self.reset()
 
     def reset(self) -> None:
@@ -222,8 +222,8 @@ class SequenceReplayBuffer(ReplayBuffer):
     def _register(self, slots: np.ndarray, lanes: np.ndarray, lengths: np.ndarray | int) -> None:
         """Let windows be drawn from now on."""
         self.window_lengths[slots, lanes] = lengths
-        self.window_ids[slots, lanes] = self.n_registered + np.arange(len(slots))
-        self.n_registered += len(slots)
+        self.window_ids[slots, lanes] = self.n_windows_added + np.arange(len(slots))
+        self.n_windows_added += len(slots)
         self.n_windows += len(slots)
         self._tree.update(self._leaves(slots, lanes), self._new_leaves(slots, lanes, lengths))
 

@@ -8,12 +8,12 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_attn.common.core_state import state_from_arrays, where_rows
 from sb3_attn.extractors import MemoryExtractor
-from sb3_attn.memory import GatedTransformerCore, KeyValueMemoryCore, MemoryCore
+from sb3_attn.memory import GTrXLCore, KeyValueMemoryCore, MemoryCore
 from sb3_attn.recurrent_dqn import RecurrentQNetwork
 from sb3_attn.viz.weights import TokenPart, WeightSource, features_extractor
 
 #: Cores whose slots are the last steps, the oldest first: how many steps ago the last slot's step was
-NEWEST_STEP: dict[type[MemoryCore], int] = {GatedTransformerCore: 0, KeyValueMemoryCore: 1}
+NEWEST_STEP: dict[type[MemoryCore], int] = {GTrXLCore: 0, KeyValueMemoryCore: 1}
 #: What belongs to each pair of slots rather than to each slot: how the first of them is related to the second
 OF_PAIRS = {"link": "slot written before"}
 #: What is no weighting of slots

@@ -10,7 +10,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch.distributions import Categorical
 
 from sb3_attn.common.core_state import state_from_arrays
-from sb3_attn.extractors.tokens import ReceptiveField
+from sb3_attn.extractors.tokenizers import ReceptiveField
 from sb3_attn.recurrent_dqn import RecurrentQNetwork
 from sb3_attn.viz.projection import pixel_map
 from sb3_attn.viz.recording import evaluation_mode

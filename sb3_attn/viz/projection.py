@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib import colormaps
 
-from sb3_attn.extractors.tokens import ReceptiveField
+from sb3_attn.extractors.tokenizers import ReceptiveField
 
 #: Bright is much; it stays readable in grey and for the colour-blind
 COLORMAP = "inferno"

@@ -11,13 +11,13 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_attn.common.core_state import state_from_arrays
 from sb3_attn.extractors import AttentionExtractor, MemoryExtractor
-from sb3_attn.extractors.tokens import DictTokens, EntityTokens, ImageTokens, Tokens
+from sb3_attn.extractors.tokenizers import DictTokenizer, EntityTokenizer, ImageTokenizer, Tokenizer
 from sb3_attn.recurrent_dqn import RecurrentQNetwork
 from sb3_attn.viz.memories import CoreMemory, ExtractorMemory
 from sb3_attn.viz.weights import ImageGrid, TokenPart, WeightSource, features_extractor
 
 
-def token_parts(tokens: Tokens, space: spaces.Space) -> tuple[TokenPart, ...]:
+def token_parts(tokens: Tokenizer, space: spaces.Space) -> tuple[TokenPart, ...]:
     """
     What an extractor's tokens are.
 
@@ -25,23 +25,23 @@ def token_parts(tokens: Tokens, space: spaces.Space) -> tuple[TokenPart, ...]:
     :param space: its observation space, images channels first
     :return: the parts, in the order of the tokens
     """
-    if not isinstance(tokens, DictTokens):
+    if not isinstance(tokens, DictTokenizer):
         return (_part(None, tokens, space, 0),)
     assert isinstance(space, spaces.Dict), "only a Dict has them"
     parts: list[TokenPart] = []
     for key, module in tokens.tokens.items():
-        assert isinstance(module, Tokens), "nothing else is in there"
+        assert isinstance(module, Tokenizer), "nothing else is in there"
         parts.append(_part(key, module, space[key], parts[-1].stop if parts else 0))
     return tuple(parts)
 
 
-def _part(key: str | None, tokens: Tokens, space: spaces.Space, start: int) -> TokenPart:
+def _part(key: str | None, tokens: Tokenizer, space: spaces.Space, start: int) -> TokenPart:
     stop = start + tokens.n_tokens
-    if isinstance(tokens, ImageTokens):
+    if isinstance(tokens, ImageTokenizer):
         assert space.shape is not None, "an image is a Box"
         height, width = space.shape[1:]
         return TokenPart(key, "region", start, stop, ImageGrid(tokens.grid, tokens.receptive_field, (height, width)))
-    return TokenPart(key, "entity" if isinstance(tokens, EntityTokens) else "entry", start, stop)
+    return TokenPart(key, "entity" if isinstance(tokens, EntityTokenizer) else "entry", start, stop)
 
 
 class ExtractorAttention(WeightSource):
@@ -74,7 +74,11 @@ class CoreAttention(WeightSource):
     @classmethod
     def from_network(cls, network: Any) -> list[WeightSource]:
         tokens = getattr(features_extractor(network), "tokens", None)
-        if not isinstance(network, RecurrentQNetwork) or not isinstance(tokens, Tokens) or not hasattr(network.core, "attend"):
+        if (
+            not isinstance(network, RecurrentQNetwork)
+            or not isinstance(tokens, Tokenizer)
+            or not hasattr(network.core, "attend")
+        ):
             return []
         return [cls(network, token_parts(tokens, network.observation_space))]
 
@@ -132,6 +136,6 @@ def _nothing_to_show(model: BaseAlgorithm, network: Any) -> str:
         f"This {type(model).__name__} has no attention and no memory to show: {found}; train it with "
         "policy_kwargs=dict(features_extractor_class=SoftAttentionExtractor) (or HardAttentionExtractor, "
         "SelfAttentionExtractor; over stacked frames NTMExtractor, DNCExtractor, KeyValueMemoryExtractor, "
-        "TransformerExtractor), a RecurrentDQN also with policy_kwargs=dict(core='ntm') (or 'dnc', 'key_value', "
-        "'gated_transformer'), or look at occlusion saliency, which any model that sees images has."
+        "GTrXLExtractor), a RecurrentDQN also with policy_kwargs=dict(core='ntm') (or 'dnc', 'key_value', "
+        "'gtrxl'), or look at occlusion saliency, which any model that sees images has."
     )

@@ -8,7 +8,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_attn.extractors.tokens import ReceptiveField
+from sb3_attn.extractors.tokenizers import ReceptiveField
 
 
 class ImageGrid(NamedTuple):

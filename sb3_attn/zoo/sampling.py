@@ -3,7 +3,7 @@ Search spaces for ``sb3-attn optimize``.
 
 RL Zoo lets what a sampler returns replace the YAML's entries one by one, and ``policy_kwargs`` is one entry: whatever
 the YAML says in there is lost. So each sampler returns the whole of it, and arguments that depend on one another
-(``td_lambda`` and ``bootstrap_n``; ``trace_length``, ``burn_in_length`` and ``sequence_period``) always come together.
+(``td_lambda`` and ``n_steps``; ``trace_length``, ``burn_in_length`` and ``sequence_period``) always come together.
 Every combination is one that the constructor accepts. All parameters are drawn in every trial, also those that another one
 makes idle: Optuna's multivariate TPE learns only from what all trials have.
 """
@@ -22,7 +22,7 @@ MAX_STEPS_PER_BATCH = 4096
 BATCH_SIZES = (16, 128)
 
 #: All have a ``hidden_size``. NTM and DNC take several times as long for each update and are left to those who name them.
-CORES = ("lstm", "gru", "key_value", "gated_transformer")
+CORES = ("lstm", "gru", "key_value", "gtrxl")
 
 LAYERS: dict[str, list[int]] = {"none": [], "small": [64], "medium": [128], "big": [256]}
 
@@ -66,7 +66,7 @@ def sample_r2d2_params(trial: optuna.Trial, n_actions: int, n_envs: int, additio
     params = {
         **_sample_shared_params(trial),
         "returns": trial.suggest_categorical("returns", ["n-step", "lambda"]),
-        "bootstrap_n": trial.suggest_int("bootstrap_n", 1, 10),
+        "n_steps": trial.suggest_int("n_steps", 1, 10),
         "period_fraction": trial.suggest_categorical("period_fraction", [0.5, 1.0]),
         # Where windows do not overlap, the number of steps trained for each one that comes: the cost of a trial
         "samples_per_insert": trial.suggest_float("samples_per_insert", 2, 128, log=True),
@@ -131,7 +131,7 @@ def convert_rdqn_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
         "trace_length": trace_length,
         "burn_in_length": burn_in_length,
         "sequence_period": None,
-        "bootstrap_n": 1,
+        "n_steps": 1,
         **params,
     }
 
@@ -145,7 +145,7 @@ def convert_r2d2_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     """
     params = dict(sampled_params)
     period_fraction, adam_eps = params.pop("period_fraction"), params.pop("adam_eps")
-    idle = {"td_lambda": None} if params.pop("returns") == "n-step" else {"bootstrap_n": 1}
+    idle = {"td_lambda": None} if params.pop("returns") == "n-step" else {"n_steps": 1}
     hyperparams = convert_rdqn_params({**params, **idle})
     hyperparams["policy_kwargs"]["optimizer_kwargs"] = {"eps": adam_eps, "fused": True}
     hyperparams["sequence_period"] = round(hyperparams["trace_length"] * period_fraction)

@@ -138,7 +138,7 @@ def test_hard_attention_draws_by_its_weights_while_training_and_is_deterministic
 
 def test_draws_of_zero_weights_are_never_taken():
     weights = th.tensor([0.0, 0.5, 0.0, 0.5]).expand(1000, -1)
-    assert set(A.draw(weights).tolist()) == {1, 3}
+    assert set(A.sample_categorical(weights).tolist()) == {1, 3}
 
 
 @pytest.mark.parametrize("masked", [False, True])

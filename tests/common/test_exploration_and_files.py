@@ -4,20 +4,20 @@ import os
 
 import pytest
 
-from sb3_attn.common.exploration import epsilon_ladder
+from sb3_attn.common.exploration import ape_x_epsilons
 from sb3_attn.common.files import replace_on_success
 
 
 @pytest.mark.parametrize("n_envs", [2, 3, 8, 256])
 def test_ladder_equals_its_formula(n_envs):
     expected = [0.4 ** (1 + 7 * i / (n_envs - 1)) for i in range(n_envs)]
-    assert epsilon_ladder(n_envs).tolist() == pytest.approx(expected)
+    assert ape_x_epsilons(n_envs).tolist() == pytest.approx(expected)
     expected = [0.5 ** (1 + 3 * i / (n_envs - 1)) for i in range(n_envs)]
-    assert epsilon_ladder(n_envs, base=0.5, alpha=3).tolist() == pytest.approx(expected)
+    assert ape_x_epsilons(n_envs, base=0.5, alpha=3).tolist() == pytest.approx(expected)
 
 
 def test_a_single_environment_gets_the_base():
-    assert epsilon_ladder(1).tolist() == [0.4]
+    assert ape_x_epsilons(1).tolist() == [0.4]
 
 
 def test_a_failed_save_leaves_the_old_file_whole(tmp_path):

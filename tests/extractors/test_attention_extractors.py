@@ -14,16 +14,16 @@ from torch import nn
 import sb3_attn
 from sb3_attn import (
     DQNSAPolicy,
-    HardAttentionCnnPolicy,
     HardAttentionExtractor,
+    HardAttentionPolicy,
     RecurrentDQN,
-    SelfAttentionCnnPolicy,
     SelfAttentionExtractor,
-    SoftAttentionCnnPolicy,
+    SelfAttentionPolicy,
     SoftAttentionExtractor,
+    SoftAttentionPolicy,
 )
 from sb3_attn.dqn.policies import AttentionPolicy
-from sb3_attn.extractors.tokens import make_tokens
+from sb3_attn.extractors.tokenizers import make_tokenizer
 
 ATARI = spaces.Box(0, 255, (4, 84, 84), np.uint8)
 RGB = spaces.Box(0, 255, (3, 64, 64), np.uint8)
@@ -83,7 +83,7 @@ def test_features_and_weights_have_their_shapes(extractor_class, kind):
     [
         (DQNSAPolicy, {}, 147_109),
         (DQNSAPolicy, dict(sum_tokens=False), 1_719_973),
-        (SoftAttentionCnnPolicy, dict(attention_size=512, coordinates=False), 147_109),
+        (SoftAttentionPolicy, dict(attention_size=512, coordinates=False), 147_109),
     ],
     ids=str,
 )
@@ -120,7 +120,7 @@ def test_entities_are_a_set_and_entries_are_not():
 @pytest.mark.parametrize("trunk", ["nature", "patches", [(16, 8, 4), (32, 3, 2)]], ids=str)
 def test_regions_see_the_pixels_that_they_are_said_to(trunk, channels_last):
     """Region by region: a changed pixel changes those regions, and only those, whose field covers it."""
-    tokens = make_tokens(RGB, trunk=trunk, coordinates=False, channels_last=channels_last)
+    tokens = make_tokenizer(RGB, trunk=trunk, coordinates=False, channels_last=channels_last)
     for layer in tokens.trunk:
         if isinstance(layer, nn.Conv2d):  # all signs the same, or ReLU would hide changes
             nn.init.constant_(layer.weight, 0.1)
@@ -215,7 +215,7 @@ def test_named_policies_need_no_arguments(name, tmp_path):
     assert type(DQN.load(tmp_path / "model").policy) is policy
 
 
-@pytest.mark.parametrize("policy", [SoftAttentionCnnPolicy, HardAttentionCnnPolicy, SelfAttentionCnnPolicy])
+@pytest.mark.parametrize("policy", [SoftAttentionPolicy, HardAttentionPolicy, SelfAttentionPolicy])
 def test_targets_and_acting_are_deterministic(policy):
     model = DQN(policy, Bandit(RGB), buffer_size=50, learning_starts=5, batch_size=4, device="cpu").learn(9)
     observations = batch(RGB)

@@ -16,7 +16,7 @@ from sb3_attn import (
     RecurrentDQN,
     SelfAttentionExtractor,
     SoftAttentionExtractor,
-    SoftAttentionMultiInputPolicy,
+    SoftAttentionPolicy,
 )
 from sb3_attn.extractors import RegionExtractor
 from sb3_attn.viz import record_episode, tokens_figure
@@ -267,7 +267,7 @@ def test_a_memory_never_looks_at_padding(selection, space):
 
 def test_pictures_of_a_model_with_masks():
     policy_kwargs = dict(features_extractor_kwargs=dict(features_dim=16, mask_keys=MASK_KEYS))
-    model = DQN(SoftAttentionMultiInputPolicy, Units(), policy_kwargs=policy_kwargs, buffer_size=10, device="cpu", seed=0)
+    model = DQN(SoftAttentionPolicy, Units(), policy_kwargs=policy_kwargs, buffer_size=10, device="cpu", seed=0)
     tokens = model.q_net.features_extractor.tokens
     parts = token_parts(tokens, model.observation_space)
     assert [(part.key, part.kind, part.start, part.stop) for part in parts] == [

@@ -26,7 +26,7 @@ EXTRACTORS = [
     sb3_attn.NTMExtractor,
     sb3_attn.DNCExtractor,
     sb3_attn.KeyValueMemoryExtractor,
-    sb3_attn.TransformerExtractor,
+    sb3_attn.GTrXLExtractor,
 ]
 
 FRAMES = {
@@ -274,14 +274,15 @@ def test_every_algorithm_learns_with_them(algorithm, extractor_class, tmp_path):
     evaluate_policy(loaded, env, n_eval_episodes=2)
 
 
-KINDS = ("Memory", "NTM", "DNC", "KeyValueMemory", "Transformer")
+KINDS = ("Memory", "NTM", "DNC", "KeyValueMemory", "GTrXL")
 NAMED = [f"{kind}{net}Policy" for kind in KINDS for net in ("Mlp", "Cnn", "MultiInput")]
 
 
 @pytest.mark.parametrize("name", NAMED)
 def test_named_policies_need_no_arguments(name, tmp_path):
     policy = getattr(sb3_attn, name)
-    assert issubclass(policy, MemoryPolicy) and name in sb3_attn.__all__
+    plain = name.replace("Mlp", "").replace("Cnn", "").replace("MultiInput", "")
+    assert issubclass(policy, MemoryPolicy) and policy is getattr(sb3_attn, plain) and plain in sb3_attn.__all__
     space = {"Mlp": VECTOR, "Cnn": FRAMES["image, channels last"], "Mul": FRAMES["dict"]}
     env = vec_env(next(part for net, part in space.items() if net in name.removeprefix("KeyValueMemory")))
     model = DQN(policy, env, buffer_size=50, learning_starts=5, batch_size=4, device="cpu").learn(9)
@@ -347,8 +348,8 @@ def test_bad_arguments_are_refused(space, kwargs, message):
 def test_the_window_of_a_memory_is_as_long_as_the_frames_unless_told_otherwise():
     space = spaces.Box(-1, 1, (12,))
     assert sb3_attn.KeyValueMemoryExtractor(space, n_stack=6).core.n_slots == 6
-    assert sb3_attn.TransformerExtractor(space, n_stack=6).core.memory_length == 6
-    assert sb3_attn.TransformerExtractor(space, core_kwargs=dict(memory_length=2)).core.memory_length == 2
+    assert sb3_attn.GTrXLExtractor(space, n_stack=6).core.memory_length == 6
+    assert sb3_attn.GTrXLExtractor(space, core_kwargs=dict(memory_length=2)).core.memory_length == 2
     assert isinstance(sb3_attn.KeyValueMemoryExtractor(space, core="gru").core, sb3_attn.GRUCore)
 
 

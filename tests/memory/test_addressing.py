@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch as th
 
-from sb3_attn.memory import addressing
+from sb3_attn.memory.external import addressing
 
 BATCH, HEADS, SLOTS, WORD = 3, 2, 7, 4
 TOLERANCE = dict(rtol=1e-12, atol=1e-14)

@@ -7,10 +7,10 @@ import torch as th
 from torch._dynamo.utils import counters
 
 from sb3_attn.common.core_state import map_state
-from sb3_attn.memory import DNCCore, GatedTransformerCore, KeyValueMemoryCore, LSTMCore, MemoryCore, NTMCore, make_core
-from sb3_attn.memory.gated_transformer import GRUGate
-from sb3_attn.memory.gradients import has_compiler
-from sb3_attn.memory.ntm import NTMState
+from sb3_attn.memory import DNCCore, GTrXLCore, KeyValueMemoryCore, LSTMCore, MemoryCore, NTMCore, make_core
+from sb3_attn.memory.external.gradients import has_compiler
+from sb3_attn.memory.external.ntm import NTMState
+from sb3_attn.memory.gtrxl import GRUGate
 
 INPUT = 5
 
@@ -32,7 +32,7 @@ def n_floats(core: MemoryCore) -> int:
         (DNCCore(INPUT, hidden_size=64, n_slots=16, word_size=16, n_reads=4), 816),
         (DNCCore(INPUT, hidden_size=64, n_slots=128, word_size=16, n_reads=4), 19520),
         (KeyValueMemoryCore(INPUT), 4160),
-        (GatedTransformerCore(INPUT), 4160),
+        (GTrXLCore(INPUT), 4160),
     ],
     ids=lambda value: str(value) if isinstance(value, int) else type(value).__name__,
 )
@@ -206,7 +206,7 @@ def test_a_key_value_memory_can_ask_for_an_age():
     th.testing.assert_close(outputs[2:, :, 3:], inputs[:-2])
 
 
-@pytest.mark.parametrize("core_class", [KeyValueMemoryCore, GatedTransformerCore])
+@pytest.mark.parametrize("core_class", [KeyValueMemoryCore, GTrXLCore])
 def test_what_left_the_window_has_no_influence_and_what_is_in_it_has(core_class):
     if core_class is KeyValueMemoryCore:
         core = core_class(INPUT, hidden_size=6, n_slots=4, context="mqn")
@@ -222,7 +222,7 @@ def test_what_left_the_window_has_no_influence_and_what_is_in_it_has(core_class)
 
 
 def test_attention_of_a_gated_transformer_covers_the_steps_there_were():
-    core = GatedTransformerCore(INPUT, hidden_size=8, n_layers=3, n_heads=2, memory_length=4)
+    core = GTrXLCore(INPUT, hidden_size=8, n_layers=3, n_heads=2, memory_length=4)
     _, state = core.unroll(th.randn(2, 3, INPUT), core.initial_state(3))
     weights = core.memory_weights(th.randn(3, INPUT), state)["attention"]
     assert weights.shape == (3, 6, 5) and (weights[..., :2] == 0).all() and (weights[..., 2:] > 0).all()
@@ -240,7 +240,7 @@ def test_a_fresh_gate_lets_little_in():
     assert 0.11 < share < 0.12
 
 
-@pytest.mark.parametrize("name", ["ntm", "dnc", "key_value", "gated_transformer"])
+@pytest.mark.parametrize("name", ["ntm", "dnc", "key_value", "gtrxl"])
 def test_weights_for_pictures_are_those_of_the_step(name):
     core = make_core(name, INPUT)
     _, state = core.unroll(th.randn(3, 2, INPUT), core.initial_state(2))
@@ -263,8 +263,8 @@ def test_weights_for_pictures_are_those_of_the_step(name):
         ("dnc", dict(masking=True, reference_form=True), r"masking=True has no reference form"),
         ("key_value", dict(context="lstm"), r"context='lstm' is unknown; choose one of \['mqn', 'rmqn', 'frmqn'\]"),
         ("key_value", dict(n_hops=0), r"n_hops=0 of KeyValueMemoryCore"),
-        ("gated_transformer", dict(n_heads=3), r"n_heads=3 does not divide hidden_size=64"),
-        ("gated_transformer", dict(memory_length=0), r"memory_length=0 of GatedTransformerCore"),
+        ("gtrxl", dict(n_heads=3), r"n_heads=3 does not divide hidden_size=64"),
+        ("gtrxl", dict(memory_length=0), r"memory_length=0 of GTrXLCore"),
     ],
 )
 def test_bad_arguments_are_named(name, kwargs, message):

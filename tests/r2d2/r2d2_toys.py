@@ -77,7 +77,7 @@ def make(env: Any = None, policy: str = "MlpPolicy", **kwargs: Any) -> R2D2:
         learning_starts=20,
         batch_size=4,
         target_update_interval=10,
-        bootstrap_n=2,
+        n_steps=2,
         trace_length=3,
         burn_in_length=2,
         sequence_period=2,
@@ -195,13 +195,13 @@ def slow_td_errors(
     discounts: Any,
     next_values: Any,
     starts: Any,
-    bootstrap_n: int = 1,
+    n_steps: int = 1,
     td_lambda: float | None = None,
     value_rescaling: bool = False,
 ) -> np.ndarray:
     """The definition, one environment, one step and one reward at a time."""
-    n_steps, n_envs = np.shape(rewards)
-    errors = np.zeros((n_steps, n_envs))
+    length, n_envs = np.shape(rewards)
+    errors = np.zeros((length, n_envs))
     values = np.vectorize(h_inverse)(next_values) if value_rescaling else np.asarray(next_values, float)
 
     def n_step_return(t: int, k: int, n: int, end: int) -> float:
@@ -212,10 +212,10 @@ def slow_td_errors(
         return total + factor * values[min(t + n, end) - 1, k]
 
     for k in range(n_envs):
-        for t in range(n_steps):
-            end = next((i for i in range(t + 1, n_steps) if starts[i, k]), n_steps)
+        for t in range(length):
+            end = next((i for i in range(t + 1, length) if starts[i, k]), length)
             if td_lambda is None:
-                target = n_step_return(t, k, bootstrap_n, end)
+                target = n_step_return(t, k, n_steps, end)
             else:
                 left = end - t
                 target = sum((1 - td_lambda) * td_lambda ** (n - 1) * n_step_return(t, k, n, end) for n in range(1, left))

@@ -9,13 +9,13 @@ from r2d2_toys import follow_actor, make, make_actor, slow_td_errors, think
 from sb3_attn.r2d2.td_errors import acting_td_errors
 
 RETURNS: list[dict[str, Any]] = [
-    dict(bootstrap_n=1),
-    dict(bootstrap_n=3),
-    dict(bootstrap_n=50),
+    dict(n_steps=1),
+    dict(n_steps=3),
+    dict(n_steps=50),
     dict(td_lambda=0.0),
     dict(td_lambda=0.7),
     dict(td_lambda=1.0),
-    dict(bootstrap_n=5, value_rescaling=True),
+    dict(n_steps=5, value_rescaling=True),
     dict(td_lambda=0.7, value_rescaling=True),
 ]
 
@@ -43,8 +43,8 @@ def test_errors_equal_their_definition(shape: tuple[int, int], returns: dict[str
 @pytest.mark.parametrize("p_end", [0.0, 1.0])
 def test_no_episode_ends_or_each_step_is_one(p_end: float) -> None:
     args = made_up(9, 2, seed=0, p_end=p_end)
-    errors = acting_td_errors(*args, bootstrap_n=4)
-    np.testing.assert_allclose(errors, slow_td_errors(*args, bootstrap_n=4), rtol=1e-5, atol=1e-5)
+    errors = acting_td_errors(*args, n_steps=4)
+    np.testing.assert_allclose(errors, slow_td_errors(*args, n_steps=4), rtol=1e-5, atol=1e-5)
 
 
 def test_environments_do_not_mix() -> None:
@@ -60,14 +60,12 @@ def test_environments_do_not_mix() -> None:
 def test_the_arguments_stay_as_they_are() -> None:
     args = made_up(6, 3, seed=2)
     copies = [array.copy() for array in args]
-    acting_td_errors(*args, bootstrap_n=3, value_rescaling=True)
+    acting_td_errors(*args, n_steps=3, value_rescaling=True)
     for array, copy in zip(args, copies, strict=True):
         np.testing.assert_array_equal(array, copy)
 
 
-@pytest.mark.parametrize(
-    "returns", [dict(value_rescaling=False), dict(bootstrap_n=1, td_lambda=0.6), dict(bootstrap_n=3)], ids=str
-)
+@pytest.mark.parametrize("returns", [dict(value_rescaling=False), dict(n_steps=1, td_lambda=0.6), dict(n_steps=3)], ids=str)
 def test_an_actor_computes_them_from_the_values_it_acted_on(returns: dict[str, Any]) -> None:
     """Oracle: the network, the environments and the returns, all step by step."""
     model = make(n_actors=2, envs_per_actor=3, **returns)

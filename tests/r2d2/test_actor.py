@@ -9,7 +9,7 @@ import torch as th
 from r2d2_toys import POLICIES, Walk, as_dict, follow_actor, make, make_actor, prefer, think, weights_of
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_attn.common.exploration import epsilon_ladder
+from sb3_attn.common.exploration import ape_x_epsilons
 from sb3_attn.r2d2.actor import Actor
 from sb3_attn.r2d2.spec import actor_spec
 from sb3_attn.r2d2.trajectory import Trajectory
@@ -117,7 +117,7 @@ def test_the_epsilons_of_all_actors_are_one_ladder(n_actors: int, n_envs: int) -
     env = DummyVecEnv([Walk] * n_envs) if n_actors == 0 else None
     model = make(env, n_actors=n_actors, envs_per_actor=n_envs)
     actors = [make_actor(model, index) for index in range(max(n_actors, 1))]
-    np.testing.assert_array_equal(np.concatenate([actor.epsilons for actor in actors]), epsilon_ladder(len(actors) * n_envs))
+    np.testing.assert_array_equal(np.concatenate([actor.epsilons for actor in actors]), ape_x_epsilons(len(actors) * n_envs))
 
 
 def test_each_environment_explores_as_often_as_its_epsilon_says() -> None:
@@ -125,7 +125,7 @@ def test_each_environment_explores_as_often_as_its_epsilon_says() -> None:
     prefer(model, 7)
     trajectories = [make_actor(model, index).collect(1000) for index in range(2)]
     rates = np.concatenate([(trajectory.actions != 7).mean(axis=0) for trajectory in trajectories])
-    np.testing.assert_allclose(rates, epsilon_ladder(4) * 49 / 50, atol=0.05)
+    np.testing.assert_allclose(rates, ape_x_epsilons(4) * 49 / 50, atol=0.05)
     assert len(np.unique(trajectories[0].actions)) == 50
 
 

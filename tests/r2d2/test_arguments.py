@@ -21,7 +21,7 @@ PAPER = dict(
     gamma=0.997,
     target_update_interval=2500,
     double_q=True,
-    bootstrap_n=5,
+    n_steps=5,
     td_lambda=None,
     value_rescaling=True,
     trace_length=80,
@@ -70,7 +70,7 @@ def test_the_defaults_reach_the_model() -> None:
     assert model.q_net.core.output_size == 512 and model.q_net.dueling and model.q_net.q_net[0].out_features == 512
     assert isinstance(model.policy.optimizer, th.optim.Adam)
     assert model.policy.optimizer.defaults["eps"] == 1e-3 and model.policy.optimizer.defaults["lr"] == 1e-4
-    assert model.epsilon_ladder
+    assert model.per_env_epsilons
 
 
 ADAM = {"eps": 1e-3, "fused": True}
@@ -127,10 +127,10 @@ BAD = [
     (dict(max_env_restarts=-1), "max_env_restarts=-1 is negative; 0 ends learning"),
     (dict(backend_kwargs=dict(address="auto")), r"backend_kwargs=\{'address': 'auto'\}, but backend='sync' takes none"),
     (dict(batch_size=0), "batch_size=0 must be at least 1"),
-    (dict(bootstrap_n=0), "bootstrap_n=0 must be at least 1"),
+    (dict(n_steps=0), "n_steps=0 must be at least 1"),
     (dict(target_update_interval=0), "target_update_interval=0 must be at least 1"),
-    (dict(td_lambda=1.5, bootstrap_n=1), "td_lambda=1.5 must lie between 0 and 1"),
-    (dict(td_lambda=0.5, bootstrap_n=5), "td_lambda=0.5 and bootstrap_n=5 are two kinds of return"),
+    (dict(td_lambda=1.5, n_steps=1), "td_lambda=1.5 must lie between 0 and 1"),
+    (dict(td_lambda=0.5, n_steps=5), "td_lambda=0.5 and n_steps=5 are two kinds of return"),
     (dict(trace_length=0), "trace_length=0 leaves no step"),
     (dict(burn_in_length=-1), "burn_in_length=-1 is negative"),
     (dict(sequence_period=9), "sequence_period=9 is larger than trace_length=3"),
@@ -155,7 +155,7 @@ def test_stock_policies_are_refused() -> None:
 @pytest.mark.parametrize(("n_actors", "n_envs", "lanes"), [(0, 3, 3), (1, 3, 3), (4, 3, 12)])
 def test_the_replay_has_a_lane_for_each_environment(n_actors: int, n_envs: int, lanes: int) -> None:
     model = make(DummyVecEnv([Walk] * n_envs), n_actors=n_actors)
-    assert model.replay_buffer.n_envs == model.n_lanes == lanes
+    assert model.replay_buffer.n_envs == model.n_replay_envs == lanes
     assert model.n_envs == n_envs
     assert model.replay_buffer.buffer_size == 400 // lanes
 
@@ -165,7 +165,7 @@ VARIANTS = [
     (dict(policy_kwargs=dict(core="key_value", core_kwargs=dict(hidden_size=6, n_slots=4, n_hops=2))), "MlpPolicy"),
     (dict(policy_kwargs=dict(core="ntm", core_kwargs=dict(hidden_size=6, n_slots=5, word_size=4))), "MlpPolicy"),
     (
-        dict(policy_kwargs=dict(core="gated_transformer", core_kwargs=dict(hidden_size=8, n_heads=2, memory_length=3))),
+        dict(policy_kwargs=dict(core="gtrxl", core_kwargs=dict(hidden_size=8, n_heads=2, memory_length=3))),
         "MlpPolicy",
     ),
     (dict(policy_kwargs=dict(core=SumCore, core_kwargs={})), "MlpPolicy"),
@@ -175,7 +175,7 @@ VARIANTS = [
     (dict(trace_length=None, burn_in_length=0, sequence_period=None), "MlpPolicy"),
     (dict(stored_state=False), "MlpPolicy"),
     (dict(prioritized_replay=False), "MlpPolicy"),
-    (dict(td_lambda=0.8, bootstrap_n=1), "MlpPolicy"),
+    (dict(td_lambda=0.8, n_steps=1), "MlpPolicy"),
     (dict(double_q=False, value_rescaling=False), "MlpPolicy"),
     (dict(burn_in_length=0), "MlpPolicy"),
     (dict(rollout_length=1, weights_period=1), "MlpPolicy"),

@@ -16,7 +16,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_attn.common.exploration import epsilon_ladder
+from sb3_attn.common.exploration import ape_x_epsilons
 from sb3_attn.r2d2 import restarting
 from sb3_attn.r2d2.environments import to_vec_env
 from sb3_attn.r2d2.restarting import RestartingEnv
@@ -63,14 +63,14 @@ def test_weights_that_the_user_sets_between_two_calls_of_learn_act() -> None:
 @pytest.mark.parametrize("n_actors", [0, 2])
 def test_predict_explores_as_the_greediest_environment(n_actors: int) -> None:
     model = make(n_actors=n_actors).learn(60)
-    assert model.exploration_rate == epsilon_ladder(model.n_lanes)[-1]
+    assert model.exploration_rate == ape_x_epsilons(model.n_replay_envs)[-1]
 
 
 def test_acting_errors_are_those_of_normalized_rewards() -> None:
     env = VecNormalize(DummyVecEnv([Walk] * 2), norm_obs=False, norm_reward=True)
     env.ret_rms.var = np.array(1e4)
     env.training = False
-    model = make(env, bootstrap_n=1, value_rescaling=False)
+    model = make(env, n_steps=1, value_rescaling=False)
     actor = make_actor(model)
     with th.no_grad():
         for parameter in actor.q_net.parameters():

@@ -15,7 +15,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize, VecTransposeImage
 
 import sb3_attn.envs  # noqa: F401  registers the tasks
-from sb3_attn.r2d2.environments import PickledEnv, factories_of, to_vec_env
+from sb3_attn.r2d2.environments import PickledEnv, env_fns_of, to_vec_env
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_a_number_that_contradicts_the_environments_is_refused() -> None:
 def test_an_id_is_made_where_nobody_has_registered_it() -> None:
     gym.register("R2D2Toys/Walk-v0", Walk, kwargs=dict(longest=5), max_episode_steps=3)
     try:
-        factory = cloudpickle.dumps(factories_of(to_vec_env("R2D2Toys/Walk-v0", 2))[0])
+        factory = cloudpickle.dumps(env_fns_of(to_vec_env("R2D2Toys/Walk-v0", 2))[0])
     finally:
         del gym.registry["R2D2Toys/Walk-v0"]
     env = cloudpickle.loads(factory)()
@@ -61,7 +61,7 @@ def test_an_id_is_made_where_nobody_has_registered_it() -> None:
 def test_environments_of_a_factory_are_monitored() -> None:
     env = to_vec_env(Walk, 2)
     assert all(isinstance(e, Monitor) for e in env.envs)
-    assert factories_of(env) == [Walk] * env.num_envs
+    assert env_fns_of(env) == [Walk] * env.num_envs
 
 
 @pytest.mark.parametrize("n_actors", [0, 2])
@@ -107,7 +107,7 @@ class Doubled(gym.RewardWrapper):
 def test_a_copy_of_a_monitor_has_no_file(wrapper: Any, tmp_path: Path) -> None:
     """Environments as RL Zoo makes them; the original keeps its file."""
     vec = make_vec_env(Walk, 2, seed=0, monitor_dir=str(tmp_path), wrapper_class=wrapper)
-    copy = factories_of(vec)[0]()
+    copy = env_fns_of(vec)[0]()
     monitor = copy.env if wrapper else copy
     assert isinstance(copy, Doubled) == bool(wrapper)
     assert isinstance(monitor, Monitor) and monitor.results_writer is None
@@ -121,7 +121,7 @@ def test_the_files_of_monitors_have_all_episodes_of_all_actors(n_actors: int, tm
     vec = make_vec_env(Walk, 2, seed=0, monitor_dir=str(tmp_path))
     model = make(vec, n_actors=n_actors).learn(80)
     vec.close()
-    lanes = range(model.n_lanes)
+    lanes = range(model.n_replay_envs)
     ends = [model.replay_buffer.dones[: model.replay_buffer.pos[lane], lane] for lane in lanes]
     episodes = sorted((info["l"], info["r"]) for info in model.ep_info_buffer)
     written = []
@@ -172,7 +172,7 @@ def test_wrappers_around_all_environments_are_for_the_learner_alone(wrap: Any) -
 
 def test_processes_of_their_own_are_refused() -> None:
     with pytest.raises(ValueError, match=r"env is a SubprocVecEnv, .*; pass an id, a factory, or a DummyVecEnv"):
-        factories_of(SubprocVecEnv.__new__(SubprocVecEnv))  # no processes need to be started for that
+        env_fns_of(SubprocVecEnv.__new__(SubprocVecEnv))  # no processes need to be started for that
 
 
 class Holding(Walk):

@@ -70,15 +70,15 @@ def test_no_window_spans_the_seam_of_two_calls_of_learn(n_actors: int) -> None:
     for _ in range(3):
         model.learn(20 * max(n_actors, 1), reset_num_timesteps=False)
         seams.append(buffer.pos.copy())
-    assert seams[0].tolist() == [10] * model.n_lanes and seams[2].tolist() == [30] * model.n_lanes
+    assert seams[0].tolist() == [10] * model.n_replay_envs and seams[2].tolist() == [30] * model.n_replay_envs
     buffer.check_valid()
     assert buffer.n_windows > 20
     for slot, lane in np.argwhere(buffer.window_lengths > 0):
         first = slot - min(buffer.episode_steps[slot, lane], buffer.burn_in_length)
         assert not any(first < seam[lane] < slot + buffer.window_lengths[slot, lane] for seam in seams)
     for seam in seams[:2]:
-        assert (buffer.episode_steps[seam, np.arange(model.n_lanes)] == 0).all()
-        assert buffer.dones[seam - 1, np.arange(model.n_lanes)].all()
+        assert (buffer.episode_steps[seam, np.arange(model.n_replay_envs)] == 0).all()
+        assert buffer.dones[seam - 1, np.arange(model.n_replay_envs)].all()
 
 
 def test_a_thread_can_learn() -> None:
@@ -108,14 +108,14 @@ def test_samples_per_insert_holds(samples_per_insert: float, n_actors: int, monk
 
     class Note(BaseCallback):
         def _on_rollout_end(self) -> None:
-            registered[self.num_timesteps] = buffer.n_registered
+            registered[self.num_timesteps] = buffer.n_windows_added
 
         def _on_step(self) -> bool:
             return True
 
     model.learn(700, Note())
     assert min(step for step, _ in drawn) > 100 and {n for _, n in drawn} == {batch_size}
-    n_inserted = buffer.n_registered - registered[100]
+    n_inserted = buffer.n_windows_added - registered[100]
     assert sum(n for _, n in drawn) == pytest.approx(samples_per_insert * n_inserted, rel=0.02)
     assert (model.n_inserted, model.n_sampled) == (n_inserted, batch_size * len(drawn)) and model._n_updates == len(drawn)
 

@@ -24,7 +24,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 from sb3_attn import R2D2
-from sb3_attn.common.exploration import epsilon_ladder
+from sb3_attn.common.exploration import ape_x_epsilons
 from sb3_attn.r2d2.sink import ReplaySink
 
 
@@ -309,7 +309,7 @@ def test_a_replay_comes_back_as_it_was(n_actors: int, tmp_path: Path) -> None:
         np.testing.assert_array_equal(getattr(loaded.replay_buffer, name), getattr(model.replay_buffer, name))
     pos = loaded.replay_buffer.pos.copy()
     loaded.learn(10 * max(n_actors, 1), reset_num_timesteps=False)
-    assert (loaded.replay_buffer.episode_steps[pos, np.arange(model.n_lanes)] == 0).all()
+    assert (loaded.replay_buffer.episode_steps[pos, np.arange(model.n_replay_envs)] == 0).all()
     loaded.replay_buffer.check_valid()
 
 
@@ -345,7 +345,7 @@ def test_evaluate_policy_and_predict() -> None:
     assert len(returns) == 6 and 2 <= min(lengths) <= max(lengths) <= 8
     action, state = model.predict(np.zeros((2, 3), np.float32), deterministic=True)
     assert action.shape == (2,) and [field.shape for field in state] == [(2, 6)] * 2
-    assert model.exploration_schedule(1.0) == epsilon_ladder(2)[-1]
+    assert model.exploration_schedule(1.0) == ape_x_epsilons(2)[-1]
 
 
 def test_parameters_can_be_handed_over() -> None:

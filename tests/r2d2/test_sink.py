@@ -120,7 +120,7 @@ def test_the_receipt_counts_the_windows_that_can_be_drawn_now() -> None:
     sink, actor, total = ReplaySink(model.replay_buffer), make_actor(model), 0
     for _ in range(5):
         total += sink.insert(actor.collect(7)).n_windows
-        assert total == model.replay_buffer.n_windows == model.replay_buffer.n_registered
+        assert total == model.replay_buffer.n_windows == model.replay_buffer.n_windows_added
     assert total > 10
 
 
@@ -137,7 +137,7 @@ def test_windows_go_on_from_one_trajectory_to_the_next() -> None:
     sink, actor = ReplaySink(model.replay_buffer), make_actor(model)
     receipts = [sink.insert(actor.collect(10)) for _ in range(20)]
     assert (model.replay_buffer.window_lengths == 30).any()
-    assert sum(receipt.n_windows for receipt in receipts) == model.replay_buffer.n_registered
+    assert sum(receipt.n_windows for receipt in receipts) == model.replay_buffer.n_windows_added
 
 
 # ---------------------------------------------------------------- failures
@@ -210,7 +210,7 @@ def test_what_came_before_a_failure_is_bootstrapped_from_the_last_observation_se
 
 def test_the_errors_of_a_failure_reach_no_other_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Returns end before it, with the value of the observation at which it happened."""
-    model, actor = fragile(monkeypatch, 5, envs_per_actor=1, bootstrap_n=20, value_rescaling=False)
+    model, actor = fragile(monkeypatch, 5, envs_per_actor=1, n_steps=20, value_rescaling=False)
     trajectory = actor.collect(5)
     observations, rewards = trajectory.observations["observation"][:, 0], trajectory.rewards[:, 0]
     state, q_values = model.q_net.initial_state(1), []

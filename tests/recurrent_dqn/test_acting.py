@@ -13,7 +13,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 from toys import Counter, Recorder, StopAt, SumCore, assert_same, make, parameters, vec
 
-from sb3_attn.common.exploration import epsilon_ladder
+from sb3_attn.common.exploration import ape_x_epsilons
 from sb3_attn.envs import PreviousActionReward
 
 
@@ -93,11 +93,11 @@ def test_predict_tosses_a_coin_for_each_environment_and_advances_all() -> None:
 
 
 def test_the_ladder_gives_each_environment_its_own_epsilon() -> None:
-    model, recorder = acted(8 * 200, DummyVecEnv([ConstantObservation] * 8), epsilon_ladder=True, buffer_size=1600)
+    model, recorder = acted(8 * 200, DummyVecEnv([ConstantObservation] * 8), per_env_epsilons=True, buffer_size=1600)
     rates = exploring(model, recorder).mean(axis=0)
-    np.testing.assert_allclose(rates, epsilon_ladder(8) * 49 / 50, atol=0.11)
+    np.testing.assert_allclose(rates, ape_x_epsilons(8) * 49 / 50, atol=0.11)
     assert rates[0] > 0.25 and rates[-1] < 0.03
-    assert model.exploration_rate == epsilon_ladder(8)[-1]
+    assert model.exploration_rate == ape_x_epsilons(8)[-1]
 
 
 def test_no_state_leaks_across_episodes() -> None:

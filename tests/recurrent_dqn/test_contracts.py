@@ -13,18 +13,18 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from toys import Counter, Recorder, SumCore, assert_same, make, parameters, vec
 
 from sb3_attn import MlpPolicy, RecurrentDQN
-from sb3_attn.common.exploration import epsilon_ladder
+from sb3_attn.common.exploration import ape_x_epsilons
 
 SWITCHED = [
     {},
     dict(prioritized_replay=True, policy_kwargs=dict(core="gru")),
-    dict(trace_length=None, burn_in_length=0, epsilon_ladder=True),
+    dict(trace_length=None, burn_in_length=0, per_env_epsilons=True),
     dict(policy_kwargs=dict(core=SumCore, core_kwargs={}, dueling=False, skip_connection=False)),
     dict(policy_kwargs=dict(core="ntm", core_kwargs=dict(hidden_size=6, n_slots=5, word_size=4))),
     dict(policy_kwargs=dict(core="dnc", core_kwargs=dict(hidden_size=6, n_slots=5, word_size=4, n_reads=2))),
     dict(policy_kwargs=dict(core="key_value", core_kwargs=dict(hidden_size=6, n_slots=4, n_hops=2))),
     dict(policy_kwargs=dict(core="key_value", core_kwargs=dict(hidden_size=6, n_slots=4, context="mqn"))),
-    dict(policy_kwargs=dict(core="gated_transformer", core_kwargs=dict(hidden_size=8, n_heads=2, memory_length=3))),
+    dict(policy_kwargs=dict(core="gtrxl", core_kwargs=dict(hidden_size=8, n_heads=2, memory_length=3))),
 ]
 
 
@@ -53,7 +53,7 @@ def test_a_loaded_model_predicts_and_trains_as_the_saved_one(switches: dict, tmp
     loaded = RecurrentDQN.load(tmp_path / "model", env=vec(2), device="cpu")
     assert_same(parameters(model), parameters(loaded))
     assert_same_trajectory(model, loaded)
-    for name in ("trace_length", "burn_in_length", "td_lambda", "prioritized_replay", "epsilon_ladder", "stored_state"):
+    for name in ("trace_length", "burn_in_length", "td_lambda", "prioritized_replay", "per_env_epsilons", "stored_state"):
         assert getattr(loaded, name) == getattr(model, name), name
     assert type(loaded.replay_buffer) is type(model.replay_buffer)
     assert loaded.replay_buffer.burn_in_length == model.burn_in_length
@@ -82,12 +82,12 @@ def test_parameters_can_be_handed_over() -> None:
 
 @pytest.mark.parametrize(("saved", "n_envs"), [(2, 2), (1, 16), (16, 1)])
 def test_the_number_of_environments_may_change_at_load(saved: int, n_envs: int, tmp_path: Path) -> None:
-    make(vec(saved), epsilon_ladder=True).learn(48).save(tmp_path / "model")
+    make(vec(saved), per_env_epsilons=True).learn(48).save(tmp_path / "model")
     loaded = RecurrentDQN.load(tmp_path / "model", env=vec(n_envs), device="cpu")
     assert loaded.replay_buffer.n_envs == n_envs
     before = parameters(loaded)
     loaded.learn(160)
-    assert loaded.exploration_rate == epsilon_ladder(n_envs)[-1]
+    assert loaded.exploration_rate == ape_x_epsilons(n_envs)[-1]
     loaded.replay_buffer.check_valid()
     assert any(not th.equal(before[name], value) for name, value in parameters(loaded).items())
 

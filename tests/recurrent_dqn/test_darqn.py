@@ -99,7 +99,7 @@ def test_the_gradient_of_drawn_regions_is_unbiased(monkeypatch):
     def unroll(path):
         """The loss of a path, and the state after it."""
         picks = iter(path)
-        monkeypatch.setattr(darqn, "draw", lambda weights: th.tensor([[next(picks)]]))
+        monkeypatch.setattr(darqn, "sample_categorical", lambda weights: th.tensor([[next(picks)]]))
         outputs, state = core.unroll(inputs, core.initial_state(1))
         return (outputs[:, 0] * readout).sum().square(), state
 
@@ -126,7 +126,7 @@ def test_probabilities_of_paths_sum_to_one(monkeypatch):
     total = 0.0
     for path in itertools.product(range(N_REGIONS), repeat=2):
         picks = iter(path)
-        monkeypatch.setattr(darqn, "draw", lambda weights, picks=picks: th.tensor([[next(picks)]]))
+        monkeypatch.setattr(darqn, "sample_categorical", lambda weights, picks=picks: th.tensor([[next(picks)]]))
         total += core.unroll(inputs, core.initial_state(1))[1].log_probability.exp().item()
     assert total == pytest.approx(1.0)
 

@@ -15,9 +15,9 @@ from sb3_attn.recurrent_dqn.policies import RecurrentQNetwork
 from sb3_attn.replay import SequenceReplayBufferSamples
 
 
-def filled(n_steps: int = 60, **kwargs: Any) -> RecurrentDQN:
+def filled(n_collected: int = 60, **kwargs: Any) -> RecurrentDQN:
     """A model whose buffer holds random steps, without an update so far."""
-    return make(learning_starts=10**6, **kwargs).learn(n_steps)
+    return make(learning_starts=10**6, **kwargs).learn(n_collected)
 
 
 def gradient(model: RecurrentDQN, batch: SequenceReplayBufferSamples, monkeypatch: pytest.MonkeyPatch) -> th.Tensor:
@@ -118,7 +118,7 @@ def test_the_two_networks_burnt_in_differ_when_their_weights_do() -> None:
 
 @pytest.mark.parametrize("stored_state", [True, False])
 def test_burn_in_is_a_step_by_step_unroll_from_the_stored_or_the_initial_state(stored_state: bool) -> None:
-    model = filled(env=vec(length=12), n_steps=120, stored_state=stored_state)
+    model = filled(env=vec(length=12), n_collected=120, stored_state=stored_state)
     batch = model.replay_buffer.sample(64)
     assert (~batch.episode_starts).any() and bool(batch.core_state) == stored_state
     burnt_in = burn_in(model.q_net, batch)
@@ -145,7 +145,7 @@ def test_a_cue_in_the_first_observation_changes_the_target(monkeypatch: pytest.M
 
 
 def test_a_cue_before_the_burn_in_reaches_the_targets_through_the_stored_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = filled(env=vec(length=12), n_steps=120, td_lambda=None, double_q=False)
+    model = filled(env=vec(length=12), n_collected=120, td_lambda=None, double_q=False)
     batch = model.replay_buffer.sample(64)
     before = with_targets(model, batch, monkeypatch)
     zeroed = batch._replace(core_state=tuple(map(th.zeros_like, batch.core_state)))
@@ -171,7 +171,7 @@ def test_importance_weights_scale_the_gradient(switches: dict, monkeypatch: pyte
     th.testing.assert_close(alone + rest, full, atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("switches", [{}, dict(td_lambda=None, bootstrap_n=3), dict(value_rescaling=True)], ids=str)
+@pytest.mark.parametrize("switches", [{}, dict(td_lambda=None, n_steps=3), dict(value_rescaling=True)], ids=str)
 def test_the_contents_of_padding_change_nothing(switches: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     # Episodes of 5 steps: windows of 4 and of 1
     model = filled(trace_length=4, burn_in_length=3, prioritized_replay=True, **switches)
@@ -214,7 +214,7 @@ def say_everywhere(net: RecurrentQNetwork, value: float) -> None:
         net.q_net[-1].bias[0] = value
 
 
-RETURNS = [dict(td_lambda=None), dict(td_lambda=None, bootstrap_n=3), dict(td_lambda=0.8), dict(td_lambda=1.0)]
+RETURNS = [dict(td_lambda=None), dict(td_lambda=None, n_steps=3), dict(td_lambda=0.8), dict(td_lambda=1.0)]
 
 
 @pytest.mark.parametrize("returns", RETURNS, ids=str)
@@ -278,10 +278,10 @@ SWITCHES = [
     dict(policy_kwargs=dict(core=SumCore, core_kwargs={}, encoder_arch=[], net_arch=[])),
     dict(double_q=False),
     dict(td_lambda=None),
-    dict(td_lambda=None, bootstrap_n=3),
+    dict(td_lambda=None, n_steps=3),
     dict(td_lambda=0.0),
     dict(value_rescaling=True),
-    dict(value_rescaling=True, td_lambda=None, bootstrap_n=2, prioritized_replay=True),
+    dict(value_rescaling=True, td_lambda=None, n_steps=2, prioritized_replay=True),
     dict(stored_state=False),
     dict(burn_in_length=0),
     dict(burn_in_length=7),
@@ -290,7 +290,7 @@ SWITCHES = [
     dict(sequence_period=2, prioritized_replay=True),
     dict(trace_length=None, burn_in_length=0),
     dict(trace_length=None, burn_in_length=0, prioritized_replay=True, policy_kwargs=dict(core="gru")),
-    dict(epsilon_ladder=True),
+    dict(per_env_epsilons=True),
     dict(train_freq=(1, "episode"), gradient_steps=-1),
     dict(optimize_memory_usage=True),
 ]

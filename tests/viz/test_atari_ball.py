@@ -12,8 +12,8 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.env_util import make_atari_env
 from stable_baselines3.common.vec_env import VecFrameStack
 
-from sb3_attn import SoftAttentionCnnPolicy
-from sb3_attn.extractors.tokens import ReceptiveField
+from sb3_attn import SoftAttentionPolicy
+from sb3_attn.extractors.tokenizers import ReceptiveField
 from sb3_attn.viz import Attention, ImageGrid, TokenPart, ball_position, measure_ball_attention
 from sb3_attn.viz.atari_ball import attention_near, regions_near
 
@@ -104,7 +104,7 @@ def test_mass_against_even_attention():
 def test_a_model_that_plays():
     wrapper_kwargs = dict(terminal_on_life_loss=False)
     env = VecFrameStack(make_atari_env("ALE/Breakout-v5", 1, seed=0, wrapper_kwargs=wrapper_kwargs, env_kwargs=RAW), 4)
-    model = DQN(SoftAttentionCnnPolicy, env, buffer_size=1, device="cpu")
+    model = DQN(SoftAttentionPolicy, env, buffer_size=1, device="cpu")
     ((attention, measured),) = measure_ball_attention(model, env, "Breakout", n_steps=40, deterministic=False)
     assert attention.weights.shape == (40, 1, 49)
     assert 0 < measured.n_frames < 40 == measured.n_steps

@@ -12,7 +12,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from viz_toys import make_darqn, make_env, make_model
 
-from sb3_attn import DNCExtractor, RecurrentDQN, TransformerExtractor
+from sb3_attn import DNCExtractor, GTrXLExtractor, RecurrentDQN
 from sb3_attn.viz import AttentionFiguresCallback
 
 
@@ -53,7 +53,7 @@ def test_what_cannot_be_is_a_sentence():
         make_darqn(make_env("image")).learn(8, callback=AttentionFiguresCallback())
 
 
-@pytest.mark.parametrize("extractor", [DNCExtractor, TransformerExtractor])
+@pytest.mark.parametrize("extractor", [DNCExtractor, GTrXLExtractor])
 def test_memories_over_frames(extractor, tmp_path):
     kwargs = dict(features_extractor_class=extractor, features_extractor_kwargs=dict(n_stack=2))
     env = make_env("vector", n_stack=2)
@@ -61,7 +61,7 @@ def test_memories_over_frames(extractor, tmp_path):
     model.learn(4, callback=AttentionFiguresCallback(n_steps=4, n_observations=2))
     (folder,) = tmp_path.iterdir()
     tags = EventAccumulator(str(folder)).Reload().Tags()
-    names = ["attention"] if extractor is TransformerExtractor else ["read", "write", "usage", "link"]
+    names = ["attention"] if extractor is GTrXLExtractor else ["read", "write", "usage", "link"]
     assert {f"frames_{name}/observations" for name in names} == set(tags["images"])
     found = {tag for tag in tags["scalars"] if tag.startswith("frames_")}
     distributions = [name for name in names if name not in ("usage", "link")]

@@ -116,7 +116,7 @@ SHAPES = {
     "ntm": dict(memory_read=(1, 32), memory_write=(1, 32)),
     "dnc": dict(memory_read=(4, 16), memory_write=(1, 16), memory_usage=(1, 16), memory_link=(1, 16, 16)),
     "key_value": dict(memory_retrieval=(1, 64)),
-    "gated_transformer": dict(memory_attention=(4, 65)),
+    "gtrxl": dict(memory_attention=(4, 65)),
 }
 
 
@@ -179,7 +179,7 @@ def test_retrieval_is_drawn_at_the_step_that_was_read():
 
 
 def test_transformer_attention_is_drawn_at_the_step_that_was_attended_to():
-    model = recurrent("gated_transformer", hidden_size=8, n_heads=2, memory_length=3)
+    model = recurrent("gtrxl", hidden_size=8, n_heads=2, memory_length=3)
     layer = model.q_net.core.layers[0]
     with th.no_grad():
         for parameter in (layer.query.weight, layer.query.bias, layer.positions):

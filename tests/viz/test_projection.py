@@ -8,7 +8,7 @@ pytest.importorskip("imageio")
 
 from gymnasium import spaces
 
-from sb3_attn.extractors.tokens import ImageTokens, ReceptiveField
+from sb3_attn.extractors.tokenizers import ImageTokenizer, ReceptiveField
 from sb3_attn.viz import overlay, picture, pixel_map
 
 
@@ -33,7 +33,7 @@ def pixel_map_by_loop(weights, grid, size, stride, height, width, mean):
     ids=str,
 )
 def test_a_map_is_what_the_loop_says(trunk, size, reduce):
-    tokens = ImageTokens(spaces.Box(0, 255, (1, *size), np.uint8), trunk=trunk)
+    tokens = ImageTokenizer(spaces.Box(0, 255, (1, *size), np.uint8), trunk=trunk)
     weights = np.random.default_rng(0).random((2, 3, tokens.n_tokens))
     maps = pixel_map(weights, tokens.grid, tokens.receptive_field, size, reduce)
     assert maps.shape == (2, 3, *size)

@@ -162,7 +162,7 @@ def test_the_zoo_itself_with_a_hook(tmp_path: Path) -> None:
 
 
 POLICIES = {
-    "by name": "policy:'sb3_attn.HardAttentionCnnPolicy'",
+    "by name": "policy:'sb3_attn.HardAttentionPolicy'",
     "by class": "policy_kwargs:dict(features_extractor_class=get_class_by_name('sb3_attn.SelfAttentionExtractor'))",
 }
 

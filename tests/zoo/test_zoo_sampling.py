@@ -14,7 +14,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 #: As the YAML of an agent that has everything else than what is sampled: n-step returns, a period of 200, a GRU
 YAML = {
-    "bootstrap_n": 5,
+    "n_steps": 5,
     "td_lambda": None,
     "sequence_period": 200,
     "trace_length": 200,

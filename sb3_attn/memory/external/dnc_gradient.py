@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch as th
 
-from sb3_attn.memory import addressing, gradients
-from sb3_attn.memory.dnc_state import DNCState
+from sb3_attn.memory.external import addressing, gradients
+from sb3_attn.memory.external.dnc_state import DNCState
 
 if TYPE_CHECKING:
-    from sb3_attn.memory.dnc import DNCCore
+    from sb3_attn.memory.external.dnc import DNCCore
 
 
 class AllocationTrace(NamedTuple):

@@ -5,11 +5,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_attn.common.core_state import CoreState
-from sb3_attn.memory import addressing, reference_forms
-from sb3_attn.memory.controlled import ControlledCore
-from sb3_attn.memory.dnc_gradient import DNC_GRADIENT
-from sb3_attn.memory.dnc_state import AccessState, DNCState
-from sb3_attn.memory.gradients import WrittenGradient
+from sb3_attn.memory.external import addressing, reference_forms
+from sb3_attn.memory.external.controlled import ControlledCore
+from sb3_attn.memory.external.dnc_gradient import DNC_GRADIENT
+from sb3_attn.memory.external.dnc_state import AccessState, DNCState
+from sb3_attn.memory.external.gradients import WrittenGradient
 
 
 class MemoryAccess(nn.Module):

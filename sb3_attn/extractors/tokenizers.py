@@ -32,7 +32,7 @@ class ReceptiveField(NamedTuple):
     stride: int
 
 
-class Tokens(nn.Module, ABC):
+class Tokenizer(nn.Module, ABC):
     """
     Turns observations, as SB3's preprocessing leaves them, into tokens.
 
@@ -64,7 +64,7 @@ class Tokens(nn.Module, ABC):
         return None
 
 
-class ImageTokens(Tokens):
+class ImageTokenizer(Tokenizer):
     """
     The regions of an image: the positions of a convolution's output, row by row.
 
@@ -105,7 +105,7 @@ class ImageTokens(Tokens):
         return th.cat((regions, self.coordinates.expand(len(regions), -1, -1)), dim=-1)
 
 
-class EntityTokens(Tokens):
+class EntityTokenizer(Tokenizer):
     """
     A token for each row of a matrix ``[entities, features]``; all rows are treated alike.
 
@@ -121,7 +121,7 @@ class EntityTokens(Tokens):
         return self.projection(observations)
 
 
-class EntryTokens(Tokens):
+class FeatureTokenizer(Tokenizer):
     """
     A token for each entry of a vector: its value times a learned vector, plus another that says which entry it is.
 
@@ -143,7 +143,7 @@ class EntryTokens(Tokens):
         return observations.flatten(1).unsqueeze(-1) * self.weight + self.bias
 
 
-class DictTokens(Tokens):
+class DictTokenizer(Tokenizer):
     """
     The tokens of all entries of a Dict, brought to one size and marked with the key that they come from.
 
@@ -152,7 +152,7 @@ class DictTokens(Tokens):
     :param mask_keys: for matrices with a changing number of entities: from the key of a matrix ``[n, features]`` to the key
         of the vector ``[n]`` that is 1 on its real rows and 0 on padding. The vector has no tokens of its own; entries
         that are not in here are real always.
-    :param image_kwargs: further arguments of ``ImageTokens``
+    :param image_kwargs: further arguments of ``ImageTokenizer``
     :raises ValueError: if a key of ``mask_keys`` is missing, or what it stands for does not fit
     """
 
@@ -166,7 +166,7 @@ class DictTokens(Tokens):
         mask_keys = dict(mask_keys or {})
         _check_mask_keys(space, mask_keys)
         tokens = {
-            key: make_tokens(subspace, token_size, None, **image_kwargs)
+            key: make_tokenizer(subspace, token_size, None, **image_kwargs)
             for key, subspace in space.spaces.items()
             if key not in mask_keys.values()
         }
@@ -201,28 +201,28 @@ class DictTokens(Tokens):
         return th.ones(len(entry), self.sizes[key], dtype=th.bool, device=entry.device)
 
 
-def make_tokens(
+def make_tokenizer(
     space: spaces.Space, token_size: int = 64, mask_keys: Mapping[str, str] | None = None, **image_kwargs: object
-) -> Tokens:
+) -> Tokenizer:
     """
     Tokens for a space: regions of an image, rows of a matrix, entries of anything else, and all of them for a Dict.
 
     :param space: Observation space, images channels first
     :param token_size: size d of a token; regions are as wide as the trunk's last convolution (and coordinates) instead
-    :param mask_keys: as for ``DictTokens``
-    :param image_kwargs: further arguments of ``ImageTokens``
+    :param mask_keys: as for ``DictTokenizer``
+    :param image_kwargs: further arguments of ``ImageTokenizer``
     :return: the module that makes them
     :raises ValueError: if ``mask_keys`` are given for anything but a Dict
     """
     if isinstance(space, spaces.Dict):
-        return DictTokens(space, token_size, mask_keys, **image_kwargs)
+        return DictTokenizer(space, token_size, mask_keys, **image_kwargs)
     if mask_keys:
         raise ValueError(f"mask_keys={mask_keys} name entries of a Dict, but observation_space={space}; put both into a Dict.")
     if isinstance(space, spaces.Box) and len(space.shape) == 3:
-        return ImageTokens(space, **image_kwargs)  # type: ignore[arg-type]
+        return ImageTokenizer(space, **image_kwargs)  # type: ignore[arg-type]
     if isinstance(space, spaces.Box) and len(space.shape) == 2:
-        return EntityTokens(space, token_size)
-    return EntryTokens(space, token_size)
+        return EntityTokenizer(space, token_size)
+    return FeatureTokenizer(space, token_size)
 
 
 def _check_mask_keys(space: spaces.Dict, mask_keys: Mapping[str, str]) -> None:

@@ -7,11 +7,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_attn.common.core_state import CoreState
-from sb3_attn.memory import addressing, reference_forms
-from sb3_attn.memory.controlled import ControlledCore
-from sb3_attn.memory.gradients import WrittenGradient
-from sb3_attn.memory.ntm_gradient import NTM_GRADIENT
-from sb3_attn.memory.ntm_state import NTMState
+from sb3_attn.memory.external import addressing, reference_forms
+from sb3_attn.memory.external.controlled import ControlledCore
+from sb3_attn.memory.external.gradients import WrittenGradient
+from sb3_attn.memory.external.ntm_gradient import NTM_GRADIENT
+from sb3_attn.memory.external.ntm_state import NTMState
 
 #: Of a constant initial memory; the best of those that Collier & Beel (2018) compared
 CONSTANT = 1e-6

@@ -10,9 +10,9 @@ import torch as th
 from torch import nn
 
 from sb3_attn.common.core_state import CoreState
-from sb3_attn.memory.controller import Controller
 from sb3_attn.memory.core import MemoryCore
-from sb3_attn.memory.gradients import WrittenGradient, compile_once, has_compiler, unroll_with
+from sb3_attn.memory.external.controller import Controller
+from sb3_attn.memory.external.gradients import WrittenGradient, compile_once, has_compiler, unroll_with
 
 
 class ControlledCore(MemoryCore):

@@ -1,7 +1,7 @@
 """
 Cosine similarities and sharpening as the implementations have them that results are compared with.
 
-Their gradients are not finite everywhere, or larger than need be; ``sb3_attn.memory.addressing`` has the forms to train with.
+Their gradients are not finite everywhere, or larger than need be; ``addressing`` has the forms to train with.
 """
 
 import torch as th

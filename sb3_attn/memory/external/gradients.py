@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch as th
 from torch.autograd.function import once_differentiable
 
-from sb3_attn.memory import addressing
-from sb3_attn.memory.controller import Controller
+from sb3_attn.memory.external import addressing
+from sb3_attn.memory.external.controller import Controller
 
 if TYPE_CHECKING:
-    from sb3_attn.memory.controlled import ControlledCore
+    from sb3_attn.memory.external.controlled import ControlledCore
 
 
 class WrittenGradient(NamedTuple):

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch as th
 
-from sb3_attn.memory import addressing, gradients
-from sb3_attn.memory.ntm_state import NTMState
+from sb3_attn.memory.external import addressing, gradients
+from sb3_attn.memory.external.ntm_state import NTMState
 
 if TYPE_CHECKING:
-    from sb3_attn.memory.ntm import NTMCore
+    from sb3_attn.memory.external.ntm import NTMCore
 
 
 class NTMTrace(NamedTuple):

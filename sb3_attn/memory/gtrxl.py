@@ -1,6 +1,6 @@
 """The gated transformer: attention over the last steps, layer by layer."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch as th
 from torch import nn
@@ -9,10 +9,10 @@ from torch.nn import functional as F
 from sb3_attn.common.core_state import CoreState
 from sb3_attn.common.softmax import masked_softmax
 from sb3_attn.memory.core import MemoryCore
-from sb3_attn.memory.window import by_entry, extend, visible
+from sb3_attn.memory.sliding_window import by_entry, extend, visible
 
 
-class GatedTransformerState(NamedTuple):
+class GTrXLState(NamedTuple):
     """The inputs of each layer at the last steps, the oldest first."""
 
     embeddings: th.Tensor  # [B, layers, L, D]
@@ -50,7 +50,7 @@ class GRUGate(nn.Module):
         return th.lerp(old, (candidate + self.of_reset(kept)).tanh(), gate)
 
 
-class GatedTransformerLayer(nn.Module):
+class GTrXLLayer(nn.Module):
     """
     Attention over a window of the past and a small network, each behind a gate, with normalised inputs.
 
@@ -102,7 +102,7 @@ class GatedTransformerLayer(nn.Module):
         return self.feedforward_gate(hidden, F.relu(self.feedforward(self.feedforward_norm(hidden)))), weights
 
 
-class GatedTransformerCore(MemoryCore):
+class GTrXLCore(MemoryCore):
     """
     Gated transformer (GTrXL): at each step, attention over the last L steps and the present one.
 
@@ -141,24 +141,26 @@ class GatedTransformerCore(MemoryCore):
         self.memory_length = memory_length
         self.embedding = nn.Linear(input_size, hidden_size)
         self.layers = nn.ModuleList(
-            GatedTransformerLayer(hidden_size, n_heads, memory_length, feedforward_size, gate_bias) for _ in range(n_layers)
+            GTrXLLayer(hidden_size, n_heads, memory_length, feedforward_size, gate_bias) for _ in range(n_layers)
         )
 
-    def initial_state(self, batch_size: int) -> GatedTransformerState:
-        embeddings = self.embedding.weight.new_zeros(batch_size, len(self.layers), self.memory_length, self.output_size)
-        return GatedTransformerState(embeddings, embeddings.new_zeros(batch_size, self.memory_length))
+    @classmethod
+    def window_kwargs(cls, length: int) -> dict[str, Any]:
+        return dict(memory_length=length)
 
-    def forward(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, GatedTransformerState]:
+    def initial_state(self, batch_size: int) -> GTrXLState:
+        embeddings = self.embedding.weight.new_zeros(batch_size, len(self.layers), self.memory_length, self.output_size)
+        return GTrXLState(embeddings, embeddings.new_zeros(batch_size, self.memory_length))
+
+    def forward(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, GTrXLState]:
         outputs, state = self.unroll(inputs.unsqueeze(0), state)
         return outputs.squeeze(0), state
 
-    def unroll(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, GatedTransformerState]:
-        outputs, _, state = self._unroll(inputs, GatedTransformerState._make(state))
+    def unroll(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, GTrXLState]:
+        outputs, _, state = self._unroll(inputs, GTrXLState._make(state))
         return outputs, state
 
-    def _unroll(
-        self, inputs: th.Tensor, state: GatedTransformerState
-    ) -> tuple[th.Tensor, list[th.Tensor], GatedTransformerState]:
+    def _unroll(self, inputs: th.Tensor, state: GTrXLState) -> tuple[th.Tensor, list[th.Tensor], GTrXLState]:
         """Outputs ``[T, B, D]``, the weights of each layer ``[B, H, T, L + T]``, and the state afterwards."""
         seen = visible(state.filled, len(inputs), with_present=True).unsqueeze(1)
         embeddings, kept, weights = self.embedding(inputs), [], []
@@ -167,8 +169,12 @@ class GatedTransformerCore(MemoryCore):
             embeddings, layer_weights = layer(embeddings, past, seen)
             weights.append(layer_weights)
         filled = extend(state.filled, inputs.new_ones(inputs.shape[:2]))[:, -self.memory_length :]
-        return embeddings, weights, GatedTransformerState(th.stack(kept, dim=1), filled)
+        return embeddings, weights, GTrXLState(th.stack(kept, dim=1), filled)
 
     def memory_weights(self, inputs: th.Tensor, state: CoreState) -> dict[str, th.Tensor]:
-        _, weights, _ = self._unroll(inputs.unsqueeze(0), GatedTransformerState._make(state))
+        _, weights, _ = self._unroll(inputs.unsqueeze(0), GTrXLState._make(state))
         return {"attention": th.cat(weights, dim=1).squeeze(2)}
+
+
+#: The name in models of earlier versions
+GatedTransformerCore = GTrXLCore

@@ -1,0 +1,69 @@
+"""Models, names and arguments of earlier versions still work. The files in data/former were saved before these names changed."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import DQN
+
+import sb3_attn
+from sb3_attn import R2D2, RecurrentDQN
+
+FORMER = Path(__file__).parent / "data" / "former"
+ALGORITHMS = {"dqn": DQN, "r2d2": R2D2, "rdqn": RecurrentDQN, "darqn": RecurrentDQN}
+
+
+def load(name: str) -> Any:
+    return ALGORITHMS[name.partition("_")[0]].load(FORMER / name, device="cpu")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in FORMER.glob("*.zip")))
+def test_a_former_model_has_the_same_q_values(name: str) -> None:
+    q_net = load(name).q_net
+    with np.load(FORMER / "expected.npz") as expected, th.no_grad():
+        obs = th.as_tensor(expected[f"{name}/obs"])  # [T, B, F]
+        if name.startswith("dqn"):
+            q_values = th.stack([q_net(step) for step in obs])
+        else:
+            q_values, _ = q_net.unroll(obs, q_net.initial_state(obs.shape[1]))
+        np.testing.assert_allclose(q_values.numpy(), expected[f"{name}/q"], rtol=1e-5, atol=1e-6)
+
+
+def test_former_arguments_in_a_zip() -> None:
+    model = load("rdqn")
+    assert (model.n_steps, model.per_env_epsilons) == (3, True)
+    assert not {"bootstrap_n", "epsilon_ladder"} & vars(model).keys()
+
+
+@pytest.mark.parametrize("algorithm", [RecurrentDQN, R2D2])
+def test_former_arguments_of_a_constructor(algorithm: type[RecurrentDQN]) -> None:
+    with pytest.warns(FutureWarning, match="bootstrap_n is now called n_steps"):
+        model = algorithm("MlpPolicy", "CartPole-v1", buffer_size=1000, bootstrap_n=2, td_lambda=None, device="cpu")
+    assert model.n_steps == 2
+
+
+def test_a_former_and_a_present_name_together_are_refused() -> None:
+    with pytest.raises(TypeError, match="bootstrap_n is the former name of n_steps"):
+        RecurrentDQN("MlpPolicy", "CartPole-v1", bootstrap_n=2, n_steps=2)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("former", "present"),
+    [
+        ("GatedTransformerCore", "GTrXLCore"),
+        ("MlpPolicy", "RecurrentDQNPolicy"),
+        ("NTMMlpPolicy", "NTMPolicy"),
+        ("SoftAttentionCnnPolicy", "SoftAttentionPolicy"),
+        ("TransformerExtractor", "GTrXLExtractor"),
+        ("TransformerMultiInputPolicy", "GTrXLPolicy"),
+    ],
+)
+def test_former_names(former: str, present: str) -> None:
+    assert getattr(sb3_attn, former).__name__ == present
+
+
+def test_other_names_do_not_exist() -> None:
+    with pytest.raises(AttributeError, match="'sb3_attn' has no attribute 'NoSuchPolicy'"):
+        _ = sb3_attn.NoSuchPolicy
