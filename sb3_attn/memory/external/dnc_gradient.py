@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch as th
+from torch.nn import functional as F
 
 from sb3_attn.memory.external import addressing, gradients
 from sb3_attn.memory.external.dnc_state import DNCState
@@ -205,7 +206,9 @@ def _allocation_backward(now: AllocationTrace, d_weights: th.Tensor) -> th.Tenso
     """Eq. (1): a slot's usage takes from its own weight, and is a factor of the weights of all that are used more."""
     d_weights = d_weights.gather(-1, now.order)
     products = d_weights * now.weights
-    d_factor = (products.sum(dim=-1, keepdim=True) - products.cumsum(dim=-1)) / now.usage
+    # Summed from the slot used most: the total minus the other sum would cancel in float32, and usages go down to 1e-6
+    of_slots_used_more = F.pad(products[..., 1:].flip(-1).cumsum(dim=-1).flip(-1), (0, 1))
+    d_factor = of_slots_used_more / now.usage
     d_usage = d_factor - d_weights * now.products
     return th.zeros_like(d_usage).scatter(-1, now.order, d_usage) * (1 - addressing.EPS)
 
