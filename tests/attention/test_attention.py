@@ -160,6 +160,61 @@ def test_self_attention_equals_pytorchs_with_the_same_weights(n_heads, masked):
     th.testing.assert_close(weights, expected_weights, atol=1e-6, rtol=0)
 
 
+def block_by_loop(block: SelfAttentionBlock, tokens: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """
+    One row of a block, a token and a head at a time: Xiong et al. (2020), figure 1b, and Vaswani et al. (2017), eq. (1).
+
+    :param tokens: ``[n, d]``
+    :param mask: which of them are real, bool ``[n]``
+    :return: ``[n, d]``, and the weights of each query over the keys, ``[H, n, n]``
+    """
+    arrays = {name: parameter.detach().numpy() for name, parameter in block.named_parameters()}
+
+    def layer(name: str, x: np.ndarray) -> np.ndarray:
+        return arrays[f"{name}.weight"] @ x + arrays[f"{name}.bias"]
+
+    def norm(name: str, x: np.ndarray) -> np.ndarray:
+        return arrays[f"{name}.weight"] * (x - x.mean()) / np.sqrt(x.var() + 1e-5) + arrays[f"{name}.bias"]
+
+    n_heads, (n, d) = block.attention.n_heads, tokens.shape
+    q, k, v = np.zeros((3, n, d))
+    for i, token in enumerate(tokens):
+        q[i], k[i], v[i] = np.split(layer("attention.in_projection", norm("attention_norm", token)), 3)
+    outputs, weights = np.zeros((n, d)), np.zeros((n_heads, n, n))
+    for i, token in enumerate(tokens):
+        attended = np.zeros(d)
+        for head in range(n_heads):
+            own = slice(head * d // n_heads, (head + 1) * d // n_heads)
+            scores = {j: q[i, own] @ k[j, own] / math.sqrt(d / n_heads) for j in np.flatnonzero(mask)}
+            total = sum(math.exp(score) for score in scores.values())
+            for j, score in scores.items():
+                weights[head, i, j] = math.exp(score) / total
+                attended[own] += weights[head, i, j] * v[j, own]
+        token = token + layer("attention.out_projection", attended)
+        hidden = np.maximum(layer("feedforward.0", norm("feedforward_norm", token)), 0)
+        outputs[i] = token + layer("feedforward.2", hidden)
+    return outputs, weights
+
+
+@pytest.mark.parametrize(("size", "n_heads", "feedforward_size"), [(8, 1, 16), (6, 3, 4), (4, 4, 5)])
+def test_blocks_of_self_attention_equal_the_loop_over_tokens(size, n_heads, feedforward_size):
+    block = SelfAttentionBlock(size, n_heads, feedforward_size).double()
+    with th.no_grad():  # the gain and the bias of a norm start at 1 and 0
+        for parameter in block.parameters():
+            parameter.normal_(std=0.7)
+    tokens = 2 * th.randn(B, N, size, dtype=th.float64)
+    mask = th.arange(N) < th.tensor([[6], [4], [0]])  # the last row has no real token
+    for given in (None, mask):
+        for need_weights in (False, True):  # the fused kernel and the explicit path
+            outputs, weights = block(tokens, given, need_weights)
+            for row in range(B):
+                real = np.ones(N, bool) if given is None else given[row].numpy()
+                expected, expected_weights = block_by_loop(block, tokens[row].numpy(), real)
+                np.testing.assert_allclose(outputs[row].detach(), expected, rtol=1e-10, atol=1e-12)
+                if need_weights:
+                    np.testing.assert_allclose(weights[row].detach(), expected_weights, rtol=1e-10, atol=1e-12)
+
+
 def test_tokens_that_are_all_masked_give_no_nan():
     block = SelfAttentionBlock(8, 2, 16)
     mask = th.zeros(B, N, dtype=th.bool)
