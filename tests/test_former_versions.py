@@ -1,4 +1,4 @@
-"""Models, names and arguments of earlier versions still work. The files in data/former were saved before these names changed."""
+"""Models, names and arguments of earlier versions still work; those versions saved the files in data/former."""
 
 from pathlib import Path
 from typing import Any
