@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch as th
 from gymnasium import spaces
@@ -12,10 +12,11 @@ from torch import nn
 
 from sb3_attn.attention import SCORES, HardAttention, SelfAttentionBlock, SoftAttention
 from sb3_attn.attention.functional import masked_max, masked_mean
+from sb3_attn.common.former_names import FormerParameterNames
 from sb3_attn.extractors.tokenizers import Trunk, make_tokenizer
 
 
-class AttentionExtractor(BaseFeaturesExtractor):
+class AttentionExtractor(FormerParameterNames, BaseFeaturesExtractor):
     """
     Tokens -> attention -> linear layer -> features.
 
@@ -32,6 +33,8 @@ class AttentionExtractor(BaseFeaturesExtractor):
     :raises ValueError: if an argument does not fit the observation space
     """
 
+    former_parameters: ClassVar[dict[str, str]] = {"tokens": "tokenizer"}
+
     def __init__(
         self,
         observation_space: spaces.Space,
@@ -43,7 +46,7 @@ class AttentionExtractor(BaseFeaturesExtractor):
         mask_keys: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(observation_space, features_dim)
-        self.tokens = make_tokenizer(
+        self.tokenizer = make_tokenizer(
             observation_space, token_size, mask_keys, trunk=trunk, coordinates=coordinates, channels_last=channels_last
         )
 
@@ -99,7 +102,7 @@ class SoftAttentionExtractor(AttentionExtractor):
         **token_kwargs: Any,
     ) -> None:
         super().__init__(observation_space, features_dim, **token_kwargs)
-        n_tokens, token_size = self.tokens.n_tokens, self.tokens.token_size
+        n_tokens, token_size = self.tokenizer.n_tokens, self.tokenizer.token_size
         if query is None and score in SCORES and SCORES[score].needs_query:
             query = "mean"
         if isinstance(query, str) and query != "mean":
@@ -114,7 +117,7 @@ class SoftAttentionExtractor(AttentionExtractor):
         self.linear = nn.Sequential(nn.Linear(n_glimpsed * token_size, features_dim), nn.ReLU())
 
     def attend(self, observations: PyTorchObs, need_weights: bool = False) -> tuple[th.Tensor, th.Tensor]:
-        tokens, mask = self.tokens(observations), self.tokens.mask(observations)
+        tokens, mask = self.tokenizer(observations), self.tokenizer.mask(observations)
         contexts, weights = self.attention(tokens, self._query(tokens, mask), mask)
         if not self.sum_tokens:
             contexts = weights.unsqueeze(-1) * tokens.unsqueeze(1)
@@ -167,13 +170,13 @@ class SelfAttentionExtractor(AttentionExtractor):
         super().__init__(observation_space, features_dim, **token_kwargs)
         if n_blocks < 1:
             raise ValueError(f"n_blocks={n_blocks} must be at least 1.")
-        n_tokens = self.tokens.n_tokens
+        n_tokens = self.tokenizer.n_tokens
         if pooling not in ("max", "mean", *range(n_tokens)):
             raise ValueError(
                 f"pooling={pooling!r} is unknown; choose 'max', 'mean', or the index of one of {n_tokens} tokens."
             )
         self.pooling = pooling
-        self.projection = nn.Linear(self.tokens.token_size, block_size)
+        self.projection = nn.Linear(self.tokenizer.token_size, block_size)
         self.blocks = nn.ModuleList(
             SelfAttentionBlock(block_size, n_heads, feedforward_size or 2 * block_size) for _ in range(n_blocks)
         )
@@ -181,7 +184,7 @@ class SelfAttentionExtractor(AttentionExtractor):
         self.linear = nn.Sequential(nn.Linear(block_size, features_dim), nn.ReLU())
 
     def attend(self, observations: PyTorchObs, need_weights: bool = False) -> tuple[th.Tensor, th.Tensor | None]:
-        tokens, mask = self.projection(self.tokens(observations)), self.tokens.mask(observations)
+        tokens, mask = self.projection(self.tokenizer(observations)), self.tokenizer.mask(observations)
         for block in self.blocks:
             tokens, weights = block(tokens, mask, need_weights)
         features = self.linear(self._pool(self.norm(tokens), mask))
@@ -198,7 +201,7 @@ class SelfAttentionExtractor(AttentionExtractor):
         return masked_max(tokens, mask) if self.pooling == "max" else masked_mean(tokens, mask)
 
 
-class RegionExtractor(BaseFeaturesExtractor):
+class RegionExtractor(FormerParameterNames, BaseFeaturesExtractor):
     """
     The tokens themselves, side by side, for a memory that attends to them (``DARQNPolicy``).
 
@@ -208,14 +211,16 @@ class RegionExtractor(BaseFeaturesExtractor):
     :param token_kwargs: as for ``AttentionExtractor``, without ``features_dim``
     """
 
+    former_parameters: ClassVar[dict[str, str]] = {"tokens": "tokenizer"}
+
     def __init__(self, observation_space: spaces.Space, **token_kwargs: Any) -> None:
-        tokens = make_tokenizer(observation_space, **token_kwargs)
-        token_size = tokens.token_size + bool(token_kwargs.get("mask_keys"))
-        super().__init__(observation_space, tokens.n_tokens * token_size)
-        self.tokens = tokens
+        tokenizer = make_tokenizer(observation_space, **token_kwargs)
+        token_size = tokenizer.token_size + bool(token_kwargs.get("mask_keys"))
+        super().__init__(observation_space, tokenizer.n_tokens * token_size)
+        self.tokenizer = tokenizer
 
     def forward(self, observations: PyTorchObs) -> th.Tensor:
-        tokens, mask = self.tokens(observations), self.tokens.mask(observations)
+        tokens, mask = self.tokenizer(observations), self.tokenizer.mask(observations)
         if mask is not None:
             tokens = th.cat((tokens, mask.unsqueeze(-1)), dim=-1)
         return tokens.flatten(1)

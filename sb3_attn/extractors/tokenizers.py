@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch as th
 from gymnasium import spaces
@@ -11,6 +11,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_attn.attention.functional import grid_coordinates
+from sb3_attn.common.former_names import FormerParameterNames
 
 #: A convolution each: channels, kernel size, stride
 Trunk = Sequence[tuple[int, int, int]]
@@ -83,7 +84,7 @@ class ImageTokenizer(Tokenizer):
     ) -> None:
         layers = _trunk(trunk)
         channels, *size = space.shape
-        grid, receptive_field = _trace(trunk, layers, tuple(size))
+        grid, receptive_field = _grid_and_field(trunk, layers, tuple(size))
         super().__init__(grid[0] * grid[1], layers[-1][0] + (2 if coordinates else 0))
         #: Rows and columns of regions
         self.grid = grid
@@ -143,7 +144,7 @@ class FeatureTokenizer(Tokenizer):
         return observations.flatten(1).unsqueeze(-1) * self.weight + self.bias
 
 
-class DictTokenizer(Tokenizer):
+class DictTokenizer(FormerParameterNames, Tokenizer):
     """
     The tokens of all entries of a Dict, brought to one size and marked with the key that they come from.
 
@@ -156,6 +157,8 @@ class DictTokenizer(Tokenizer):
     :raises ValueError: if a key of ``mask_keys`` is missing, or what it stands for does not fit
     """
 
+    former_parameters: ClassVar[dict[str, str]] = {"tokens": "tokenizers"}
+
     def __init__(
         self,
         space: spaces.Dict,
@@ -165,26 +168,28 @@ class DictTokenizer(Tokenizer):
     ) -> None:
         mask_keys = dict(mask_keys or {})
         _check_mask_keys(space, mask_keys)
-        tokens = {
+        tokenizers = {
             key: make_tokenizer(subspace, token_size, None, **image_kwargs)
             for key, subspace in space.spaces.items()
             if key not in mask_keys.values()
         }
-        super().__init__(sum(part.n_tokens for part in tokens.values()), token_size)
+        super().__init__(sum(tokenizer.n_tokens for tokenizer in tokenizers.values()), token_size)
         self.mask_keys = mask_keys
-        self.sizes = {key: part.n_tokens for key, part in tokens.items()}
-        self.tokens = nn.ModuleDict(tokens)
-        self.projections = nn.ModuleDict({key: nn.Linear(part.token_size, token_size) for key, part in tokens.items()})
+        self.sizes = {key: tokenizer.n_tokens for key, tokenizer in tokenizers.items()}
+        self.tokenizers = nn.ModuleDict(tokenizers)
+        self.projections = nn.ModuleDict(
+            {key: nn.Linear(tokenizer.token_size, token_size) for key, tokenizer in tokenizers.items()}
+        )
 
     def forward(self, observations: PyTorchObs) -> th.Tensor:
         assert isinstance(observations, dict), "others have tokens of their own"
         parts = []
-        for key, part in self.tokens.items():
+        for key, tokenizer in self.tokenizers.items():
             entry = observations[key]
             if key in self.mask_keys:
                 # A weight of 0 is not enough: times what may lie in padding, it can be NaN
                 entry = entry.masked_fill(~self._real(observations, key).unsqueeze(-1), 0.0)
-            parts.append(self.projections[key](part(entry)))  # the bias of a key's projection is its mark
+            parts.append(self.projections[key](tokenizer(entry)))  # the bias of a key's projection is its mark
         return th.cat(parts, dim=1)
 
     def mask(self, observations: PyTorchObs) -> th.Tensor | None:
@@ -248,7 +253,7 @@ def _trunk(trunk: str | Trunk) -> Trunk:
     return TRUNKS[trunk]
 
 
-def _trace(name: str | Trunk, layers: Trunk, size: tuple[int, ...]) -> tuple[tuple[int, int], ReceptiveField]:
+def _grid_and_field(name: str | Trunk, layers: Trunk, size: tuple[int, ...]) -> tuple[tuple[int, int], ReceptiveField]:
     """The grid that is left of an image, and what each of its regions sees."""
     height, width = size
     field, jump = 1, 1

@@ -17,31 +17,31 @@ from sb3_attn.viz.memories import CoreMemory, ExtractorMemory
 from sb3_attn.viz.weights import ImageGrid, TokenPart, WeightSource, features_extractor
 
 
-def token_parts(tokens: Tokenizer, space: spaces.Space) -> tuple[TokenPart, ...]:
+def token_parts(tokenizer: Tokenizer, space: spaces.Space) -> tuple[TokenPart, ...]:
     """
     What an extractor's tokens are.
 
-    :param tokens: the extractor's
+    :param tokenizer: the extractor's
     :param space: its observation space, images channels first
     :return: the parts, in the order of the tokens
     """
-    if not isinstance(tokens, DictTokenizer):
-        return (_part(None, tokens, space, 0),)
+    if not isinstance(tokenizer, DictTokenizer):
+        return (_part(None, tokenizer, space, 0),)
     assert isinstance(space, spaces.Dict), "only a Dict has them"
     parts: list[TokenPart] = []
-    for key, module in tokens.tokens.items():
+    for key, module in tokenizer.tokenizers.items():
         assert isinstance(module, Tokenizer), "nothing else is in there"
         parts.append(_part(key, module, space[key], parts[-1].stop if parts else 0))
     return tuple(parts)
 
 
-def _part(key: str | None, tokens: Tokenizer, space: spaces.Space, start: int) -> TokenPart:
-    stop = start + tokens.n_tokens
-    if isinstance(tokens, ImageTokenizer):
+def _part(key: str | None, tokenizer: Tokenizer, space: spaces.Space, start: int) -> TokenPart:
+    stop = start + tokenizer.n_tokens
+    if isinstance(tokenizer, ImageTokenizer):
         assert space.shape is not None, "an image is a Box"
         height, width = space.shape[1:]
-        return TokenPart(key, "region", start, stop, ImageGrid(tokens.grid, tokens.receptive_field, (height, width)))
-    return TokenPart(key, "entity" if isinstance(tokens, EntityTokenizer) else "entry", start, stop)
+        return TokenPart(key, "region", start, stop, ImageGrid(tokenizer.grid, tokenizer.receptive_field, (height, width)))
+    return TokenPart(key, "entity" if isinstance(tokenizer, EntityTokenizer) else "entry", start, stop)
 
 
 class ExtractorAttention(WeightSource):
@@ -54,7 +54,7 @@ class ExtractorAttention(WeightSource):
         extractor = features_extractor(network)
         if not isinstance(extractor, AttentionExtractor):
             return []
-        return [cls(network, token_parts(extractor.tokens, network.observation_space))]
+        return [cls(network, token_parts(extractor.tokenizer, network.observation_space))]
 
     def weights(self, observations: PyTorchObs, state: Any = None, next_state: Any = None) -> th.Tensor:
         network = self.network
@@ -73,14 +73,14 @@ class CoreAttention(WeightSource):
 
     @classmethod
     def from_network(cls, network: Any) -> list[WeightSource]:
-        tokens = getattr(features_extractor(network), "tokens", None)
+        tokenizer = getattr(features_extractor(network), "tokenizer", None)
         if (
             not isinstance(network, RecurrentQNetwork)
-            or not isinstance(tokens, Tokenizer)
+            or not isinstance(tokenizer, Tokenizer)
             or not hasattr(network.core, "attend")
         ):
             return []
-        return [cls(network, token_parts(tokens, network.observation_space))]
+        return [cls(network, token_parts(tokenizer, network.observation_space))]
 
     def weights(self, observations: PyTorchObs, state: Any = None, next_state: Any = None) -> th.Tensor:
         network = self.network

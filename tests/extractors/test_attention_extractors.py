@@ -23,6 +23,7 @@ from sb3_attn import (
     SoftAttentionPolicy,
 )
 from sb3_attn.dqn.policies import AttentionPolicy
+from sb3_attn.extractors import RegionExtractor
 from sb3_attn.extractors.tokenizers import make_tokenizer
 
 ATARI = spaces.Box(0, 255, (4, 84, 84), np.uint8)
@@ -120,17 +121,17 @@ def test_entities_are_a_set_and_entries_are_not():
 @pytest.mark.parametrize("trunk", ["nature", "patches", [(16, 8, 4), (32, 3, 2)]], ids=str)
 def test_regions_see_the_pixels_that_they_are_said_to(trunk, channels_last):
     """Region by region: a changed pixel changes those regions, and only those, whose field covers it."""
-    tokens = make_tokenizer(RGB, trunk=trunk, coordinates=False, channels_last=channels_last)
-    for layer in tokens.trunk:
+    tokenizer = make_tokenizer(RGB, trunk=trunk, coordinates=False, channels_last=channels_last)
+    for layer in tokenizer.trunk:
         if isinstance(layer, nn.Conv2d):  # all signs the same, or ReLU would hide changes
             nn.init.constant_(layer.weight, 0.1)
             nn.init.constant_(layer.bias, 0.1)
-    field, (rows, columns) = tokens.receptive_field, tokens.grid
-    before = tokens(th.zeros(1, 3, 64, 64))
+    field, (rows, columns) = tokenizer.receptive_field, tokenizer.grid
+    before = tokenizer(th.zeros(1, 3, 64, 64))
     for y, x in ((0, 0), (13, 40), (63, 20)):
         image = th.zeros(1, 3, 64, 64)
         image[0, :, y, x] = 1.0
-        changed = (tokens(image) != before).any(dim=-1).reshape(rows, columns)
+        changed = (tokenizer(image) != before).any(dim=-1).reshape(rows, columns)
         starts = field.stride * th.arange(max(rows, columns))
         seen = (starts[:rows, None] <= y) & (y < starts[:rows, None] + field.size)
         seen = seen & (starts[None, :columns] <= x) & (x < starts[None, :columns] + field.size)
@@ -142,6 +143,19 @@ def test_the_layout_of_images_changes_nothing():
     second = SoftAttentionExtractor(ATARI, channels_last=True)
     second.load_state_dict(first.state_dict())
     th.testing.assert_close(second(batch(ATARI)), first(batch(ATARI)), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("extractor_class", [SoftAttentionExtractor, SelfAttentionExtractor, RegionExtractor])
+def test_former_names_of_parameters_load(extractor_class):
+    """The tokenizer was once called tokens, and so were those of the keys of a Dict."""
+    extractor, other = extractor_class(DICT), extractor_class(DICT)
+    former = {
+        name.replace("tokenizer.", "tokens.").replace("tokenizers.", "tokens."): parameter
+        for name, parameter in extractor.state_dict().items()
+    }
+    assert "tokens.tokens.image.trunk.0.weight" in former
+    other.load_state_dict(former)
+    assert all(map(th.equal, extractor.state_dict().values(), other.state_dict().values()))
 
 
 def test_the_mean_is_the_query_where_the_score_needs_one():

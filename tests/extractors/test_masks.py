@@ -128,16 +128,16 @@ def test_masks_may_be_of_any_type(mask_space):
     space = spaces.Dict({"self": SELF, "units": UNITS, "units_mask": mask_space})
     extractor = SoftAttentionExtractor(space, mask_keys=MASK_KEYS)
     observations = preprocess_obs({**batch(), "units_mask": th.as_tensor(MASK.astype(mask_space.dtype))}, space)
-    assert extractor.tokens.n_tokens == 2 + N
-    assert th.equal(extractor.tokens.mask(observations)[:, 2:], REAL)
-    assert extractor.tokens.mask(observations)[:, :2].all()
+    assert extractor.tokenizer.n_tokens == 2 + N
+    assert th.equal(extractor.tokenizer.mask(observations)[:, 2:], REAL)
+    assert extractor.tokenizer.mask(observations)[:, :2].all()
 
 
 def test_matrices_may_share_a_mask_or_have_none():
     space = spaces.Dict(a=UNITS, b=UNITS, c=UNITS, mask=spaces.MultiBinary(N))
-    tokens = SoftAttentionExtractor(space, mask_keys={"a": "mask", "b": "mask"}).tokens
+    tokenizer = SoftAttentionExtractor(space, mask_keys={"a": "mask", "b": "mask"}).tokenizer
     observations = {key: th.rand(B, N, F) for key in "abc"} | {"mask": th.as_tensor(MASK).float()}
-    assert th.equal(tokens.mask(observations), th.cat((REAL, REAL, th.ones_like(REAL)), dim=1))
+    assert th.equal(tokenizer.mask(observations), th.cat((REAL, REAL, th.ones_like(REAL)), dim=1))
 
 
 def test_images_may_stand_beside_masked_entities():
@@ -268,8 +268,8 @@ def test_a_memory_never_looks_at_padding(selection, space):
 def test_pictures_of_a_model_with_masks():
     policy_kwargs = dict(features_extractor_kwargs=dict(features_dim=16, mask_keys=MASK_KEYS))
     model = DQN(SoftAttentionPolicy, Units(), policy_kwargs=policy_kwargs, buffer_size=10, device="cpu", seed=0)
-    tokens = model.q_net.features_extractor.tokens
-    parts = token_parts(tokens, model.observation_space)
+    tokenizer = model.q_net.features_extractor.tokenizer
+    parts = token_parts(tokenizer, model.observation_space)
     assert [(part.key, part.kind, part.start, part.stop) for part in parts] == [
         ("self", "entry", 0, 2),
         ("units", "entity", 2, 7),

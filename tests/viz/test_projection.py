@@ -33,12 +33,12 @@ def pixel_map_by_loop(weights, grid, size, stride, height, width, mean):
     ids=str,
 )
 def test_a_map_is_what_the_loop_says(trunk, size, reduce):
-    tokens = ImageTokenizer(spaces.Box(0, 255, (1, *size), np.uint8), trunk=trunk)
-    weights = np.random.default_rng(0).random((2, 3, tokens.n_tokens))
-    maps = pixel_map(weights, tokens.grid, tokens.receptive_field, size, reduce)
+    tokenizer = ImageTokenizer(spaces.Box(0, 255, (1, *size), np.uint8), trunk=trunk)
+    weights = np.random.default_rng(0).random((2, 3, tokenizer.n_tokens))
+    maps = pixel_map(weights, tokenizer.grid, tokenizer.receptive_field, size, reduce)
     assert maps.shape == (2, 3, *size)
-    for found, row in zip(maps.reshape(-1, *size), weights.reshape(-1, tokens.n_tokens), strict=True):
-        expected = pixel_map_by_loop(row, tokens.grid, *tokens.receptive_field, *size, mean=reduce == "mean")
+    for found, row in zip(maps.reshape(-1, *size), weights.reshape(-1, tokenizer.n_tokens), strict=True):
+        expected = pixel_map_by_loop(row, tokenizer.grid, *tokenizer.receptive_field, *size, mean=reduce == "mean")
         np.testing.assert_allclose(found, expected, atol=1e-12)
 
 

@@ -25,7 +25,7 @@ SCALE = 20.0
 
 def scale(model):
     with th.no_grad():
-        for parameter in features_extractor(acting_network(model)).tokens.parameters():
+        for parameter in features_extractor(acting_network(model)).tokenizer.parameters():
             parameter *= SCALE
 
 
