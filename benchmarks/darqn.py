@@ -25,7 +25,6 @@ from stable_baselines3.common.vec_env import VecEnv
 from benchmarks.learning import EVALUATION_SEED, StateZeroed, hyperparameters
 from benchmarks.runs import finish, key, read
 from sb3_attn import DARQNPolicy, RecurrentDQN
-from sb3_attn.common.core_state import state_from_arrays
 
 N_EPISODES, N_ENVS = 500, 10
 SELECTIONS = ("soft", "straight_through", "reinforce")
@@ -132,9 +131,8 @@ def attention_to_the_target(model: RecurrentDQN, env: RememberedSearch) -> dict[
             _, state = model.predict(obs, state, deterministic=True)
             obs, *_ = env.step(np.int64(0))
         with th.no_grad():
-            inputs = network.encoder(network.extract_features(model.policy.obs_to_tensor(obs)[0], network.features_extractor))
-            core_state = state_from_arrays(state, like=network.initial_state(1))  # type: ignore[arg-type]
-            weights = network.core.attend(inputs, core_state)[1]  # type: ignore[operator]
+            inputs = network.encode(model.policy.obs_to_tensor(obs)[0])
+            weights = network.core.attend(inputs, network.state_or_initial(state, 1))[1]  # type: ignore[operator]
         shares.append(np.roll(weights.flatten().numpy(), -env.target))  # the target's comes first
     return {"mass": float(np.mean(shares, axis=0)[0]), "picks": float(np.mean(np.argmax(shares, axis=1) == 0))}
 

@@ -1,5 +1,6 @@
 """Core states: flat named tuples of arrays, batch axis first."""
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -37,7 +38,7 @@ def where_rows(rows: th.Tensor, state: CoreState, other: CoreState) -> CoreState
     return map_state(choose, state, other)
 
 
-def state_from_arrays(arrays: tuple[np.ndarray, ...] | CoreState, like: CoreState) -> CoreState:
+def state_from_arrays(arrays: Sequence[np.ndarray] | CoreState, like: CoreState) -> CoreState:
     """
     Turn plain arrays, such as a caller of ``predict`` or the replay holds, into a core state.
 

@@ -1,6 +1,8 @@
 """Q-networks with a memory, and the policies that hold an online and a target one."""
 
 import warnings
+from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,9 @@ from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import nn
 
 from sb3_attn.common.core_state import CoreState, map_state, state_from_arrays, where_rows
+from sb3_attn.common.observations import batch_size, map_obs
 from sb3_attn.memory import MemoryCore, make_core
+from sb3_attn.replay import SequenceReplayBufferSamples
 
 
 class RecurrentQNetwork(QNetwork):
@@ -88,6 +92,18 @@ class RecurrentQNetwork(QNetwork):
         """The memory before an episode's first step, ``[B, ...]``."""
         return self.core.initial_state(batch_size)
 
+    def state_or_initial(self, state: Sequence[np.ndarray] | None, batch_size: int) -> CoreState:
+        """
+        The memory that ``predict`` returned, as tensors of the core; the initial one if there is none.
+
+        :param state: arrays ``[B, ...]``, or ``None`` at the start of all episodes
+        :param batch_size: number of rows B
+        :return: a core state ``[B, ...]``
+        :raises ValueError: if number or shapes of the arrays do not fit
+        """
+        initial = self.initial_state(batch_size)
+        return initial if state is None else state_from_arrays(state, like=initial)
+
     def reset_rows(self, state: CoreState, rows: th.Tensor) -> CoreState:
         """
         Put some rows back to the initial state.
@@ -126,15 +142,40 @@ class RecurrentQNetwork(QNetwork):
         """The memory after T steps, ``obs`` being ``[T, B, ...]``."""
         return self.core.unroll(self.encode_sequence(obs), state)[1]
 
+    def burn_in(self, batch: SequenceReplayBufferSamples) -> CoreState:
+        """
+        The memory before a batch's trained steps: from the stored state through the burn-in, without gradient.
+
+        Kapturowski et al. (2019), section 3. A window with a shorter past has a shorter burn-in; one at an episode's start
+        has none.
+
+        :param batch: B windows
+        :return: a core state ``[B, ...]``
+        """
+        state = self.initial_state(len(batch.episode_starts))
+        if batch.core_state:
+            state = where_rows(batch.episode_starts, state, state_from_arrays(batch.core_state, like=state))
+        # One fused unroll from each length to the next, in which the rows that are done stand still. There are few lengths:
+        # 0, burn_in_length, and multiples of sequence_period between them
+        start = 0
+        for end in np.unique(batch.burn_in_lengths[batch.burn_in_lengths > 0]):
+            continues = th.as_tensor(batch.burn_in_lengths >= end, device=batch.mask.device)
+            with th.no_grad():
+                steps = map_obs(itemgetter(slice(start, end)), batch.burn_in_observations)
+                advanced = self.advance(steps, state)
+            # Outside: a learned initial state gets its gradient from the windows at an episode's start
+            state = where_rows(continues, advanced, state)
+            start = end
+        return state
+
     def encode(self, obs: PyTorchObs) -> th.Tensor:
+        """What the core reads of observations ``[B, ...]``: features, then the encoder, ``[B, F]``."""
         return self.encoder(self.extract_features(obs, self.features_extractor))
 
     def encode_sequence(self, obs: PyTorchObs) -> th.Tensor:
+        """The same of ``[T, B, ...]``, ``[T, B, F]``."""
         # SB3's preprocessing knows one batch axis, so time is folded into it and out again
-        if isinstance(obs, dict):
-            leading = next(iter(obs.values())).shape[:2]
-            return self.encode({key: array.flatten(0, 1) for key, array in obs.items()}).unflatten(0, leading)
-        return self.encode(obs.flatten(0, 1)).unflatten(0, obs.shape[:2])
+        return self.encode(map_obs(lambda array: array.flatten(0, 1), obs)).unflatten(0, (batch_size(obs), -1))
 
     def _q_values(self, inputs: th.Tensor, outputs: th.Tensor) -> th.Tensor:
         latent = th.cat((outputs, inputs), dim=-1) if self.skip_connection else outputs
@@ -145,8 +186,7 @@ class RecurrentQNetwork(QNetwork):
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
         """Greedy actions for observations that are an episode's first, ``[B]``."""
-        n_envs = len(next(iter(observation.values())) if isinstance(observation, dict) else observation)
-        return self(observation, self.initial_state(n_envs))[0].argmax(dim=1)
+        return self(observation, self.initial_state(batch_size(observation)))[0].argmax(dim=1)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), **self._constructor_parameters}
@@ -283,16 +323,14 @@ class RecurrentDQNPolicy(DQNPolicy):
             )
         self._warn_if_forgetful(state, episode_start)
         obs_tensor, vectorized_env = self.obs_to_tensor(observation)
-        n_envs = len(next(iter(obs_tensor.values())) if isinstance(obs_tensor, dict) else obs_tensor)
+        n_envs = batch_size(obs_tensor)
         with th.no_grad():
-            core_state = self.q_net.initial_state(n_envs)
-            if state is not None:
-                core_state = state_from_arrays(state, like=core_state)
-                if episode_start is not None:
-                    rows = np.asarray(episode_start, dtype=bool).reshape(-1)
-                    if len(rows) != n_envs:
-                        raise ValueError(f"episode_start={episode_start} does not fit {n_envs} observations; give one each.")
-                    core_state = self.q_net.reset_rows(core_state, th.as_tensor(rows, device=self.device))
+            core_state = self.q_net.state_or_initial(state, n_envs)
+            if state is not None and episode_start is not None:
+                rows = np.asarray(episode_start, dtype=bool).reshape(-1)
+                if len(rows) != n_envs:
+                    raise ValueError(f"episode_start={episode_start} does not fit {n_envs} observations; give one each.")
+                core_state = self.q_net.reset_rows(core_state, th.as_tensor(rows, device=self.device))
             actions, core_state = self(obs_tensor, core_state)
         action = actions.cpu().numpy()
         return action if vectorized_env else action.squeeze(axis=0), map_state(_to_numpy, core_state)

@@ -7,6 +7,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Figure
 
+from sb3_attn.common.observations import map_obs
 from sb3_attn.viz.figures import attention_maps, image_parts, new_figure, overlays_figure
 from sb3_attn.viz.heat_maps import matrices_figure, token_names
 from sb3_attn.viz.projection import picture
@@ -71,10 +72,7 @@ class AttentionFiguresCallback(BaseCallback):
         self.logger.dump(self.num_timesteps)
 
     def _attend(self, source: WeightSource) -> Attention:
-        if isinstance(self._observations[0], dict):
-            batch: Any = {key: np.stack([obs[key] for obs in self._observations]) for key in self._observations[0]}
-        else:
-            batch = np.stack(self._observations)
+        batch = map_obs(lambda *observations: np.stack(observations), *self._observations)
         tensors, _ = self.model.policy.obs_to_tensor(batch)
         with th.no_grad(), evaluation_mode(self.model):
             weights = source.weights(tensors).float().cpu().numpy()

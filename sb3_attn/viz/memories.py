@@ -6,7 +6,7 @@ import torch as th
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_attn.common.core_state import state_from_arrays, where_rows
+from sb3_attn.common.core_state import where_rows
 from sb3_attn.extractors import MemoryExtractor
 from sb3_attn.memory import GTrXLCore, KeyValueMemoryCore, MemoryCore
 from sb3_attn.recurrent_dqn import RecurrentQNetwork
@@ -66,11 +66,8 @@ class CoreMemory(MemoryWeights):
 
     def weights(self, observations: PyTorchObs, state: Any = None, next_state: Any = None) -> th.Tensor:
         network = self.network
-        inputs = network.encoder(network.extract_features(observations, network.features_extractor))
-        core_state = network.initial_state(len(inputs))
-        if state is not None:
-            core_state = state_from_arrays(state, like=core_state)
-        weights = self.core.memory_weights(inputs, core_state)[self.quantity]
+        inputs = network.encode(observations)
+        weights = self.core.memory_weights(inputs, network.state_or_initial(state, len(inputs)))[self.quantity]
         return weights.unsqueeze(1) if self.quantity in OF_PAIRS else weights  # all pairs are one head's
 
 

@@ -9,7 +9,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch.distributions import Categorical
 
-from sb3_attn.common.core_state import state_from_arrays
+from sb3_attn.common.observations import batch_size
 from sb3_attn.extractors.tokenizers import ReceptiveField
 from sb3_attn.recurrent_dqn import RecurrentQNetwork
 from sb3_attn.viz.projection import pixel_map
@@ -77,11 +77,9 @@ def action_scores(model: BaseAlgorithm, observations: Any, state: Any = None) ->
     tensors, _ = policy.obs_to_tensor(observations)
     with th.no_grad():
         if isinstance(network, RecurrentQNetwork):
-            n = len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
-            core_state = network.initial_state(n)
-            if state is not None:
-                core_state = state_from_arrays([np.repeat(array[:1], n, axis=0) for array in state], like=core_state)  # type: ignore[arg-type]
-            return network(tensors, core_state)[0].float().cpu().numpy()
+            n = batch_size(observations)
+            repeated = None if state is None else [np.repeat(array[:1], n, axis=0) for array in state]
+            return network(tensors, network.state_or_initial(repeated, n))[0].float().cpu().numpy()
         if hasattr(policy, "quantile_net"):
             return network(tensors).mean(dim=1).float().cpu().numpy()
         if hasattr(policy, "q_net"):

@@ -13,6 +13,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, unwrap_vec_normalize, unwrap_vec_wrapper
 
+from sb3_attn.common.observations import map_obs
 from sb3_attn.viz.sources import find_sources
 from sb3_attn.viz.weights import Attention, WeightSource
 
@@ -54,9 +55,7 @@ class Episode:
 
         :param step: 0 is the first
         """
-        if isinstance(self.observations, dict):
-            return {key: array[step] for key, array in self.observations.items()}
-        return self.observations[step]
+        return map_obs(lambda array: array[step], self.observations)
 
     def save(self, path: str | Path) -> None:
         """
@@ -175,13 +174,9 @@ class _Record:
                 weights.append(source.weights(tensors, state, next_state)[0].float().cpu().numpy())
 
     def episode(self) -> Episode:
-        if isinstance(self.observations[0], dict):
-            observations: Any = {key: np.stack([obs[key] for obs in self.observations]) for key in self.observations[0]}
-        else:
-            observations = np.stack(self.observations)
         actions, rewards = zip(*self.steps, strict=True)
         return Episode(
-            observations,
+            map_obs(lambda *steps: np.stack(steps), *self.observations),
             np.stack(actions),
             np.array(rewards),
             np.stack(self.frames) if self.frames else None,
@@ -200,9 +195,7 @@ def first(observations: Any) -> Any:
 
     :param observations: ``[B, ...]``, or a dict of such arrays
     """
-    if isinstance(observations, dict):
-        return {key: np.array(array[0]) for key, array in observations.items()}
-    return np.array(observations[0])
+    return map_obs(lambda array: np.array(array[0]), observations)
 
 
 def n_stacked(env: VecEnv) -> int:

@@ -9,7 +9,6 @@ from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_attn.common.core_state import state_from_arrays
 from sb3_attn.extractors import AttentionExtractor, MemoryExtractor
 from sb3_attn.extractors.tokenizers import DictTokenizer, EntityTokenizer, ImageTokenizer, Tokenizer
 from sb3_attn.recurrent_dqn import RecurrentQNetwork
@@ -84,11 +83,8 @@ class CoreAttention(WeightSource):
 
     def weights(self, observations: PyTorchObs, state: Any = None, next_state: Any = None) -> th.Tensor:
         network = self.network
-        inputs = network.encoder(network.extract_features(observations, network.features_extractor))
-        core_state = network.initial_state(len(inputs))
-        if state is not None:
-            core_state = state_from_arrays(state, like=core_state)
-        return network.core.attend(inputs, core_state)[1]
+        inputs = network.encode(observations)
+        return network.core.attend(inputs, network.state_or_initial(state, len(inputs)))[1]
 
 
 #: Tried in this order
