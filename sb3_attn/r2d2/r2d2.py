@@ -28,7 +28,6 @@ from sb3_attn.r2d2.spec import actor_spec
 from sb3_attn.r2d2.stopping import save_checkpoints, stop_request
 from sb3_attn.r2d2.trajectory import Trajectory, check_trajectory
 from sb3_attn.recurrent_dqn import RecurrentDQN, RecurrentDQNPolicy
-from sb3_attn.recurrent_dqn.arguments import check_buffer_size
 from sb3_attn.recurrent_dqn.recurrent_dqn import FORMER_ARGUMENTS
 
 SelfR2D2 = TypeVar("SelfR2D2", bound="R2D2")
@@ -175,7 +174,7 @@ class R2D2(RecurrentDQN):
         self._open = ExitStack()
         self._weights: Weights | None = None
         if _init_setup_model:
-            check_buffer_size(self)
+            self._check_buffer_size()
             self._setup_model()
 
     @property

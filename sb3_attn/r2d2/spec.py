@@ -54,7 +54,7 @@ def actor_spec(model: R2D2) -> ActorSpec:
     return ActorSpec(
         env_fns=env_fns_of(model.env) if model.n_actors else [],
         n_actors=max(model.n_actors, 1),
-        policy_class=model.policy_class,  # type: ignore[arg-type]  # check_arguments() has seen to it
+        policy_class=model.policy_class,  # type: ignore[arg-type]  # _check_arguments() has seen to it
         policy_kwargs={
             "observation_space": model.observation_space,
             "action_space": model.action_space,

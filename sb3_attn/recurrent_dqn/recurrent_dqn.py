@@ -7,6 +7,7 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.noise import ActionNoise
@@ -20,12 +21,11 @@ from sb3_attn.common import td
 from sb3_attn.common.core_state import CoreState
 from sb3_attn.common.exploration import ape_x_epsilons
 from sb3_attn.common.former_names import accept_former_arguments, rename_attributes
-from sb3_attn.recurrent_dqn.arguments import check_arguments, check_buffer_size
-from sb3_attn.recurrent_dqn.burn_in import burn_in
 from sb3_attn.recurrent_dqn.nan_checks import FiniteGuard, check_finite, check_finite_loss
 from sb3_attn.recurrent_dqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, RecurrentDQNPolicy, RecurrentQNetwork
 from sb3_attn.recurrent_dqn.saving import SaveAndLoad
 from sb3_attn.replay import PrioritizedSequenceReplayBuffer, SequenceReplayBuffer, SequenceReplayBufferSamples
+from sb3_attn.replay.sequence_buffer import check_lengths
 
 #: Arguments of earlier versions, which their zips and YAML files still have
 FORMER_ARGUMENTS = {"bootstrap_n": "n_steps", "epsilon_ladder": "per_env_epsilons"}
@@ -178,12 +178,16 @@ class RecurrentDQN(SaveAndLoad, DQN):
         self._core_state: CoreState | None = None
         self._step_states: tuple[CoreState, CoreState] | None = None
         if _init_setup_model:
-            check_buffer_size(self)
+            self._check_buffer_size()
             self._setup_model()
+
+    @property
+    def n_replay_envs(self) -> int:
+        return self.n_envs
 
     def _setup_model(self) -> None:
         rename_attributes(self.__dict__, FORMER_ARGUMENTS)
-        check_arguments(self)
+        self._check_arguments()
         if self.replay_buffer is None:  # SB3 would build it without the lengths
             self.replay_buffer = self.replay_buffer_class(
                 self.buffer_size,
@@ -202,6 +206,64 @@ class RecurrentDQN(SaveAndLoad, DQN):
             super()._setup_model()
         if self.per_env_epsilons:
             self.exploration_schedule = ConstantSchedule(ape_x_epsilons(self.n_replay_envs)[-1])
+
+    def _check_arguments(self) -> None:
+        """
+        Check the arguments on their own and against each other.
+
+        :raises ValueError: if one does not fit; the sentence says what to change
+        """
+        buffer_class = self.replay_buffer_class
+        assert buffer_class is not None, "the constructor has chosen one"
+        if not issubclass(self.policy_class, RecurrentDQNPolicy):
+            raise ValueError(
+                f"policy={self.policy_class.__name__} is no RecurrentDQNPolicy; use one of {sorted(self.policy_aliases)}. "
+                "If it comes from a zip, another algorithm saved that: load it with the class that saved it."
+            )
+        if not issubclass(buffer_class, SequenceReplayBuffer):
+            raise ValueError(
+                f"replay_buffer_class={buffer_class.__name__} does not keep sequences; leave it out, or use "
+                "SequenceReplayBuffer, PrioritizedSequenceReplayBuffer or a subclass (hindsight replay is not supported)."
+            )
+        if self.prioritized_replay != issubclass(buffer_class, PrioritizedSequenceReplayBuffer):
+            raise ValueError(
+                f"prioritized_replay={self.prioritized_replay}, but replay_buffer_class={buffer_class.__name__} is "
+                f"{'uniform' if self.prioritized_replay else 'prioritized'}; make both say the same (a zip keeps its class)."
+            )
+        if taken := {"trace_length", "burn_in_length", "sequence_period", "stored_state"} & self.replay_buffer_kwargs.keys():
+            raise ValueError(
+                f"replay_buffer_kwargs={self.replay_buffer_kwargs}: give {sorted(taken)} to the algorithm instead."
+            )
+        check_lengths(self.trace_length, self.burn_in_length, self.sequence_period)
+        assert isinstance(self.action_space, spaces.Discrete), "SB3 has refused all others"
+        if self.action_space.start != 0:
+            raise ValueError(f"the actions are {self.action_space}; number them from 0, with an ActionWrapper for example.")
+        for name in ("batch_size", "n_steps", "target_update_interval"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        if self.td_lambda is not None and not 0 <= self.td_lambda <= 1:
+            raise ValueError(f"td_lambda={self.td_lambda} must lie between 0 and 1, or be None for n-step returns.")
+        if self.td_lambda is not None and self.n_steps > 1:
+            raise ValueError(
+                f"td_lambda={self.td_lambda} and n_steps={self.n_steps} are two kinds of return; pass td_lambda=None "
+                "for n-step returns, or n_steps=1."
+            )
+
+    def _check_buffer_size(self) -> None:
+        """
+        Check that the replay buffer holds a window for each environment.
+
+        Called by the constructor only: ``buffer_size=1`` is the usual way to load a model that will not learn.
+
+        :raises ValueError: if it does not
+        """
+        n_steps, sequence_length = self.buffer_size // self.n_replay_envs, self.burn_in_length + (self.trace_length or 1)
+        if n_steps < sequence_length:
+            raise ValueError(
+                f"buffer_size={self.buffer_size} leaves {n_steps} steps for each of {self.n_replay_envs} environments, so "
+                f"burn_in_length={self.burn_in_length} and trace_length={self.trace_length} do not fit; raise buffer_size to "
+                f"at least {sequence_length * self.n_replay_envs}."
+            )
 
     def _setup_learn(
         self,
@@ -278,9 +340,9 @@ class RecurrentDQN(SaveAndLoad, DQN):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
 
             # Each network warms up its own memory, then both unroll over the same T + 1 observations
-            q_values, core_state = self.q_net.unroll(batch.observations, burn_in(self.q_net, batch))
+            q_values, core_state = self.q_net.unroll(batch.observations, self.q_net.burn_in(batch))
             with th.no_grad():
-                target_q_values, _ = self.q_net_target.unroll(batch.observations, burn_in(self.q_net_target, batch))
+                target_q_values, _ = self.q_net_target.unroll(batch.observations, self.q_net_target.burn_in(batch))
                 next_actions = (q_values if self.double_q else target_q_values)[1:].argmax(dim=-1, keepdim=True)
                 next_values = target_q_values[1:].gather(-1, next_actions).squeeze(-1)
                 targets = self._targets(batch, next_values)

@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,9 +21,9 @@ class SaveAndLoad(OffPolicyAlgorithm):
     stored_state: bool
 
     @property
+    @abstractmethod
     def n_replay_envs(self) -> int:
         """Number of environments that fill the replay buffer."""
-        return self.n_envs
 
     def save(
         self,

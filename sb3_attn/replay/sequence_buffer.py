@@ -11,8 +11,6 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_attn.common.sum_tree import SumTree
 from sb3_attn.replay.core_states import CoreStateStore
-from sb3_attn.replay.invariants import check_valid
-from sb3_attn.replay.lengths import check_lengths
 from sb3_attn.replay.samples import SequenceReplayBufferSamples
 
 #: The key under which an observation that is no Dict is kept: a Box is a Dict of one key
@@ -24,6 +22,32 @@ Observation = np.ndarray | dict[str, np.ndarray]
 def as_dict(observation: Any) -> dict[str, Any]:
     """An observation as the replay keeps it, whether it is a Dict or not."""
     return observation if isinstance(observation, dict) else {SINGLE_KEY: observation}
+
+
+def check_lengths(trace_length: int | None, burn_in_length: int, sequence_period: int | None) -> None:
+    """
+    Check that windows of these lengths cover every step.
+
+    :raises ValueError: if they do not; the sentence says what to change
+    """
+    if trace_length is not None and trace_length < 1:
+        raise ValueError(
+            f"trace_length={trace_length} leaves no step to learn from; give at least 1, or None for whole episodes."
+        )
+    if burn_in_length < 0:
+        raise ValueError(f"burn_in_length={burn_in_length} is negative; give 0 for no burn-in.")
+    if sequence_period is not None and sequence_period < 1:
+        raise ValueError(f"sequence_period={sequence_period} must be at least 1, or None for trace_length.")
+    if trace_length is None and (burn_in_length > 0 or sequence_period is not None):
+        raise ValueError(
+            f"trace_length=None takes whole episodes, which start at their first step, but burn_in_length={burn_in_length} "
+            f"and sequence_period={sequence_period}; set a trace_length, or leave them at 0 and None."
+        )
+    if trace_length is not None and sequence_period is not None and sequence_period > trace_length:
+        raise ValueError(
+            f"sequence_period={sequence_period} is larger than trace_length={trace_length}, so some steps would never be "
+            "trained; lower sequence_period or raise trace_length."
+        )
 
 
 class SequenceReplayBuffer(ReplayBuffer):
@@ -340,4 +364,27 @@ class SequenceReplayBuffer(ReplayBuffer):
 
         :raises AssertionError: if one is violated
         """
-        check_valid(self)
+        slots, lanes = np.nonzero(self.window_lengths)
+        assert len(slots) == self.n_windows, "n_windows is not the number of windows"
+        assert np.array_equal(np.flatnonzero(self._tree[np.arange(self._tree.capacity)]), self._leaves(slots, lanes)), (
+            "the tree's leaves are not the windows"
+        )
+        states, used_state_rows = self._core_states, set()
+        for slot, lane in zip(slots, lanes, strict=True):
+            first, length = self.episode_steps[slot, lane], self.window_lengths[slot, lane]
+            burn_in = min(first, self.burn_in_length)
+            rows = np.arange(slot - burn_in, slot + length) % self.buffer_size
+            oldest = self.pos[lane] if self.full[lane] else 0
+            ages = (rows - oldest) % self.buffer_size
+            n_steps = self.buffer_size if self.full[lane] else self.pos[lane]
+            assert (np.diff(ages) == 1).all() and ages[-1] < n_steps, "a window spans the write position"
+            assert (np.diff(self.episode_steps[rows, lane]) == 1).all(), "a window crosses episodes"
+            assert not self.dones[rows[:-1], lane].any(), "a window goes on after an episode's end"
+            assert first % self.sequence_period == 0, "a window starts off the grid"
+            assert length == self.trace_length or self.dones[rows[-1], lane], "a short window that ends no episode"
+            if first > burn_in:
+                used_state_rows.add((lane, states.rows[rows[0], lane]))
+        n_with_past = (self.episode_steps[slots, lanes] > self.burn_in_length).sum()
+        assert states.arrays is None or len(used_state_rows) == n_with_past, "two windows share a stored state"
+        truncated = set(zip(*(axis.tolist() for axis in np.nonzero(self.timeouts)), strict=True))
+        assert set(self._final_observations) == truncated, "final observations are not those of the truncated episodes"

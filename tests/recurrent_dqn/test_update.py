@@ -10,7 +10,6 @@ from toys import Counter, SumCore, make, vec
 
 from sb3_attn import RecurrentDQN
 from sb3_attn.common.core_state import state_from_arrays
-from sb3_attn.recurrent_dqn.burn_in import burn_in
 from sb3_attn.recurrent_dqn.policies import RecurrentQNetwork
 from sb3_attn.replay import SequenceReplayBufferSamples
 
@@ -106,10 +105,10 @@ def test_each_network_burns_in_with_its_own_weights(monkeypatch: pytest.MonkeyPa
 def test_the_two_networks_burnt_in_differ_when_their_weights_do() -> None:
     model = filled()
     batch = sample_with_burn_in(model)
-    online, target = burn_in(model.q_net, batch), burn_in(model.q_net_target, batch)
+    online, target = model.q_net.burn_in(batch), model.q_net_target.burn_in(batch)
     assert all(map(th.equal, online, target))
     perturb(model.q_net_target)
-    target = burn_in(model.q_net_target, batch)
+    target = model.q_net_target.burn_in(batch)
     has_past = batch.burn_in_lengths > 0
     for mine, theirs in zip(online, target, strict=True):
         assert (mine != theirs)[has_past].any(dim=1).all()
@@ -121,7 +120,7 @@ def test_burn_in_is_a_step_by_step_unroll_from_the_stored_or_the_initial_state(s
     model = filled(env=vec(length=12), n_collected=120, stored_state=stored_state)
     batch = model.replay_buffer.sample(64)
     assert (~batch.episode_starts).any() and bool(batch.core_state) == stored_state
-    burnt_in = burn_in(model.q_net, batch)
+    burnt_in = model.q_net.burn_in(batch)
     for b in range(64):
         state = model.q_net.initial_state(1)
         if stored_state and not batch.episode_starts[b]:
