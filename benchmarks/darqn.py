@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
@@ -25,57 +24,10 @@ from stable_baselines3.common.vec_env import VecEnv
 from benchmarks.learning import EVALUATION_SEED, StateZeroed, hyperparameters
 from benchmarks.runs import finish, key, read
 from sb3_attn import DARQNPolicy, RecurrentDQN
+from sb3_attn.envs import RememberedSearch
 
 N_EPISODES, N_ENVS = 500, 10
 SELECTIONS = ("soft", "straight_through", "reinforce")
-
-
-class RememberedSearch(gym.Env[np.ndarray, np.int64]):
-    """
-    See a kind, remember it over blank steps, then find the entity of that kind and say its value.
-
-    - Observation ``(kinds, kinds + 4)``: a row for each entity, one-hot kind and one-hot value. At the first step all rows
-      show the kind to look for, and no value; then they are blank; at the last step they are the entities, one of each kind
-      in random order, with random values.
-    - Actions: one of four values, which counts at the last step only; 1 for the right one, else 0.
-    - Length of an episode: ``blanks + 2`` steps.
-
-    Best return 1. **Ceiling without memory 0.625 with two kinds, 0.53 with four**: the kind asked for is independent of the
-    last observation, so nothing is better than the most frequent of its values, which is right with the mean of its
-    count over the number of kinds: (1/4 * 2 + 3/4 * 1) / 2, and (24 * 1 + 180 * 2 + 48 * 3 + 4 * 4) / 256 / 4. The same
-    holds for equal attention to all rows: their sum does not say which value goes with which kind.
-
-    :param kinds: Number of kinds, and of entities.
-    :param blanks: Number of blank steps.
-    """
-
-    VALUES = 4
-
-    def __init__(self, kinds: int = 2, blanks: int = 3) -> None:
-        self.n_kinds, self.blanks = kinds, blanks
-        self.shape = (kinds, kinds + self.VALUES)
-        self.observation_space = spaces.Box(0.0, 1.0, self.shape, np.float32)
-        self.action_space = spaces.Discrete(self.VALUES)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        super().reset(seed=seed)
-        self.kinds = self.np_random.permutation(self.n_kinds)
-        self.values = self.np_random.integers(self.VALUES, size=self.n_kinds)
-        self.target = int(self.np_random.integers(self.n_kinds))  # the row that is asked for
-        self.elapsed_steps = 0
-        obs = np.zeros(self.shape, np.float32)
-        obs[:, self.kinds[self.target]] = 1.0
-        return obs, {}
-
-    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        self.elapsed_steps += 1
-        obs = np.zeros(self.shape, np.float32)
-        if self.elapsed_steps == self.blanks + 1:
-            rows = np.arange(self.n_kinds)
-            obs[rows, self.kinds] = obs[rows, self.n_kinds + self.values] = 1.0
-        terminated = self.elapsed_steps == self.blanks + 2
-        reward = float(terminated and action == self.values[self.target])
-        return obs, reward, terminated, False, {}
 
 
 class Task(NamedTuple):

@@ -11,9 +11,9 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.env_util import make_vec_env
 
-from sb3_attn.envs import AssociativeRecall, MemoryChain, MemoryTask, TMaze
+from sb3_attn.envs import AssociativeRecall, MemoryChain, MemoryTask, RememberedSearch, TMaze
 
-IDS = ["MemoryChain-v0", "TMaze-v0", "AssociativeRecall-v0"]
+IDS = ["MemoryChain-v0", "TMaze-v0", "AssociativeRecall-v0", "RememberedSearch-v0"]
 Oracle = Callable[[MemoryTask, list[np.ndarray]], int]  # all observations of the episode so far -> the best action
 
 
@@ -34,6 +34,13 @@ def recall_oracle(env: MemoryTask, history: list[np.ndarray]) -> int:
     return shown[int(history[-1][: env.pairs].argmax())]
 
 
+def search_oracle(env: MemoryTask, history: list[np.ndarray]) -> int:
+    assert isinstance(env, RememberedSearch)
+    kind = history[0][0].argmax()
+    row = history[-1][:, kind].argmax()
+    return int(history[-1][row, env.kinds :].argmax()) if len(history) == env.episode_length else 0
+
+
 TASKS: list[tuple[str, dict, Oracle]] = [
     ("MemoryChain-v0", {}, chain_oracle),
     ("MemoryChain-v0", {"length": 1}, chain_oracle),
@@ -42,6 +49,8 @@ TASKS: list[tuple[str, dict, Oracle]] = [
     ("TMaze-v0", {"length": 5, "active": True}, tmaze_oracle),
     ("AssociativeRecall-v0", {}, recall_oracle),
     ("AssociativeRecall-v0", {"pairs": 3, "values": 2}, recall_oracle),
+    ("RememberedSearch-v0", {}, search_oracle),
+    ("RememberedSearch-v0", {"kinds": 4, "blanks": 0}, search_oracle),
 ]
 
 
@@ -56,6 +65,8 @@ def play(env: MemoryTask, policy: Callable[[np.ndarray], int], seed: int) -> tup
     return total, observations
 
 
+# SB3's checker recommends vectors; a matrix of entities is there to be attended to
+@pytest.mark.filterwarnings("ignore:Your observation  has an unconventional shape:UserWarning")
 @pytest.mark.parametrize("env_id", IDS)
 def test_gymnasium_and_sb3_accept_it(env_id: str) -> None:
     gymnasium_check_env(gym.make(env_id).unwrapped)  # also renders in every mode
@@ -119,12 +130,24 @@ def test_no_memoryless_policy_beats_the_ceiling(env: MemoryTask, n_episodes: int
     assert best == pytest.approx(env.memoryless_ceiling)
 
 
+@pytest.mark.parametrize("kinds", [2, 3, 4, 5])
+def test_without_the_kind_the_most_frequent_value_is_the_best_answer(kinds: int) -> None:
+    """All values that the entities may have, each entity being the target once: too many policies to try them all."""
+    answers = range(RememberedSearch.VALUES)
+    best = [
+        max(np.mean([value == answer for value in values]) for answer in answers)
+        for values in itertools.product(answers, repeat=kinds)
+    ]
+    assert RememberedSearch(kinds).memoryless_ceiling == pytest.approx(np.mean(best))
+
+
 @pytest.mark.parametrize(
     ("env_id", "policy", "deviation"),  # deviation: standard deviation of one episode's return
     [
         ("MemoryChain-v0", lambda obs: 1, 1.0),
         ("TMaze-v0", lambda obs: 1 if obs[1] else 0, 0.5),
         ("AssociativeRecall-v0", lambda obs: 7, 0.121),  # sqrt(1/16 * 15/16 / 4)
+        ("RememberedSearch-v0", lambda obs: obs[:, 2:].sum(axis=0).argmax(), 0.484),  # sqrt(5/8 * 3/8)
     ],
 )
 def test_the_best_memoryless_policy_reaches_the_ceiling(env_id: str, policy: Callable, deviation: float) -> None:
@@ -136,7 +159,7 @@ def test_the_best_memoryless_policy_reaches_the_ceiling(env_id: str, policy: Cal
 
 
 def test_ceilings_of_the_registered_tasks() -> None:
-    assert [gym.make(env_id).unwrapped.memoryless_ceiling for env_id in IDS] == [0.0, 0.5, 0.0625]
+    assert [gym.make(env_id).unwrapped.memoryless_ceiling for env_id in IDS] == [0.0, 0.5, 0.0625, 0.625]
 
 
 def test_the_cue_is_gone_after_the_first_step() -> None:
@@ -178,6 +201,16 @@ def test_recall_asks_every_key_once_in_an_order_of_its_own() -> None:
     assert False in orders
 
 
+def test_the_kind_is_shown_first_and_the_entities_last() -> None:
+    env = RememberedSearch(kinds=3, blanks=2)
+    for seed in range(20):
+        first, *blanks, last, after = play(env, lambda _: 0, seed)[1]
+        assert (first == first[0]).all() and first[0].sum() == first[0, :3].sum() == 1
+        assert len(blanks) == 2 and not np.any(blanks) and not np.any(after)
+        assert (last[:, :3].sum(axis=0) == 1).all() and (last[:, 3:].sum(axis=1) == 1).all()
+        assert last[env.target, :3].argmax() == first[0].argmax()
+
+
 @pytest.mark.parametrize("env_id", IDS)
 def test_a_seed_fixes_the_episode(env_id: str) -> None:
     env = gym.make(env_id).unwrapped
@@ -208,6 +241,8 @@ def test_frames_show_what_happened(env_id: str) -> None:
         (lambda: TMaze(length=-1), "length=-1 .* at least 1"),
         (lambda: AssociativeRecall(pairs=0), "pairs=0 .* at least 1"),
         (lambda: AssociativeRecall(values=1), "values=1 .* at least 2"),
+        (lambda: RememberedSearch(kinds=1), "kinds=1 .* at least 2"),
+        (lambda: RememberedSearch(blanks=-1), "blanks=-1 .* at least 0"),
         (lambda: MemoryChain(render_mode="human"), "render_mode='human' .*rgb_array"),
     ],
 )
