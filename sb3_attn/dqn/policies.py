@@ -10,6 +10,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch import nn
 
+from sb3_attn.common.optimizer import default_optimizer_kwargs
 from sb3_attn.extractors import (
     CORE_EXTRACTORS,
     HardAttentionExtractor,
@@ -52,8 +53,8 @@ class ExtractorPolicy(DQNPolicy):
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
-            optimizer_kwargs = dict(fused=True)
+        if optimizer_kwargs is None:
+            optimizer_kwargs = default_optimizer_kwargs(optimizer_class)
         super().__init__(
             observation_space,
             action_space,

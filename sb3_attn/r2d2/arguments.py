@@ -6,6 +6,9 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import torch as th
+
+from sb3_attn.common.optimizer import default_optimizer_kwargs
 from sb3_attn.r2d2.environments import env_fns_of
 
 if TYPE_CHECKING:
@@ -65,8 +68,9 @@ def with_default_policy_kwargs(policy_kwargs: dict[str, Any] | None) -> dict[str
     """
     said = policy_kwargs or {}
     complete = {"net_arch": [512], **said}
-    if said.get("core", "lstm") in ("lstm", "gru"):
+    if said.get("core", "lstm") in ("lstm", "gru") and "lstm_hidden_size" not in said:
         complete["core_kwargs"] = {"hidden_size": 512, **(said.get("core_kwargs") or {})}
     if "optimizer_class" not in said:
-        complete["optimizer_kwargs"] = {"eps": 1e-3, "fused": True, **(said.get("optimizer_kwargs") or {})}
+        defaults = {"eps": 1e-3, **default_optimizer_kwargs(th.optim.Adam)}
+        complete["optimizer_kwargs"] = defaults | (said.get("optimizer_kwargs") or {})
     return complete

@@ -21,7 +21,9 @@ from torch import nn
 
 from sb3_attn.common.core_state import CoreState, map_state, state_from_arrays, where_rows
 from sb3_attn.common.observations import batch_size, map_obs
-from sb3_attn.memory import MemoryCore, make_core
+from sb3_attn.common.optimizer import default_optimizer_kwargs
+from sb3_attn.memory import LSTMCore, MemoryCore, make_core
+from sb3_attn.memory.registry import get_core_class
 from sb3_attn.replay import SequenceReplayBufferSamples
 
 
@@ -213,6 +215,7 @@ class RecurrentDQNPolicy(DQNPolicy):
     :param encoder_arch: sizes of the layers between features and memory
     :param dueling: learn the state's value and the actions' advantages rather than the Q-values themselves
     :param skip_connection: whether the head sees the memory's inputs beside its outputs
+    :param lstm_hidden_size: sb3-contrib's name for ``core_kwargs=dict(hidden_size=...)`` of an LSTM
     """
 
     q_net: RecurrentQNetwork
@@ -236,11 +239,14 @@ class RecurrentDQNPolicy(DQNPolicy):
         encoder_arch: list[int] | None = None,
         dueling: bool = True,
         skip_connection: bool = True,
+        lstm_hidden_size: int | None = None,
     ) -> None:
         features_extractor_class = features_extractor_class or self.default_features_extractor
         self._check_observation_space(observation_space, features_extractor_class)
-        if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
-            optimizer_kwargs = dict(fused=True)
+        if optimizer_kwargs is None:
+            optimizer_kwargs = default_optimizer_kwargs(optimizer_class)
+        if lstm_hidden_size is not None:
+            core_kwargs = _with_lstm_hidden_size(core, core_kwargs, lstm_hidden_size)
         # Not DQNPolicy's own constructor: it would build the networks before the memory is known
         super(DQNPolicy, self).__init__(
             observation_space,
@@ -354,6 +360,20 @@ class RecurrentDQNPolicy(DQNPolicy):
 
 def _to_numpy(tensor: th.Tensor) -> np.ndarray:
     return tensor.cpu().numpy()
+
+
+def _with_lstm_hidden_size(
+    core: str | type[MemoryCore], core_kwargs: dict[str, Any] | None, lstm_hidden_size: int
+) -> dict[str, Any]:
+    """The arguments of an LSTM core, with its size by the name that sb3-contrib's recurrent policies give it."""
+    if not issubclass(get_core_class(core), LSTMCore):
+        raise ValueError(
+            f"lstm_hidden_size={lstm_hidden_size} is the size of core='lstm', but core={core!r}; use "
+            f"core_kwargs=dict(hidden_size={lstm_hidden_size}) if this core has a hidden_size, or leave it out."
+        )
+    if core_kwargs and "hidden_size" in core_kwargs:
+        raise ValueError(f"lstm_hidden_size={lstm_hidden_size} and core_kwargs={core_kwargs} both set the size; give one.")
+    return {**(core_kwargs or {}), "hidden_size": lstm_hidden_size}
 
 
 MlpPolicy = RecurrentDQNPolicy

@@ -21,6 +21,7 @@ from sb3_attn.common import td
 from sb3_attn.common.core_state import CoreState
 from sb3_attn.common.exploration import ape_x_epsilons
 from sb3_attn.common.former_names import accept_former_arguments, rename_attributes
+from sb3_attn.recurrent_dqn.darqn import DARQNPolicy
 from sb3_attn.recurrent_dqn.nan_checks import FiniteGuard, check_finite, check_finite_loss
 from sb3_attn.recurrent_dqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, RecurrentDQNPolicy, RecurrentQNetwork
 from sb3_attn.recurrent_dqn.saving import SaveAndLoad
@@ -29,6 +30,14 @@ from sb3_attn.replay.sequence_buffer import check_lengths
 
 #: Arguments of earlier versions, which their zips and YAML files still have
 FORMER_ARGUMENTS = {"bootstrap_n": "n_steps", "epsilon_ladder": "per_env_epsilons"}
+
+#: Arguments of sb3-contrib's recurrent policies that have no counterpart here, and what to do instead
+CONTRIB_ARGUMENTS = {
+    "n_lstm_layers": "the LSTM has one layer; for more, pass a MemoryCore of your own as core",
+    "shared_lstm": "there is one network with one memory; leave it out",
+    "enable_critic_lstm": "there is one network with one memory; leave it out",
+    "lstm_kwargs": "use core_kwargs, the arguments of LSTMCore",
+}
 
 SelfRecurrentDQN = TypeVar("SelfRecurrentDQN", bound="RecurrentDQN")
 
@@ -40,7 +49,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
     DRQN (Hausknecht & Stone 2015, https://arxiv.org/abs/1507.06527) with what R2D2 added (Kapturowski et al. 2019,
     https://openreview.net/forum?id=r1lyTjAqYX), each part a switch of its own, and Peng's Q(lambda).
 
-    :param policy: The policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy)
+    :param policy: The policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy, DARQNPolicy)
     :param env: The environment to learn from (if registered in Gym, can be str)
     :param learning_rate: The learning rate, it can be a function of the current progress remaining (from 1 to 0)
     :param buffer_size: number of steps in the replay buffer
@@ -65,7 +74,8 @@ class RecurrentDQN(SaveAndLoad, DQN):
     :param td_lambda: learn from Peng's Q(lambda) over the window; ``None`` means n-step returns
     :param value_rescaling: learn h(Q) instead of Q (see ``sb3_attn.common.td.signed_hyperbolic``)
     :param trace_length: number of trained steps in a window; ``None`` means whole episodes
-    :param burn_in_length: largest number of steps before them that warm the memory up, without gradient
+    :param burn_in_length: largest number of steps before them that warm the memory up, without gradient; ``None`` means 8,
+        or 0 for whole episodes, which have no steps before them
     :param sequence_period: distance of the starts of two trained parts; ``None`` means ``trace_length``
     :param stored_state: start windows from the state that acting had there, rather than from the initial one
     :param prioritized_replay: draw windows by the size of their TD errors
@@ -91,6 +101,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
         "MlpLstmPolicy": MlpPolicy,
         "CnnLstmPolicy": CnnPolicy,
         "MultiInputLstmPolicy": MultiInputPolicy,
+        "DARQNPolicy": DARQNPolicy,
     }
     q_net: RecurrentQNetwork
     q_net_target: RecurrentQNetwork
@@ -123,7 +134,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
         td_lambda: float | None = 0.8,
         value_rescaling: bool = False,
         trace_length: int | None = 40,
-        burn_in_length: int = 8,
+        burn_in_length: int | None = None,
         sequence_period: int | None = None,
         stored_state: bool = True,
         prioritized_replay: bool = False,
@@ -169,6 +180,8 @@ class RecurrentDQN(SaveAndLoad, DQN):
         self.td_lambda = td_lambda
         self.value_rescaling = value_rescaling
         self.trace_length = trace_length
+        if burn_in_length is None:
+            burn_in_length = 0 if trace_length is None else 8
         self.burn_in_length = burn_in_length
         self.sequence_period = sequence_period
         self.stored_state = stored_state
@@ -234,6 +247,9 @@ class RecurrentDQN(SaveAndLoad, DQN):
             raise ValueError(
                 f"replay_buffer_kwargs={self.replay_buffer_kwargs}: give {sorted(taken)} to the algorithm instead."
             )
+        for name, remedy in CONTRIB_ARGUMENTS.items():
+            if name in self.policy_kwargs:
+                raise ValueError(f"policy_kwargs={self.policy_kwargs}: {name} is not supported; {remedy}.")
         check_lengths(self.trace_length, self.burn_in_length, self.sequence_period)
         assert isinstance(self.action_space, spaces.Discrete), "SB3 has refused all others"
         if self.action_space.start != 0:

@@ -41,7 +41,7 @@ def check_lengths(trace_length: int | None, burn_in_length: int, sequence_period
     if trace_length is None and (burn_in_length > 0 or sequence_period is not None):
         raise ValueError(
             f"trace_length=None takes whole episodes, which start at their first step, but burn_in_length={burn_in_length} "
-            f"and sequence_period={sequence_period}; set a trace_length, or leave them at 0 and None."
+            f"and sequence_period={sequence_period}; set a trace_length, or use burn_in_length=0 and sequence_period=None."
         )
     if trace_length is not None and sequence_period is not None and sequence_period > trace_length:
         raise ValueError(

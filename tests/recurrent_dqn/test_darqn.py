@@ -59,6 +59,12 @@ def test_weights_depend_on_the_memory(score, selection):
     assert not th.allclose(weights, other)
 
 
+def test_the_policy_has_an_alias() -> None:
+    kwargs = dict(buffer_size=100, policy_kwargs=dict(core_kwargs=SMALL), device="cpu")
+    model = RecurrentDQN("DARQNPolicy", DummyVecEnv([lambda: Counter(space=ENTITIES)]), **kwargs)
+    assert type(model.policy) is DARQNPolicy
+
+
 @pytest.mark.parametrize("space", [RGB, ENTITIES, VECTOR, spaces.Dict(a=VECTOR, b=ENTITIES)], ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("selection", SELECTIONS)
 def test_it_trains_saves_and_loads(space, selection, tmp_path):

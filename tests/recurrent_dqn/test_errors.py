@@ -38,6 +38,18 @@ BAD_ARGUMENTS = [
     (dict(policy_kwargs=dict(core=th.nn.LSTM)), "is not a subclass of MemoryCore"),
     (dict(policy_kwargs=dict(core_kwargs=dict(size=3))), "core_kwargs=.*size.* do not fit LSTMCore"),
     (dict(policy_kwargs=dict(core_kwargs=dict(hidden_size=0))), "=0 of LSTMCore must be at least 1"),
+    (
+        dict(policy_kwargs=dict(core="gru", core_kwargs={}, lstm_hidden_size=9)),
+        r"lstm_hidden_size=9 .*core='gru'; use core_kw",
+    ),
+    (
+        dict(policy_kwargs=dict(lstm_hidden_size=9)),
+        r"lstm_hidden_size=9 and core_kwargs=\{'hidden_size': 8\} both set the size",
+    ),
+    (dict(policy_kwargs=dict(n_lstm_layers=2)), "n_lstm_layers is not supported; the LSTM has one layer"),
+    (dict(policy_kwargs=dict(shared_lstm=True)), "shared_lstm is not supported; there is one network"),
+    (dict(policy_kwargs=dict(enable_critic_lstm=False)), "enable_critic_lstm is not supported; there is one network"),
+    (dict(policy_kwargs=dict(lstm_kwargs={})), "lstm_kwargs is not supported; use core_kwargs"),
     (dict(policy="MultiInputPolicy"), "does not fit observation_space=Box.*'MlpPolicy'"),
 ]
 
@@ -46,6 +58,16 @@ BAD_ARGUMENTS = [
 def test_a_bad_argument_is_named(arguments: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         make(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "burn_in_length"),
+    [({}, 8), (dict(trace_length=20), 8), (dict(burn_in_length=3), 3), (dict(trace_length=None), 0)],
+    ids=str,
+)
+def test_whole_episodes_need_no_burn_in_to_be_turned_off(lengths: dict[str, Any], burn_in_length: int) -> None:
+    model = RecurrentDQN("MlpPolicy", vec(), buffer_size=100, device="cpu", **lengths)
+    assert model.burn_in_length == model.replay_buffer.burn_in_length == burn_in_length
 
 
 def test_buffer_size_counts_all_environments() -> None:

@@ -8,7 +8,7 @@ import torch as th
 from gymnasium import spaces
 from toys import make, vec
 
-from sb3_attn import RecurrentDQN
+from sb3_attn import R2D2, LSTMCore, RecurrentDQN
 from sb3_attn.recurrent_dqn.policies import RecurrentQNetwork
 
 
@@ -60,6 +60,19 @@ def test_the_default_layers() -> None:
         q_net = RecurrentDQN(policy, env, buffer_size=100, device="cpu").q_net
         sizes[policy] = [layer.out_features for layer in q_net.encoder[::2]], q_net.core.output_size, q_net.net_arch
     assert sizes == {"MlpPolicy": ([64], 64, [64]), "CnnPolicy": ([], 64, [64])}
+
+
+@pytest.mark.parametrize("core", ["lstm", "LSTM", LSTMCore])
+def test_the_size_of_an_lstm_by_the_name_that_sb3_contrib_gives_it(core: Any) -> None:
+    policy = make(policy_kwargs=dict(core=core, core_kwargs=dict(forget_bias=2.0), lstm_hidden_size=9)).policy
+    assert policy.q_net.core.output_size == 9
+    assert policy._get_constructor_parameters()["core_kwargs"] == dict(forget_bias=2.0, hidden_size=9)
+
+
+def test_r2d2_takes_that_name_instead_of_its_own_default() -> None:
+    policy_kwargs = dict(lstm_hidden_size=9, encoder_arch=[8], net_arch=[8])
+    model = R2D2("MlpPolicy", vec(), buffer_size=1000, policy_kwargs=policy_kwargs, device="cpu")
+    assert model.q_net.core.output_size == 9
 
 
 @pytest.mark.parametrize("normalize_images", [True, False])
