@@ -1,7 +1,7 @@
-# Every target makes its own environment first: `make demo` is enough on a machine with Python (3.10 to 3.13) and make.
+# Every target makes its own environment first: `make demo` needs only Python (3.10 to 3.13) and make.
 PYTHON ?= python3
 VENV ?= .venv
-# Tests run in one process per worker; each stays on one thread (small networks are several times slower on two).
+# Tests run in one process per worker, each on one thread: small networks are several times slower on two.
 WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
-# The stamps are renewed when a dependency changes; the project itself is an editable install and needs no renewal.
+# A stamp is renewed when a dependency changes. The project itself is an editable install, which needs no renewal.
 $(VENV)/.stamp: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -e '.[zoo,viz,ray,dev]'
@@ -31,24 +31,25 @@ $(VENV)/.stamp-benchmarks: $(VENV)/.stamp
 demo: $(VENV)/.stamp ## Train a recurrent DQN, load it in a fresh process, score it, plot its learning curve
 	$(BIN)/python examples/demo.py
 
-test: lint type ## Lint, types and the default tests
-	$(BIN)/python -m pytest -n $(WORKERS)
+test: lint type ## Lint, types and the default tests; shows the 15 slowest
+	$(BIN)/python -m pytest -n $(WORKERS) --durations=15
 
-learning-tests: $(VENV)/.stamp ## The slow tests: train several seeds of each task to its bar
+learning-tests: $(VENV)/.stamp ## The slow tests: train several seeds of each task to its threshold
 	$(BIN)/python -m pytest -n $(WORKERS) -m learning
 
 ray-tests: WORKERS = 1
 ray-tests: $(VENV)/.stamp ## The tests that start Ray clusters, which would compete for the processors
 	$(BIN)/python -m pytest -n $(WORKERS) -m ray
 
-lint: $(VENV)/.stamp ## Style and formatting, without changing anything
+lint: $(VENV)/.stamp ## Style, formatting and spelling, without changing anything
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
 type: $(VENV)/.stamp ## Static types
 	$(BIN)/mypy
 
-format: $(VENV)/.stamp ## Format the code and mend what can be mended
+format: $(VENV)/.stamp ## Format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

@@ -60,9 +60,8 @@ __all__ = [
     "SoftAttentionExtractor",
     "SoftAttentionPolicy",
     "__version__",
-    *CORE_EXTRACTORS,
-    *CORE_POLICIES,
 ]
+__all__ += list(CORE_EXTRACTORS) + list(CORE_POLICIES)  # the parser of the API pages reads only literals above
 
 # Modules that have moved since, by the names that models of earlier versions know them by
 sys.modules["sb3_attn.memory.dnc"] = dnc_module

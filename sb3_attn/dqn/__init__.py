@@ -18,8 +18,8 @@ __all__ = [
     "MemoryPolicy",
     "SelfAttentionPolicy",
     "SoftAttentionPolicy",
-    *CORE_POLICIES,
 ]
+__all__ += list(CORE_POLICIES)  # the parser of the API pages reads only literals above
 
 
 def __getattr__(name: str) -> Any:

@@ -19,8 +19,8 @@ __all__ = [
     "RegionExtractor",
     "SelfAttentionExtractor",
     "SoftAttentionExtractor",
-    *CORE_EXTRACTORS,
 ]
+__all__ += list(CORE_EXTRACTORS)  # the parser of the API pages reads only literals above
 
 
 def __getattr__(name: str) -> Any:
