@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test learning-tests ray-tests lint type format docs benchmarks clean
+.PHONY: help demo test learning-tests ray-tests mutants lint type format docs benchmarks clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -40,6 +40,9 @@ learning-tests: $(VENV)/.stamp ## The slow tests: train several seeds of each ta
 ray-tests: WORKERS = 1
 ray-tests: $(VENV)/.stamp ## The tests that start Ray clusters, which would compete for the processors
 	$(BIN)/python -m pytest -n $(WORKERS) -m ray
+
+mutants: $(VENV)/.stamp ## Break the package one line at a time; a test has to notice each
+	$(BIN)/python tests/mutants.py --jobs $(WORKERS)
 
 lint: $(VENV)/.stamp ## Style, formatting and spelling, without changing anything
 	$(BIN)/ruff check .

@@ -60,9 +60,12 @@ def _seed():
     th.manual_seed(0)
 
 
-@pytest.fixture(
-    params=CASES, ids=lambda case: "-".join(str(value) for value in [case[1], *case[2].values(), *case[3].values()])
-)
+def name_of(case: tuple) -> str:
+    _, name, sizes, arguments = case
+    return "-".join([name, *(f"{key}={value}" for key, value in (sizes | arguments).items())])
+
+
+@pytest.fixture(params=CASES, ids=name_of)
 def case(request) -> tuple[MemoryCore, Callable[..., oracles.Result]]:
     """A core, and its oracle for inputs ``[T, F]`` and a state without batch axis."""
     oracle, name, sizes, arguments = request.param

@@ -1,0 +1,426 @@
+"""
+Breaks the package one line at a time and checks that a test notices: ``make mutants``, or ``python tests/mutants.py NAME``.
+
+A mutant that survives is a fault that the tests would let through; a third of those here did, once. ``test_mutants.py``, one
+of the default tests, checks that the table still fits the code.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+#: What a copy needs for its tests to run
+COPIED = ("sb3_attn", "tests", "pyproject.toml")
+#: Exit status of pytest
+PASSED, FAILED = 0, 1
+
+
+class Mutant(NamedTuple):
+    """
+    A fault.
+
+    :param name: a few words
+    :param file: below ``sb3_attn/``
+    :param original: text that occurs once in the file
+    :param replacement: what to put in its place
+    :param tests: which of the tests have to fail, below ``tests/``
+    """
+
+    name: str
+    file: str
+    original: str
+    replacement: str
+    tests: str
+
+
+class Verdict(NamedTuple):
+    """What became of a mutant: "killed", "SURVIVED", or "ERROR" where pytest could not run; and what pytest wrote."""
+
+    kind: str
+    detail: str
+    seconds: float
+
+
+ORACLES = "memory/test_oracles.py"
+GRADIENTS = "memory/test_written_gradients.py"
+ADDRESSING = "memory/test_addressing.py"
+TD = "common/test_td.py"
+UPDATE = "recurrent_dqn/test_update.py"
+ACTING = "recurrent_dqn/test_acting.py"
+
+MUTANTS = [
+    # ------------------------------------------------------------ GTrXL
+    Mutant(
+        "gtrxl: no norm before attention",
+        "memory/gtrxl.py",
+        """\
+        present = self.attention_norm(inputs)
+        pairs = extend(self.key_value(self.attention_norm(past)), self.key_value(present))
+""",
+        """\
+        present = inputs + 0 * self.attention_norm(inputs)
+        pairs = extend(self.key_value(past), self.key_value(present))
+""",
+        ORACLES,
+    ),
+    Mutant("gtrxl: scores not scaled", "memory/gtrxl.py", "by_entry(by_age)) * self.scale", "by_entry(by_age))", ORACLES),
+    Mutant(
+        "gtrxl: second gate bypasses the attention",
+        "memory/gtrxl.py",
+        "self.feedforward_gate(hidden, ",
+        "self.feedforward_gate(inputs, ",
+        ORACLES,
+    ),
+    Mutant(
+        "gtrxl: no position bias",
+        "memory/gtrxl.py",
+        "(query + self.position_bias.unsqueeze(1))",
+        "(query + 0 * self.position_bias.unsqueeze(1))",
+        ORACLES,
+    ),
+    Mutant(
+        "gtrxl: no relative positions",
+        "memory/gtrxl.py",
+        "(by_content + by_entry(by_age))",
+        "(by_content + 0 * by_entry(by_age))",
+        ORACLES,
+    ),
+    Mutant("window: one step short", "memory/sliding_window.py", "(ages <= length)", "(ages < length)", ORACLES),
+    Mutant(
+        "window: sees the future", "memory/sliding_window.py", "(ages >= (0 if with_present else 1))", "(ages >= -1)", ORACLES
+    ),
+    Mutant("window: empty entries count", "memory/sliding_window.py", "F.pad(filled > 0,", "F.pad(filled >= 0,", ORACLES),
+    # ------------------------------------------------------------ key-value memory
+    Mutant(
+        "key-value: a hop ignores the last query",
+        "memory/key_value.py",
+        "next_question(th.cat((question, answer), dim=-1))",
+        "next_question(th.cat((0 * question, answer), dim=-1))",
+        ORACLES,
+    ),
+    Mutant(
+        "key-value: frmqn without feedback",
+        "memory/key_value.py",
+        "self.context(th.cat((step_inputs, retrieved), dim=-1), lstm_state)",
+        "self.context(th.cat((step_inputs, 0 * retrieved), dim=-1), lstm_state)",
+        ORACLES,
+    ),
+    Mutant("key-value: scores not scaled", "memory/key_value.py", "scores * self.key_size**-0.5", "scores", ORACLES),
+    # ------------------------------------------------------------ NTM and DNC
+    Mutant(
+        "controller: feed-forward without ReLU",
+        "memory/external/controller.py",
+        "F.relu(th.addmm(projected, reads, self.recurrent_weight.t()))",
+        "th.addmm(projected, reads, self.recurrent_weight.t())",
+        ORACLES,
+    ),
+    Mutant(
+        "dnc: link sharpening without 1 +",
+        "memory/external/dnc.py",
+        'sharpen_links(forward, 1 + told["forward_exponents"]',
+        'sharpen_links(forward, told["forward_exponents"]',
+        ORACLES,
+    ),
+    Mutant(
+        "dnc: deallocation before and after the write",
+        "memory/external/dnc.py",
+        "        link = addressing.temporal_link(",
+        """\
+        memory = memory * retained.unsqueeze(-1) if self.deallocation else memory
+        link = addressing.temporal_link(""",
+        ORACLES,
+    ),
+    Mutant(
+        "dnc: unstable sort in the written gradient",
+        "memory/external/dnc_gradient.py",
+        ".sort(dim=-1, stable=True)",
+        ".sort(dim=-1)",
+        GRADIENTS,
+    ),
+    Mutant(
+        "dnc: gradient of the allocation cancels in float32",
+        "memory/external/dnc_gradient.py",
+        "F.pad(products[..., 1:].flip(-1).cumsum(dim=-1).flip(-1), (0, 1))",
+        "products.sum(dim=-1, keepdim=True) - products.cumsum(dim=-1)",
+        GRADIENTS,
+    ),
+    Mutant(
+        "dnc: most used slot allocated first",
+        "memory/external/addressing.py",
+        "usage.sort(dim=-1, stable=True)",
+        "usage.sort(dim=-1, stable=True, descending=True)",
+        ADDRESSING,
+    ),
+    Mutant(
+        "ntm: no sharpening",
+        "memory/external/addressing.py",
+        "((weights + TINY).log() * exponents)",
+        "((weights + TINY).log() + 0 * exponents)",
+        ADDRESSING,
+    ),
+    Mutant(
+        "ntm: both shifts the same way",
+        "memory/external/addressing.py",
+        "shares[reach - offset], weights.roll(-offset, dims=-1)",
+        "shares[reach - offset], weights.roll(offset, dims=-1)",
+        ADDRESSING,
+    ),
+    # ------------------------------------------------------------ attention
+    Mutant(
+        "self-attention block: no norm before attention",
+        "attention/modules.py",
+        "self.attention(self.attention_norm(tokens), mask, need_weights)",
+        "self.attention(tokens + 0 * self.attention_norm(tokens), mask, need_weights)",
+        "attention/test_attention.py",
+    ),
+    # ------------------------------------------------------------ targets, priorities, exploration
+    Mutant("td: lambda swapped", "common/td.py", "td_lambda * discounts, 0.0)", "(1 - td_lambda) * discounts, 0.0)", TD),
+    Mutant("td: n off by one", "common/td.py", "range(n - 1)", "range(n)", TD),
+    Mutant(
+        "td: signed priorities", "common/td.py", "th.where(mask, td_error.abs(), 0.0)", "th.where(mask, td_error, 0.0)", TD
+    ),
+    Mutant(
+        "epsilons in reverse",
+        "common/exploration.py",
+        "np.linspace(0, 1, n_envs)",
+        "np.linspace(1, 0, n_envs)",
+        "common/test_exploration_and_files.py",
+    ),
+    # ------------------------------------------------------------ replay
+    Mutant(
+        "replay: truncation as termination",
+        "replay/sequence_buffer.py",
+        "self.dones[rows, lanes] & ~self.timeouts[rows, lanes] & mask",
+        "self.dones[rows, lanes] & mask",
+        "replay/test_sequence_buffer.py",
+    ),
+    Mutant(
+        "replay: an episode's tail left out",
+        "replay/sequence_buffer.py",
+        "starts[(starts == 0) | (starts + trace - period < length)]",
+        "starts[starts == 0]",
+        "replay/test_sequence_buffer.py",
+    ),
+    Mutant(
+        "replay: stale priorities written",
+        "replay/prioritized.py",
+        "(self.window_ids[slots, lanes] == samples.window_ids) & ",
+        "",
+        "replay/test_prioritized.py",
+    ),
+    # ------------------------------------------------------------ RecurrentDQN
+    Mutant(
+        "target network without burn-in",
+        "recurrent_dqn/recurrent_dqn.py",
+        "self.q_net_target.burn_in(batch)",
+        "self.q_net_target.initial_state(len(batch.indices))",
+        UPDATE,
+    ),
+    Mutant(
+        "target network with the online network's burn-in",
+        "recurrent_dqn/recurrent_dqn.py",
+        "self.q_net_target.burn_in(batch)",
+        "self.q_net.burn_in(batch)",
+        UPDATE,
+    ),
+    Mutant(
+        "double Q swapped",
+        "recurrent_dqn/recurrent_dqn.py",
+        "(q_values if self.double_q else target_q_values)",
+        "(target_q_values if self.double_q else q_values)",
+        UPDATE,
+    ),
+    Mutant("burn-in one length short", "recurrent_dqn/policies.py", "burn_in_lengths >= end", "burn_in_lengths > end", UPDATE),
+    Mutant(
+        "burn-in with gradient",
+        "recurrent_dqn/policies.py",
+        """\
+            with th.no_grad():
+                steps =""",
+        """\
+            with th.enable_grad():
+                steps =""",
+        UPDATE,
+    ),
+    Mutant(
+        "state after the step stored",
+        "recurrent_dqn/recurrent_dqn.py",
+        "core_state=state, episode_starts",
+        "core_state=next_state, episode_starts",
+        ACTING,
+    ),
+    Mutant(
+        "memory not reset between episodes",
+        "recurrent_dqn/recurrent_dqn.py",
+        "if self._last_episode_starts.any():",
+        "if False:",
+        ACTING,
+    ),
+    # ------------------------------------------------------------ DARQN
+    Mutant(
+        "reinforce: wrong sign",
+        "recurrent_dqn/darqn.py",
+        "return ((losses - baselines) * state[2]).sum()",
+        "return -((losses - baselines) * state[2]).sum()",
+        "recurrent_dqn/test_darqn.py",
+    ),
+    Mutant(
+        "reinforce: a window's own loss in its baseline",
+        "recurrent_dqn/darqn.py",
+        "(losses.sum() - losses) / max(len(losses) - 1, 1)",
+        "losses.mean()",
+        "recurrent_dqn/test_darqn.py",
+    ),
+    Mutant(
+        "reinforce: left out of the loss",
+        "recurrent_dqn/recurrent_dqn.py",
+        "(loss + self.q_net.core.surrogate_loss(window_losses.detach(), core_state)).backward()",
+        "loss.backward()",
+        "recurrent_dqn/test_darqn.py",
+    ),
+    # ------------------------------------------------------------ R2D2
+    Mutant(
+        "r2d2: state after the step sent",
+        "r2d2/actor.py",
+        "[field.cpu().numpy()[due] for field in self._state]",
+        "[field.cpu().numpy()[due] for field in self._next_state]",
+        "r2d2/test_actor.py",
+    ),
+    Mutant(
+        "r2d2: every actor has the first one's epsilons",
+        "r2d2/actor.py",
+        "[index * n_envs : (index + 1) * n_envs]",
+        "[:n_envs]",
+        "r2d2/test_actor.py",
+    ),
+    Mutant(
+        "r2d2: truncated episodes are worth nothing at their end",
+        "r2d2/actor.py",
+        "np.where(dones, final_values, ",
+        "np.where(dones, 0.0, ",
+        "r2d2/test_acting_td_errors.py",
+    ),
+    Mutant(
+        "r2d2: actors share lanes",
+        "r2d2/sink.py",
+        "trajectory.actor * n_envs + np.arange(n_envs)",
+        "np.arange(n_envs)",
+        "r2d2/test_sink.py",
+    ),
+    Mutant(
+        "r2d2: target network one update late",
+        "r2d2/r2d2.py",
+        "if self._n_updates % self.target_update_interval == 0:",
+        "if self._n_updates % self.target_update_interval == 1:",
+        "r2d2/test_learning.py::test_the_target_network_is_copied_every_so_many_updates",
+    ),
+    Mutant(
+        "r2d2: samples_per_insert ignored",
+        "r2d2/r2d2.py",
+        "self.samples_per_insert * self.n_inserted",
+        "self.n_inserted",
+        "r2d2/test_learning.py::test_samples_per_insert_holds",
+    ),
+]
+
+
+def mutated(mutant: Mutant, root: Path = ROOT) -> str:
+    """
+    The source of a file with its fault.
+
+    :param mutant: the fault
+    :param root: the repository
+    :return: the file's new text
+    :raises ValueError: if the original does not occur exactly once
+    """
+    path = root / "sb3_attn" / mutant.file
+    source = path.read_text(encoding="utf-8") if path.exists() else ""
+    if (n := source.count(mutant.original)) != 1:
+        raise ValueError(
+            f"mutant {mutant.name!r}: {mutant.original!r} occurs {n} times in sb3_attn/{mutant.file}; "
+            "bring the table in tests/mutants.py up to date."
+        )
+    return source.replace(mutant.original, mutant.replacement)
+
+
+def run_tests(tests: Iterable[str], mutant: Mutant | None = None, root: Path = ROOT) -> tuple[int, str]:
+    """
+    Run tests on a copy of the package.
+
+    :param tests: which, below ``tests/``
+    :param mutant: the fault to put in; ``None`` leaves the copy as it is
+    :param root: the repository
+    :return: pytest's exit status and output
+    """
+    with tempfile.TemporaryDirectory(prefix="mutant-") as directory:
+        copy = Path(directory)
+        for name in COPIED:
+            if (root / name).is_dir():
+                shutil.copytree(root / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(root / name, copy / name)
+        if mutant is not None:
+            (copy / "sb3_attn" / mutant.file).write_text(mutated(mutant, root), encoding="utf-8")
+        # Both the working directory and PYTHONPATH go before an editable install
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *(f"tests/{test}" for test in tests)]
+        environment = {**os.environ, "PYTHONPATH": directory, "PYTHONDONTWRITEBYTECODE": "1"}
+        result = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
+    return result.returncode, result.stdout + result.stderr
+
+
+def judge(mutant: Mutant, root: Path = ROOT) -> Verdict:
+    """
+    Run a mutant's tests.
+
+    :param mutant: the fault
+    :param root: the repository
+    :return: whether they noticed; tests that cannot be collected have noticed nothing
+    """
+    start = time.monotonic()
+    status, output = run_tests([mutant.tests], mutant, root)
+    seconds = time.monotonic() - start
+    if status == FAILED:
+        first = re.search(r"^FAILED tests/(\S+)", output, re.MULTILINE)
+        return Verdict("killed", f"by {first[1]}" if first else "", seconds)
+    return Verdict("SURVIVED" if status == PASSED else "ERROR", output.strip(), seconds)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Check that the tests notice faults in the package.")
+    parser.add_argument("names", nargs="*", help="mutants to run, by any part of their names (default: all)")
+    parser.add_argument("--jobs", type=int, default=1, help="how many run at once (default: 1)")
+    arguments = parser.parse_args()
+    chosen = [mutant for mutant in MUTANTS if not arguments.names or any(name in mutant.name for name in arguments.names)]
+    if not chosen:
+        parser.error(f"no mutant is called {arguments.names}; there are {[mutant.name for mutant in MUTANTS]}")
+    for mutant in chosen:
+        mutated(mutant)
+
+    print(f"{len(chosen)} mutants. First the tests without any ...", flush=True)
+    status, output = run_tests(sorted({mutant.tests for mutant in chosen}))
+    if status != PASSED:
+        print(output, "The tests fail without a mutant, so they would kill every one of them; fix them first.", sep="\n")
+        return 1
+
+    verdicts = []
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for mutant, verdict in zip(chosen, pool.map(judge, chosen), strict=True):
+            verdicts.append(verdict)
+            print(f"{verdict.kind:<8} {verdict.seconds:4.0f} s  {mutant.name}  {verdict.detail}", flush=True)
+    n_killed = sum(verdict.kind == "killed" for verdict in verdicts)
+    print(f"{n_killed} of {len(chosen)} mutants were killed.")
+    return 0 if n_killed == len(chosen) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
