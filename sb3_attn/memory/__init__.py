@@ -1,4 +1,4 @@
-from sb3_attn.memory.core import IdentityCore, MemoryCore
+from sb3_attn.memory.core import IdentityCore, MemoryCore, WeightsInfo
 from sb3_attn.memory.external.dnc import DNCCore
 from sb3_attn.memory.external.ntm import NTMCore
 from sb3_attn.memory.gtrxl import GTrXLCore
@@ -16,6 +16,7 @@ __all__ = [
     "LSTMCore",
     "MemoryCore",
     "NTMCore",
+    "WeightsInfo",
     "get_core_class",
     "make_core",
 ]

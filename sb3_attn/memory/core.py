@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch as th
 from torch import nn
@@ -24,6 +24,23 @@ def check_sizes(owner: nn.Module, **sizes: int) -> None:
             raise ValueError(f"{name}={size!r} of {type(owner).__name__} must be at least 1; give it a positive integer.")
 
 
+class WeightsInfo(NamedTuple):
+    """
+    The meaning of one entry of ``MemoryCore.memory_weights``, for pictures.
+
+    :param is_distribution: whether the weights of each head are distributed over the slots, so that they sum to at most 1.
+        Otherwise each slot has a value of its own, such as the DNC's usage
+    :param newest_age: if the slots are the last steps, oldest first: the age of the last slot in steps, 0 being the current
+        step. ``None`` if they are the places of an external memory
+    :param pair_label: if there is one weight for each pair of slots ``[B, N, N]`` instead of one for each head and slot: the
+        name of the last axis relative to the one before it, such as ``"slot written before"``. ``None`` otherwise
+    """
+
+    is_distribution: bool = True
+    newest_age: int | None = None
+    pair_label: str | None = None
+
+
 class MemoryCore(nn.Module, ABC):
     """
     A recurrent memory: a pure function of its inputs and its state.
@@ -35,6 +52,9 @@ class MemoryCore(nn.Module, ABC):
     :param input_size: size F of an input vector
     :param output_size: size D of an output vector
     """
+
+    #: For each name in ``memory_weights``, what its weights mean. A name that is missing has the defaults of ``WeightsInfo``
+    weights_info: ClassVar[dict[str, WeightsInfo]] = {}
 
     def __init__(self, input_size: int, output_size: int) -> None:
         super().__init__()
@@ -95,11 +115,14 @@ class MemoryCore(nn.Module, ABC):
 
     def memory_weights(self, inputs: th.Tensor, state: CoreState) -> dict[str, th.Tensor]:
         """
-        What one step reads and writes, for pictures of the memory; computed anew, since nothing is kept on the module.
+        The weights with which one step reads and writes, for pictures of the memory.
+
+        They are computed again from the state, since nothing is kept on the module. ``weights_info`` says what they mean.
 
         :param inputs: ``[B, F]``
         :param state: the state before this step
-        :return: by name, such as ``"read"``, weights ``[B, heads, slots]``; empty for a core without slots
+        :return: by name, such as ``"read"``, weights ``[B, heads, N]``, or ``[B, N, N]`` over pairs of the N slots; empty for
+            a core without slots
         """
         return {}
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from sb3_attn.common.core_state import CoreState
 from sb3_attn.common.softmax import masked_softmax
-from sb3_attn.memory.core import MemoryCore
+from sb3_attn.memory.core import MemoryCore, WeightsInfo
 from sb3_attn.memory.sliding_window import by_entry, extend, visible
 
 
@@ -120,6 +120,8 @@ class GTrXLCore(MemoryCore):
     :param gate_bias: as for ``GRUGate``
     :raises ValueError: if a size is not positive, or the heads do not divide the size
     """
+
+    weights_info = {"attention": WeightsInfo(newest_age=0)}
 
     def __init__(
         self,

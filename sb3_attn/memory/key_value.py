@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from sb3_attn.common.core_state import CoreState
 from sb3_attn.common.softmax import masked_softmax
-from sb3_attn.memory.core import MemoryCore
+from sb3_attn.memory.core import MemoryCore, WeightsInfo
 from sb3_attn.memory.rnn import LSTMCore, LSTMState
 from sb3_attn.memory.sliding_window import by_entry, extend, visible
 
@@ -50,6 +50,8 @@ class KeyValueMemoryCore(MemoryCore):
     :param forget_bias: of the LSTM's forget gate (see ``LSTMCore``)
     :raises ValueError: if a size is not positive, or the context is unknown
     """
+
+    weights_info = {"retrieval": WeightsInfo(newest_age=1)}
 
     def __init__(
         self,

@@ -144,6 +144,17 @@ def test_state_is_a_flat_named_tuple_with_the_batch_first(core):
     assert_states_close(core.initial_state(BATCH), map_state(lambda array: array.expand(BATCH, *array.shape[1:]), one))
 
 
+def test_weights_for_pictures_mean_what_the_core_says(core):
+    weights = core.memory_weights(random_inputs(BATCH), used_state(core))
+    assert weights.keys() == core.weights_info.keys()
+    for name, array in weights.items():
+        info = core.weights_info[name]
+        n_slots = array.shape[-1]
+        assert array.dim() == 3 and len(array) == BATCH
+        assert info.pair_label is None or array.shape[1] == n_slots
+        assert not info.is_distribution or ((array >= 0).all() and (array.sum(dim=-1) < 1 + 1e-6).all())
+
+
 def test_a_call_changes_neither_the_core_nor_its_arguments(core):
     inputs, start = random_inputs(TIME, BATCH), used_state(core)
     before = copy.deepcopy((core.state_dict(), sorted(core.__dict__), inputs, [array.detach() for array in start]))

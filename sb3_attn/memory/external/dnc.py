@@ -5,6 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_attn.common.core_state import CoreState
+from sb3_attn.memory.core import WeightsInfo
 from sb3_attn.memory.external import addressing, reference_forms
 from sb3_attn.memory.external.controlled import ControlledCore
 from sb3_attn.memory.external.dnc_gradient import DNC_GRADIENT
@@ -180,6 +181,12 @@ class DNCCore(ControlledCore):
     """
 
     state_class = DNCState
+    weights_info = {
+        "read": WeightsInfo(),
+        "write": WeightsInfo(),
+        "usage": WeightsInfo(is_distribution=False),
+        "link": WeightsInfo(is_distribution=False, pair_label="slot written before"),
+    }
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_attn.common.core_state import CoreState
+from sb3_attn.memory.core import WeightsInfo
 from sb3_attn.memory.external import addressing, reference_forms
 from sb3_attn.memory.external.controlled import ControlledCore
 from sb3_attn.memory.external.gradients import WrittenGradient
@@ -62,6 +63,7 @@ class NTMCore(ControlledCore):
     """
 
     state_class = NTMState
+    weights_info = {"read": WeightsInfo(), "write": WeightsInfo()}
 
     def __init__(
         self,
