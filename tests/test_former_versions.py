@@ -1,5 +1,6 @@
 """Models, names and arguments of earlier versions still work; those versions saved the files in data/former."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,26 @@ def test_former_names(former: str, present: str) -> None:
     assert getattr(sb3_attn, former).__name__ == present
 
 
-def test_other_names_do_not_exist() -> None:
-    with pytest.raises(AttributeError, match="'sb3_attn' has no attribute 'NoSuchPolicy'"):
-        _ = sb3_attn.NoSuchPolicy
+def test_former_names_in_the_packages() -> None:
+    assert sb3_attn.dqn.NTMMlpPolicy is sb3_attn.NTMPolicy
+    assert sb3_attn.extractors.TransformerExtractor is sb3_attn.GTrXLExtractor
+
+
+@pytest.mark.parametrize(
+    ("former", "name"),
+    [
+        ("sb3_attn.dqn.policies", "TransformerPolicy"),
+        ("sb3_attn.extractors.memory", "TransformerExtractor"),
+        ("sb3_attn.memory.dnc", "DNCCore"),
+        ("sb3_attn.memory.gated_transformer", "GatedTransformerCore"),
+        ("sb3_attn.memory.ntm", "NTMCore"),
+    ],
+)
+def test_former_places_of_classes_in_pickles(former: str, name: str) -> None:
+    assert pickle.loads(f"c{former}\n{name}\n.".encode()) is getattr(sb3_attn, name)
+
+
+@pytest.mark.parametrize("name", ["NoSuchPolicy", "NoSuchMlpPolicy", "Policy", "NoSuchExtractor"])
+def test_other_names_do_not_exist(name: str) -> None:
+    with pytest.raises(AttributeError, match=f"'sb3_attn' has no attribute '{name}'"):
+        getattr(sb3_attn, name)

@@ -7,6 +7,8 @@ Each table of former names stands with the class that it is about; here is how t
 from __future__ import annotations
 
 import functools
+import re
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
@@ -14,6 +16,49 @@ from typing import Any, ClassVar, TypeVar
 from torch import nn
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+#: From the former name of a class to the present one
+FORMER_CLASSES = {
+    "CnnPolicy": "RecurrentDQNPolicy",
+    "GatedTransformerCore": "GTrXLCore",
+    "MlpPolicy": "RecurrentDQNPolicy",
+    "MultiInputPolicy": "RecurrentDQNPolicy",
+    "TransformerExtractor": "GTrXLExtractor",
+    "TransformerPolicy": "GTrXLPolicy",
+}
+
+#: From the former name of a module to the present one
+FORMER_MODULES = {
+    "sb3_attn.memory.dnc": "sb3_attn.memory.external.dnc",
+    "sb3_attn.memory.gated_transformer": "sb3_attn.memory.gtrxl",
+    "sb3_attn.memory.ntm": "sb3_attn.memory.external.ntm",
+}
+
+
+def find_by_former_name(module: str, name: str) -> Any:
+    """
+    Look up a class by a former name: the ``__getattr__`` of packages that export classes.
+
+    SB3 has three names for each policy. Here the observation space alone decides which network a policy builds, so they
+    are former names of one class: ``NTMPolicy`` is also ``NTMMlpPolicy``, ``NTMCnnPolicy`` and ``NTMMultiInputPolicy``.
+
+    :param module: name of the module that has the class
+    :param name: former name of the class
+    :return: the class
+    :raises AttributeError: if the module has no such class
+    """
+    present = re.sub("(?<=.)(Mlp|Cnn|MultiInput)Policy$", "Policy", name)
+    present = FORMER_CLASSES.get(present, present)
+    attributes = vars(sys.modules[module])
+    if present not in attributes:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    return attributes[present]
+
+
+def alias_former_modules() -> None:
+    """Let pickles find the modules that have moved, all of which must have been imported."""
+    for former, present in FORMER_MODULES.items():
+        sys.modules[former] = sys.modules[present]
 
 
 def accept_former_arguments(**names: str) -> Callable[[Function], Function]:

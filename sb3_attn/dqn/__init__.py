@@ -2,25 +2,12 @@
 
 from typing import Any
 
+from sb3_attn.common.former_names import find_by_former_name
 from sb3_attn.dqn import policies
-from sb3_attn.dqn.policies import (
-    CORE_POLICIES,
-    DQNSAPolicy,
-    HardAttentionPolicy,
-    MemoryPolicy,
-    SelfAttentionPolicy,
-    SoftAttentionPolicy,
-)
+from sb3_attn.dqn.policies import *
 
-__all__ = [
-    "DQNSAPolicy",
-    "HardAttentionPolicy",
-    "MemoryPolicy",
-    "SelfAttentionPolicy",
-    "SoftAttentionPolicy",
-]
-__all__ += list(CORE_POLICIES)  # the parser of the API pages reads only literals above
+__all__ = policies.__all__
 
 
 def __getattr__(name: str) -> Any:
-    return getattr(policies, name)
+    return find_by_former_name(__name__, name)

@@ -1,6 +1,5 @@
 """Policies of stock DQN that attend or remember: a YAML file needs their name only."""
 
-import re
 from typing import Any
 
 import torch as th
@@ -11,13 +10,10 @@ from stable_baselines3.dqn.policies import DQNPolicy
 from torch import nn
 
 from sb3_attn.common.optimizer import default_optimizer_kwargs
-from sb3_attn.extractors import (
-    CORE_EXTRACTORS,
-    HardAttentionExtractor,
-    MemoryExtractor,
-    SelfAttentionExtractor,
-    SoftAttentionExtractor,
-)
+from sb3_attn.extractors import HardAttentionExtractor, MemoryExtractor, SelfAttentionExtractor, SoftAttentionExtractor
+from sb3_attn.extractors.memory import CORE_EXTRACTORS
+
+__all__ = ["DQNSAPolicy", "HardAttentionPolicy", "MemoryPolicy", "SelfAttentionPolicy", "SoftAttentionPolicy"]
 
 
 class ExtractorPolicy(DQNPolicy):
@@ -117,23 +113,16 @@ class MemoryPolicy(ExtractorPolicy):
 
 
 def _with_extractor(extractor: type[MemoryExtractor]) -> type[MemoryPolicy]:
-    name = f"{extractor.__name__.removesuffix('Extractor')}Policy"
     doc = f"``MemoryPolicy`` with ``{extractor.__name__}``. Parameters as for ``MemoryPolicy``."
+    name = extractor.__name__.removesuffix("Extractor") + "Policy"
     return type(name, (MemoryPolicy,), {"__module__": __name__, "__doc__": doc, "default_features_extractor": extractor})
 
 
-#: A policy for each core: ``NTMPolicy``, ``DNCPolicy``, ...
+#: A policy for each core of the registry: ``NTMPolicy``, ``DNCPolicy``, ...
 CORE_POLICIES = {policy.__name__: policy for policy in map(_with_extractor, CORE_EXTRACTORS.values())}
-#: Names that models of earlier versions have
-FORMER_POLICIES = {"TransformerPolicy": "GTrXLPolicy"}
+# As attributes of this module, since that is where pickle looks for a class
+globals().update(CORE_POLICIES)
+__all__ += list(CORE_POLICIES)
 
-
-def __getattr__(name: str) -> Any:
-    """Policies by their names in ``CORE_POLICIES``, and by SB3's three for each: ``NTMPolicy``, ``NTMPolicy``, ..."""
-    policies = {**CORE_POLICIES, **{name: value for name, value in globals().items() if name.endswith("Policy")}}
-    # What tokens and frames are follows from the observation space, so all three are the same class
-    plain = re.sub("(Mlp|Cnn|MultiInput)Policy$", "Policy", name)
-    try:
-        return policies[FORMER_POLICIES.get(plain, plain)]
-    except KeyError:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+#: The name in models of earlier versions
+TransformerPolicy = CORE_POLICIES["GTrXLPolicy"]

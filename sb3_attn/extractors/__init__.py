@@ -2,26 +2,13 @@
 
 from typing import Any
 
-from sb3_attn.extractors import memory
-from sb3_attn.extractors.attention import (
-    AttentionExtractor,
-    HardAttentionExtractor,
-    RegionExtractor,
-    SelfAttentionExtractor,
-    SoftAttentionExtractor,
-)
-from sb3_attn.extractors.memory import CORE_EXTRACTORS, MemoryExtractor
+from sb3_attn.common.former_names import find_by_former_name
+from sb3_attn.extractors import attention, memory
+from sb3_attn.extractors.attention import *
+from sb3_attn.extractors.memory import *
 
-__all__ = [
-    "AttentionExtractor",
-    "HardAttentionExtractor",
-    "MemoryExtractor",
-    "RegionExtractor",
-    "SelfAttentionExtractor",
-    "SoftAttentionExtractor",
-]
-__all__ += list(CORE_EXTRACTORS)  # the parser of the API pages reads only literals above
+__all__ = [*attention.__all__, *memory.__all__]
 
 
 def __getattr__(name: str) -> Any:
-    return getattr(memory, name)
+    return find_by_former_name(__name__, name)

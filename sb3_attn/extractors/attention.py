@@ -15,6 +15,14 @@ from sb3_attn.attention.functional import masked_max, masked_mean
 from sb3_attn.common.former_names import FormerParameterNames
 from sb3_attn.extractors.tokenizers import Trunk, make_tokenizer
 
+__all__ = [
+    "AttentionExtractor",
+    "HardAttentionExtractor",
+    "RegionExtractor",
+    "SelfAttentionExtractor",
+    "SoftAttentionExtractor",
+]
+
 
 class AttentionExtractor(FormerParameterNames, BaseFeaturesExtractor):
     """

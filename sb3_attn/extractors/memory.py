@@ -13,6 +13,8 @@ from torch import nn
 from sb3_attn.memory import CORES, MemoryCore, get_core_class, make_core
 from sb3_attn.memory.core import check_sizes
 
+__all__ = ["MemoryExtractor"]
+
 
 class MemoryExtractor(BaseFeaturesExtractor):
     """
@@ -135,23 +137,20 @@ class MemoryExtractor(BaseFeaturesExtractor):
 
 
 def _with_core(core: str) -> type[MemoryExtractor]:
-    core_class = CORES[core]
-    doc = f"``MemoryExtractor`` with ``{core_class.__name__}``. Parameters as for ``MemoryExtractor``."
-    name = f"{core_class.__name__.removesuffix('Core')}Extractor"
+    core_name = CORES[core].__name__
+    doc = f"``MemoryExtractor`` with ``{core_name}``. Parameters as for ``MemoryExtractor``."
+    name = core_name.removesuffix("Core") + "Extractor"
     return type(name, (MemoryExtractor,), {"__module__": __name__, "__doc__": doc, "default_core": core})
 
 
-#: An extractor for each core: ``NTMExtractor``, ``DNCExtractor``, ...
+#: An extractor for each core of the registry: ``NTMExtractor``, ``DNCExtractor``, ...
 CORE_EXTRACTORS = {extractor.__name__: extractor for extractor in map(_with_core, CORES)}
-#: Names that models of earlier versions have
-FORMER_EXTRACTORS = {"TransformerExtractor": "GTrXLExtractor"}
+# As attributes of this module, since that is where pickle looks for a class
+globals().update(CORE_EXTRACTORS)
+__all__ += list(CORE_EXTRACTORS)
 
-
-def __getattr__(name: str) -> Any:
-    try:
-        return CORE_EXTRACTORS[FORMER_EXTRACTORS.get(name, name)]
-    except KeyError:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+#: The name in models of earlier versions
+TransformerExtractor = CORE_EXTRACTORS["GTrXLExtractor"]
 
 
 def _take_apart(

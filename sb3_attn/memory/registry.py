@@ -9,6 +9,20 @@ from sb3_attn.memory.gtrxl import GTrXLCore
 from sb3_attn.memory.key_value import KeyValueMemoryCore
 from sb3_attn.memory.rnn import GRUCore, LSTMCore
 
+# ``sb3_attn`` and ``sb3_attn.memory`` export these too
+__all__ = [
+    "CORES",
+    "DNCCore",
+    "GRUCore",
+    "GTrXLCore",
+    "IdentityCore",
+    "KeyValueMemoryCore",
+    "LSTMCore",
+    "NTMCore",
+    "get_core_class",
+    "make_core",
+]
+
 #: The cores that ``policy_kwargs=dict(core=...)`` knows by name
 CORES: dict[str, type[MemoryCore]] = {
     "dnc": DNCCore,

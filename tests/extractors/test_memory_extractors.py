@@ -1,5 +1,6 @@
 """A memory over stacked frames: which frames it gets, which it leaves out, and that any algorithm of SB3 learns with it."""
 
+import pickle
 from typing import NamedTuple
 
 import gymnasium as gym
@@ -272,6 +273,17 @@ def test_every_algorithm_learns_with_them(algorithm, extractor_class, tmp_path):
         loaded.predict(observations, deterministic=True)[0], model.predict(observations, deterministic=True)[0]
     )
     evaluate_policy(loaded, env, n_eval_episodes=2)
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_a_core_in_the_registry_is_public_with_an_extractor_and_a_policy(core):
+    name = CORES[core].__name__.removesuffix("Core")
+    public = [getattr(sb3_attn, name + kind) for kind in ("Core", "Extractor", "Policy")]
+    assert {name + kind for kind in ("Core", "Extractor", "Policy")} <= set(sb3_attn.__all__)
+    assert pickle.loads(pickle.dumps(public)) == public
+    core_class, extractor, policy = public
+    assert core_class is CORES[core] and policy.default_features_extractor is extractor
+    assert type(extractor(spaces.Box(-1, 1, (8,))).core) is core_class
 
 
 KINDS = ("Memory", "NTM", "DNC", "KeyValueMemory", "GTrXL")
