@@ -3,12 +3,12 @@
 from typing import Any
 
 import sb3_attn.envs  # noqa: F401  registers the tasks with Gymnasium
-from sb3_attn import dqn, extractors, memory
+from sb3_attn import dqn, extractors
 from sb3_attn.common.former_names import alias_former_modules, find_by_former_name
 from sb3_attn.dqn.policies import *
 from sb3_attn.extractors.attention import *
 from sb3_attn.extractors.memory import *
-from sb3_attn.memory.core import MemoryCore, WeightsInfo
+from sb3_attn.memory import MemoryCore, registry
 from sb3_attn.memory.registry import *
 from sb3_attn.r2d2 import R2D2
 from sb3_attn.recurrent_dqn import DARQNPolicy, RecurrentDQN, RecurrentDQNPolicy
@@ -18,6 +18,7 @@ from sb3_attn.version import __version__
 __all__ = [
     "R2D2",
     "DARQNPolicy",
+    "MemoryCore",
     "PrioritizedSequenceReplayBuffer",
     "RecurrentDQN",
     "RecurrentDQNPolicy",
@@ -25,7 +26,7 @@ __all__ = [
     "__version__",
     *dqn.__all__,
     *extractors.__all__,
-    *memory.__all__,
+    *registry.__all__,
 ]
 
 alias_former_modules()
