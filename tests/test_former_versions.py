@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import DQN
+from stable_baselines3.common.env_util import make_vec_env
 
 import sb3_attn
 from sb3_attn import R2D2, RecurrentDQN
@@ -36,6 +37,21 @@ def test_former_arguments_in_a_zip() -> None:
     model = load("rdqn")
     assert (model.n_steps, model.per_env_epsilons) == (3, True)
     assert not {"bootstrap_n", "epsilon_ladder"} & vars(model).keys()
+
+
+def test_a_former_replay_buffer() -> None:
+    model = load("rdqn")
+    model.load_replay_buffer(FORMER / "rdqn_replay")
+    buffer = model.replay_buffer
+    buffer.check_valid()
+    assert not {"n_registered", "_largest_leaf"} & vars(buffer).keys()
+    model.set_env(make_vec_env("MemoryChain-v0", n_envs=2, env_kwargs=dict(length=6), seed=0))
+    n_windows = buffer.n_windows_added
+    model.learn(50, reset_num_timesteps=False)
+    buffer.check_valid()
+    assert buffer.n_windows_added > n_windows
+    burnt_in = model.q_net.burn_in(buffer.sample(16))
+    assert all(field.isfinite().all() for field in burnt_in)
 
 
 @pytest.mark.parametrize("algorithm", [RecurrentDQN, R2D2])

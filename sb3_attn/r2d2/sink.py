@@ -85,7 +85,7 @@ class ReplaySink:
                 "infos": [{"TimeLimit.truncated": timeout} for timeout in trajectory.timeouts[t]],
                 "core_state": core_state,
                 "episode_starts": trajectory.episode_starts[t],
-                "lanes": trajectory.actor * n_envs + np.arange(n_envs),
+                "env_indices": trajectory.actor * n_envs + np.arange(n_envs),
             }
             if with_errors and trajectory.td_errors is not None:
                 step["td_errors"] = trajectory.td_errors[t]

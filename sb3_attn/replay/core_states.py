@@ -1,92 +1,109 @@
 """The core states of a sequence replay buffer."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
 
+from sb3_attn.common.former_names import rename_attributes
+
 
 class CoreStateStore:
     """
-    Core states, kept only for those steps at which a window with a past can start.
+    Core states, stored only before the steps at which a window can start.
 
-    Windows begin (with their burn-in) at steps ``k * sequence_period - burn_in_length`` of an episode, and at its first
-    step, where the state is the initial one and needs no storage. So a ring of ``buffer_size / sequence_period`` rows
-    and a few for episodes under way is enough for each lane.
+    With their burn-in, windows start at steps ``k * sequence_period - burn_in_length`` of an episode, or at its first step,
+    where the state is the initial one and need not be stored. So each environment has a ring of about
+    ``buffer_size / sequence_period`` entries instead of ``buffer_size``.
 
-    :param buffer_size: steps in a lane
-    :param n_envs: number of lanes
-    :param burn_in_length: as in the buffer
-    :param sequence_period: as in the buffer
+    :param buffer_size: number of steps in the ring of an environment
+    :param n_envs: number of environments
+    :param burn_in_length: as for ``SequenceReplayBuffer``
+    :param sequence_period: as for ``SequenceReplayBuffer``
     """
+
+    #: Attributes of earlier versions, which their pickles still have
+    former_attributes: ClassVar[dict[str, str]] = {"n_rows": "n_entries", "rows": "entries", "_next_rows": "_next_entries"}
 
     def __init__(self, buffer_size: int, n_envs: int, burn_in_length: int, sequence_period: int) -> None:
         self.burn_in_length = burn_in_length
         self.sequence_period = sequence_period
-        self.n_rows = buffer_size // sequence_period + burn_in_length // sequence_period + 3
-        #: The row in which the state before each step lies, if one is kept
-        self.rows = np.zeros((buffer_size, n_envs), np.int32)
-        #: One array ``[n_rows, n_envs, ...]`` for each field of the state; made when the first state comes
+        # One in sequence_period steps has an entry. More: the open episode's states for windows that are still to start,
+        # and what rounding down loses at both ends of the ring.
+        self.n_entries = buffer_size // sequence_period + burn_in_length // sequence_period + 3
+        #: The entry that holds the state before each step, if one does
+        self.entries = np.zeros((buffer_size, n_envs), np.int32)
+        #: One array ``[n_entries, n_envs, ...]`` for each field of the state; made when the first state comes
         self.arrays: tuple[np.ndarray, ...] | None = None
-        self._next_rows = np.zeros(n_envs, np.int64)
+        self._next_entries = np.zeros(n_envs, np.int64)
 
-    def keep(self, core_state: tuple[Any, ...] | None, slots: np.ndarray, lanes: np.ndarray, steps: np.ndarray) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        rename_attributes(state, self.former_attributes)
+        self.__dict__.update(state)
+
+    def keep(
+        self, core_state: tuple[Any, ...] | None, positions: np.ndarray, env_indices: np.ndarray, steps: np.ndarray
+    ) -> None:
         """
-        Keep the states of those of n steps at which a window can start.
+        Store the states before those of n steps at which a window can start.
 
         :param core_state: states before the steps, arrays or tensors ``[n, ...]``; ``None`` counts as zeros
-        :param slots: where the steps lie in their lanes, ``[n]``
-        :param lanes: ``[n]``
-        :param steps: positions in their episodes, ``[n]``
+        :param positions: positions of the steps in their rings, ``[n]``
+        :param env_indices: environments of the steps, ``[n]``
+        :param steps: numbers of the steps within their episodes, ``[n]``
         """
         if self.arrays is None:
             if core_state is None:
                 return
-            shape = (self.n_rows, self.rows.shape[1])
+            shape = (self.n_entries, self.entries.shape[1])
             self.arrays = tuple(np.zeros((*shape, *a.shape[1:]), a.dtype) for a in map(_to_numpy, core_state))
         due = is_window_start(steps, self.burn_in_length, self.sequence_period)
         if not due.any():
             return
-        lanes = lanes[due]
-        rows = self._next_rows[lanes]
+        env_indices = env_indices[due]
+        entries = self._next_entries[env_indices]
         for i, array in enumerate(self.arrays):
-            array[rows, lanes] = 0 if core_state is None else _to_numpy(core_state[i])[due]
-        self.rows[slots[due], lanes] = rows
-        self._next_rows[lanes] = (rows + 1) % self.n_rows
+            array[entries, env_indices] = 0 if core_state is None else _to_numpy(core_state[i])[due]
+        self.entries[positions[due], env_indices] = entries
+        self._next_entries[env_indices] = (entries + 1) % self.n_entries
 
-    def close_episode(self, lane: int, length: int) -> None:
+    def close_episode(self, env_index: int, length: int) -> None:
         """
-        Make room again for the states of windows that the episode did not live to see.
+        Free the entries kept for windows that the episode ended too early to start.
 
-        :param lane: the lane
-        :param length: number of steps of its episode
+        :param env_index: environment of the episode
+        :param length: number of its steps
         """
         if self.arrays is None:
             return
-        n_before = self.burn_in_length // self.sequence_period  # starts whose burn-in reaches back to the first step
+        # Window k has its first trained step at k * period, and its state before step k * period - burn_in_length. No state
+        # is needed for k <= n_before, whose burn-in reaches back to the first step. A state was kept for each further k with
+        # k * period - burn_in_length <= length - 1; a window started only if k * period <= length - 1. The difference are
+        # the newest entries, so moving the write position back frees them.
+        n_before = self.burn_in_length // self.sequence_period
         n_kept = (length - 1 + self.burn_in_length) // self.sequence_period - n_before
         n_needed = max((length - 1) // self.sequence_period - n_before, 0)
-        self._next_rows[lane] = (self._next_rows[lane] - (n_kept - n_needed)) % self.n_rows
+        self._next_entries[env_index] = (self._next_entries[env_index] - (n_kept - n_needed)) % self.n_entries
 
-    def get(self, slots: np.ndarray, lanes: np.ndarray) -> tuple[np.ndarray, ...]:
+    def get(self, positions: np.ndarray, env_indices: np.ndarray) -> tuple[np.ndarray, ...]:
         """
         The states before steps at which windows start.
 
-        :param slots: where the steps lie in their lanes, ``[B]``
-        :param lanes: ``[B]``
-        :return: arrays ``[B, ...]``, empty if none are kept; meaningless at an episode's first step
+        :param positions: positions of the steps in their rings, ``[B]``
+        :param env_indices: environments of the steps, ``[B]``
+        :return: arrays ``[B, ...]``, empty if none are stored; meaningless at an episode's first step
         """
-        rows = self.rows[slots, lanes]
-        return tuple(array[rows, lanes] for array in self.arrays or ())
+        entries = self.entries[positions, env_indices]
+        return tuple(array[entries, env_indices] for array in self.arrays or ())
 
 
 def is_window_start(steps: np.ndarray, burn_in_length: int, sequence_period: int) -> np.ndarray:
     """
-    Whether a window with a past can start at a step, so that the state before it is wanted.
+    Steps at which a window with its burn-in can start, except an episode's first, whose state is the initial one.
 
-    :param steps: positions in their episodes, ``[n]``
-    :param burn_in_length: as in the buffer
-    :param sequence_period: as in the buffer
+    :param steps: numbers of the steps within their episodes, ``[n]``
+    :param burn_in_length: as for ``SequenceReplayBuffer``
+    :param sequence_period: as for ``SequenceReplayBuffer``
     :return: bool ``[n]``
     """
     return (steps > 0) & ((steps + burn_in_length) % sequence_period == 0)

@@ -1,4 +1,4 @@
-"""Prioritized replay of sequences."""
+"""Prioritized replay of windows."""
 
 from typing import Any
 
@@ -7,19 +7,19 @@ import torch as th
 
 from sb3_attn.common.td import importance_weights, sequence_priority
 from sb3_attn.replay.samples import SequenceReplayBufferSamples
-from sb3_attn.replay.sequence_buffer import SequenceReplayBuffer
+from sb3_attn.replay.sequence_buffer import Observation, SequenceReplayBuffer
 
-#: A window whose errors are all 0 can still be drawn
+#: Lower bound of priorities, so that a window whose errors are all 0 can still be drawn
 MIN_PRIORITY = 1e-6
 
 
 class PrioritizedSequenceReplayBuffer(SequenceReplayBuffer):
     """
-    Draws windows in proportion to ``priority ** priority_exponent`` and weighs their losses accordingly.
+    Draws windows in proportion to ``priority ** priority_exponent`` and weights their losses accordingly.
 
     Schaul et al. (2016), proportional variant; the priorities of sequences and both exponents are those of R2D2
-    (Kapturowski et al. 2019, section 2.3). A new window's priority is made from the TD errors that came with its steps, or
-    is the largest that learning has seen so far.
+    (Kapturowski et al. 2019, section 2.3). The priority of a new window follows from the TD errors that were added with its
+    steps; if there are none it is the largest priority so far.
 
     :param args: as for ``SequenceReplayBuffer``
     :param priority_exponent: 0 is uniform replay
@@ -28,6 +28,8 @@ class PrioritizedSequenceReplayBuffer(SequenceReplayBuffer):
     :raises ValueError: if an exponent lies outside ``[0, 1]``
     """
 
+    former_attributes = {**SequenceReplayBuffer.former_attributes, "_largest_leaf": "_max_priority"}
+
     def __init__(self, *args: Any, priority_exponent: float = 0.9, importance_exponent: float = 0.6, **kwargs: Any) -> None:
         for name, value in (("priority_exponent", priority_exponent), ("importance_exponent", importance_exponent)):
             if not 0 <= value <= 1:
@@ -35,39 +37,52 @@ class PrioritizedSequenceReplayBuffer(SequenceReplayBuffer):
         super().__init__(*args, **kwargs)
         self.priority_exponent = priority_exponent
         self.importance_exponent = importance_exponent
-        self._largest_leaf = 1.0
-        self.td_errors: np.ndarray | None = None  # [buffer_size, n_envs]; made when the first errors come
+        self._max_priority = 1.0  # with the exponent applied, as the leaves are
+        self.td_errors: np.ndarray | None = None  # [buffer_size, n_envs], NaN if unknown; made when the first errors come
 
-    def add(self, *args: Any, td_errors: np.ndarray | None = None, **kwargs: Any) -> None:
+    def add(
+        self,
+        obs: Observation,
+        next_obs: Observation,
+        action: np.ndarray,
+        reward: np.ndarray,
+        done: np.ndarray,
+        infos: list[dict[str, Any]],
+        core_state: tuple[Any, ...] | None = None,
+        episode_starts: np.ndarray | None = None,
+        env_indices: np.ndarray | None = None,
+        td_errors: np.ndarray | None = None,
+    ) -> None:
         """
-        Append one step to each of n lanes.
+        Append one step of each of n environments. Parameters as for ``SequenceReplayBuffer.add``, and:
 
-        :param args: as for ``SequenceReplayBuffer``
-        :param td_errors: |delta| of the steps as whoever acted saw them, ``[n]``; ``None`` means not known
-        :param kwargs: as for ``SequenceReplayBuffer``
+        :param td_errors: |delta| of the steps as the actor computed them, ``[n]``; ``None`` means unknown
         """
         if td_errors is not None and self.td_errors is None:
             self.td_errors = np.full((self.buffer_size, self.n_envs), np.nan, np.float32)
-        if self.td_errors is not None:
-            lanes = np.arange(self.n_envs) if kwargs.get("lanes") is None else np.asarray(kwargs["lanes"])
-            self.td_errors[self.pos[lanes], lanes] = np.nan if td_errors is None else td_errors
-        super().add(*args, **kwargs)
+        if self.td_errors is not None:  # before the step itself, which may complete a window
+            envs = np.arange(self.n_envs) if env_indices is None else np.asarray(env_indices)
+            self.td_errors[self.pos[envs], envs] = np.nan if td_errors is None else td_errors
+        super().add(obs, next_obs, action, reward, done, infos, core_state, episode_starts, env_indices)
 
-    def _new_leaves(self, slots: np.ndarray, lanes: np.ndarray, lengths: np.ndarray | int) -> np.ndarray | float:
-        if self.td_errors is None or len(slots) == 0:
-            return self._largest_leaf
-        lengths = np.broadcast_to(lengths, slots.shape)
+    def _initial_priorities(
+        self, positions: np.ndarray, env_indices: np.ndarray, lengths: np.ndarray | int
+    ) -> np.ndarray | float:
+        if self.td_errors is None or len(positions) == 0:
+            return self._max_priority
+        lengths = np.broadcast_to(lengths, positions.shape)
         time = np.arange(lengths.max())[:, None]
-        mask = time < lengths
-        errors = np.where(mask, self.td_errors[(slots + time) % self.buffer_size, lanes], 0.0)
-        leaves = self._to_leaves(sequence_priority(th.from_numpy(errors), th.from_numpy(mask)).numpy())
-        return np.where(np.isnan(leaves), self._largest_leaf, leaves)
+        mask = time < lengths  # [T, n]
+        errors = np.where(mask, self.td_errors[(positions + time) % self.buffer_size, env_indices], 0.0)
+        priorities = self._to_leaves(sequence_priority(th.from_numpy(errors), th.from_numpy(mask)).numpy())
+        return np.where(np.isnan(priorities), self._max_priority, priorities)  # NaN if the error of any step is unknown
 
     def _to_leaves(self, priorities: np.ndarray) -> np.ndarray:
         return np.maximum(priorities, MIN_PRIORITY) ** self.priority_exponent
 
     def _draw(self, batch_size: int) -> np.ndarray:
-        # One draw from each of `batch_size` equal parts of the total: as likely as independent draws, but spread out
+        # Stratified: one draw from each of `batch_size` equal parts of the total. Every window is drawn as often as by
+        # independent draws on average, but with less variance.
         parts = (np.arange(batch_size) + np.random.rand(batch_size)) / batch_size
         return self._tree.find(parts * self._tree.total)
 
@@ -78,16 +93,17 @@ class PrioritizedSequenceReplayBuffer(SequenceReplayBuffer):
 
     def update_priorities(self, samples: SequenceReplayBufferSamples, priorities: np.ndarray) -> None:
         """
-        Set the priorities of a batch's windows, save those that were overwritten since.
+        Set the priorities of a batch's windows, except those that have been overwritten since.
 
         :param samples: the batch
         :param priorities: ``[B]``
-        :raises ValueError: if one is negative, NaN or infinite, which would spoil the sums of all others
+        :raises ValueError: if one is negative, NaN or infinite, which would spoil the sums over all others
         """
         if not (np.isfinite(priorities) & (priorities >= 0)).all():
             raise ValueError(f"priorities={priorities} must be finite and at least 0; look for NaN in the TD errors.")
-        slots, lanes = np.divmod(samples.indices, self.n_envs)
-        alive = (self.window_ids[slots, lanes] == samples.window_ids) & (self.window_lengths[slots, lanes] > 0)
+        positions, env_indices = np.divmod(samples.indices, self.n_envs)
+        same_window = self.window_ids[positions, env_indices] == samples.window_ids
+        alive = same_window & (self.window_lengths[positions, env_indices] > 0)
         leaves = self._to_leaves(priorities[alive])
         self._tree.update(samples.indices[alive], leaves)
-        self._largest_leaf = max(self._largest_leaf, leaves.max(initial=0.0))
+        self._max_priority = max(self._max_priority, leaves.max(initial=0.0))

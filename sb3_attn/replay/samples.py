@@ -1,4 +1,4 @@
-"""What a sequence replay buffer hands to the learner."""
+"""Batches of a sequence replay buffer."""
 
 from typing import NamedTuple
 
@@ -12,12 +12,12 @@ class SequenceReplayBufferSamples(NamedTuple):
     A batch of B windows, each a run of consecutive steps of one episode; time-major.
 
     Window b has ``burn_in_lengths[b]`` steps that only warm the memory up, then ``mask[:, b].sum()`` trained steps.
-    Beyond a window's own length everything is padding, whose contents must not matter.
+    Everything beyond a window's own length is padding, whose contents must not matter.
     """
 
     #: Observations of the burn-in, left-aligned, ``[burn-in, B, ...]``
     burn_in_observations: PyTorchObs
-    #: Number of burn-in steps of each window, ``[B]``; on the host, where it steers the burn-in
+    #: Number of burn-in steps of each window, ``[B]``; an array on the host, since it controls the loop of the burn-in
     burn_in_lengths: np.ndarray
     #: State before each window's first (burn-in) step, flat arrays ``[B, ...]``; empty if no state is stored
     core_state: tuple[th.Tensor, ...]
@@ -35,6 +35,6 @@ class SequenceReplayBufferSamples(NamedTuple):
     mask: th.Tensor
     #: Weight of each window in the loss, ``[B]``; all 1 under uniform replay
     importance_weights: th.Tensor
-    #: Where each window lies in the buffer and which one it was, ``[B]`` both; for ``update_priorities``
+    #: Leaf index and unique number of each window, ``[B]`` both; for ``update_priorities``
     indices: np.ndarray
     window_ids: np.ndarray

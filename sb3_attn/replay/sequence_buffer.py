@@ -1,6 +1,6 @@
-"""Uniform replay of sequences."""
+"""Uniform replay of windows of consecutive steps."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -9,18 +9,24 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_attn.common.former_names import rename_attributes
 from sb3_attn.common.sum_tree import SumTree
 from sb3_attn.replay.core_states import CoreStateStore
 from sb3_attn.replay.samples import SequenceReplayBufferSamples
 
-#: The key under which an observation that is no Dict is kept: a Box is a Dict of one key
+#: The key under which a Box observation is stored, so that it is a Dict with one key
 SINGLE_KEY = "observation"
 
 Observation = np.ndarray | dict[str, np.ndarray]
 
 
 def as_dict(observation: Any) -> dict[str, Any]:
-    """An observation as the replay keeps it, whether it is a Dict or not."""
+    """
+    Give any observation the form in which the replay stores it.
+
+    :param observation: an array, or a dict of arrays
+    :return: a dict of arrays; an array lies under ``SINGLE_KEY``
+    """
     return observation if isinstance(observation, dict) else {SINGLE_KEY: observation}
 
 
@@ -28,6 +34,9 @@ def check_lengths(trace_length: int | None, burn_in_length: int, sequence_period
     """
     Check that windows of these lengths cover every step.
 
+    :param trace_length: as for ``SequenceReplayBuffer``
+    :param burn_in_length: as for ``SequenceReplayBuffer``
+    :param sequence_period: as for ``SequenceReplayBuffer``
     :raises ValueError: if they do not; the sentence says what to change
     """
     if trace_length is not None and trace_length < 1:
@@ -54,33 +63,47 @@ class SequenceReplayBuffer(ReplayBuffer):
     """
     Replay of windows of consecutive steps, for agents with a memory.
 
-    Steps lie in one ring per environment (a *lane*), and each observation is stored once: the next observation of a step
-    is the observation of the following one. The exceptions lie aside: that of a lane's newest step, and the final
-    observations of truncated episodes, from which their value is bootstrapped.
+    A window lies within one episode: up to ``burn_in_length`` steps that only warm the memory up, then up to
+    ``trace_length`` steps that are trained. The trained parts start every ``sequence_period`` steps. So an episode of 11
+    steps is cut into these windows by ``burn_in_length=2, trace_length=4, sequence_period=3`` (b: burn-in, t: trained)::
 
-    A window is known by its first trained step. Trained parts start at steps 0, p, 2p, ... of an episode (p is the
-    ``sequence_period``) and are ``trace_length`` long, or shorter at the episode's end; before them lie
-    ``min(burn_in_length, steps available)`` steps of burn-in. So every step of every episode is trained, also its first
-    and its last, and no window crosses episodes. A window can be drawn once its last step is there.
+        step          0  1  2  3  4  5  6  7  8  9 10
+        window at 0   t  t  t  t
+        window at 3      b  b  t  t  t  t
+        window at 6               b  b  t  t  t  t
+        window at 9                        b  b  t  t
 
-    Core states are kept only where a window with a past can start (one in ``sequence_period`` steps).
+    Every step of every episode is trained, including the first and the last. The burn-in is shorter where the episode has
+    fewer steps before the window, the trained part where it has fewer steps left; a last window whose steps all lie in the
+    one before is left out (the fourth, if the episode had 10 steps). A window is identified by its first trained step, and
+    can be drawn as soon as its last step is stored.
 
-    :param buffer_size: number of steps over all lanes; each lane holds at least one whole sequence
+    The steps of each environment lie in a ring of their own, in which ``pos`` is the next position to write. Each
+    observation is stored once, since the next observation of a step is the observation of the following one. Two kinds
+    have no following step and are stored beside the rings: the next observation of each environment's newest step, and
+    the final observations of truncated episodes, from which their returns are bootstrapped.
+
+    Core states are stored only before steps at which a window can start, one in ``sequence_period``.
+
+    :param buffer_size: number of steps of all environments together; each ring holds at least one whole window
     :param observation_space: Box, Discrete, MultiDiscrete, MultiBinary, or a Dict of these
     :param action_space: Discrete
     :param device: where samples go
-    :param n_envs: number of lanes
+    :param n_envs: number of environments
     :param optimize_memory_usage: changes nothing; every observation is stored once anyway
-    :param handle_timeout_termination: bootstrap where an episode was truncated, rather than take it for terminated
+    :param handle_timeout_termination: bootstrap where an episode was truncated, rather than treat it as terminated
     :param trace_length: number of trained steps in a window; ``None`` means whole episodes
     :param burn_in_length: largest number of steps before the trained ones that warm the memory up
-    :param sequence_period: distance of the starts of two trained parts; ``None`` means ``trace_length``, so that each step
-        lies in one window
-    :param stored_state: keep core states; otherwise ``SequenceReplayBufferSamples.core_state`` is empty
+    :param sequence_period: distance between the starts of two trained parts; ``None`` means ``trace_length``, so that each
+        step lies in one window
+    :param stored_state: store core states; otherwise ``SequenceReplayBufferSamples.core_state`` is empty
     :raises ValueError: if a length is not positive, or the period leaves steps out
     """
 
-    #: Next slot to write in each lane, and whether it has come round, ``[n_envs]``
+    #: Attributes of earlier versions, which their pickles still have
+    former_attributes: ClassVar[dict[str, str]] = {"n_registered": "n_windows_added"}
+
+    #: Next position to write in each ring, and whether the ring has been filled once, ``[n_envs]``
     pos: np.ndarray  # type: ignore[assignment]
     full: np.ndarray  # type: ignore[assignment]
 
@@ -109,44 +132,51 @@ class SequenceReplayBuffer(ReplayBuffer):
         self.sequence_period = sequence_period or self.trace_length
         self.stored_state = stored_state
 
-        lanes = (self.buffer_size, n_envs)
+        rings = (self.buffer_size, n_envs)
         shapes = self.obs_shape if isinstance(self.obs_shape, dict) else {SINGLE_KEY: self.obs_shape}
         obs_spaces = as_dict(getattr(observation_space, "spaces", observation_space))
-        self._observations = {key: np.zeros((*lanes, *shapes[key]), obs_spaces[key].dtype) for key in shapes}
-        self.actions = np.zeros((*lanes, self.action_dim), self._maybe_cast_dtype(action_space.dtype))
-        self.rewards = np.zeros(lanes, np.float32)
-        self.dones = np.zeros(lanes, bool)
-        self.timeouts = np.zeros(lanes, bool)
-        #: Position of each step in its episode
-        self.episode_steps = np.zeros(lanes, np.int32)
+        self._observations = {key: np.zeros((*rings, *shapes[key]), obs_spaces[key].dtype) for key in shapes}
+        self.actions = np.zeros((*rings, self.action_dim), self._maybe_cast_dtype(action_space.dtype))
+        self.rewards = np.zeros(rings, np.float32)
+        self.dones = np.zeros(rings, bool)
+        self.timeouts = np.zeros(rings, bool)
+        #: Number of each step within its episode, from 0
+        self.episode_steps = np.zeros(rings, np.int32)
         #: Number of trained steps of the window that starts at each step, 0 where none does
-        self.window_lengths = np.zeros(lanes, np.int32)
-        self.window_ids = np.zeros(lanes, np.int64)
+        self.window_lengths = np.zeros(rings, np.int32)
+        #: Unique number of that window, by which a batch knows whether its windows have been overwritten since
+        self.window_ids = np.zeros(rings, np.int64)
 
-        # Where next observations lie that no ring holds
+        # Next observations that the ring does not hold as the observation of a following step: those of the newest steps,
+        # and those of truncated episodes' last steps (by position and environment)
         self._newest_next_observations = {key: np.zeros_like(ring[0]) for key, ring in self._observations.items()}
         self._final_observations: dict[tuple[int, int], dict[str, np.ndarray]] = {}
 
         self._core_states = CoreStateStore(self.buffer_size, n_envs, burn_in_length, self.sequence_period)
 
-        # The possible distances from a window's first burn-in step to its first trained step
+        # The burn-in lengths that windows can have: min(burn_in_length, k * sequence_period) for k = 0, 1, 2, ...
         self._burn_in_choices = np.unique([*range(0, burn_in_length, self.sequence_period), burn_in_length])
-        # A leaf for every step, 1 (or a priority) where a window starts
+        # One leaf per step: 1, or a priority, where a window starts, and 0 elsewhere
         self._tree = SumTree(self.buffer_size * n_envs)
-        #: Number of windows that could ever be drawn
+        #: Number of windows added since the buffer was made
         self.n_windows_added = 0
         self.reset()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        rename_attributes(state, self.former_attributes)
+        self.__dict__.update(state)
+
     def reset(self) -> None:
-        """Forget everything."""
+        """Remove all steps."""
         self.pos = np.zeros(self.n_envs, np.int64)
         self.full = np.zeros(self.n_envs, bool)
-        #: Length so far of the episode that is open in each lane, 0 if none is
+        #: Length so far of each environment's open episode, 0 if none is open
         self.open_lengths = np.zeros(self.n_envs, np.int64)
+        #: Number of windows that can be drawn
         self.n_windows = 0
         starts = np.nonzero(self.window_lengths)
         self.window_lengths[starts] = 0
-        self._tree.update(self._leaves(*starts), 0.0)
+        self._tree.update(self._leaf_indices(*starts), 0.0)
         self.timeouts[:] = False
         self._final_observations.clear()
 
@@ -156,7 +186,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         return self._observations if isinstance(self.observation_space, spaces.Dict) else self._observations[SINGLE_KEY]
 
     def size(self) -> int:
-        """Number of steps in the fullest lane."""
+        """Number of steps in the fullest ring."""
         return int(np.where(self.full, self.buffer_size, self.pos).max())
 
     # ---------------------------------------------------------------- writing
@@ -171,109 +201,118 @@ class SequenceReplayBuffer(ReplayBuffer):
         infos: list[dict[str, Any]],
         core_state: tuple[Any, ...] | None = None,
         episode_starts: np.ndarray | None = None,
-        lanes: np.ndarray | None = None,
+        env_indices: np.ndarray | None = None,
     ) -> None:
         """
-        Append one step to each of n lanes.
+        Append one step of each of n environments.
 
         :param obs: observations before the step, ``[n, ...]``
-        :param next_obs: observations after it; where an episode ended its own last one, ``[n, ...]``
+        :param next_obs: observations after it; the final observation where an episode ended, ``[n, ...]``
         :param action: ``[n, 1]`` or ``[n]``
         :param reward: ``[n]``
         :param done: whether the episode ended, ``[n]``
-        :param infos: ``TimeLimit.truncated`` says that an end is no termination
+        :param infos: ``TimeLimit.truncated`` in them tells truncations from terminations
         :param core_state: the state *before* the step, flat arrays or tensors ``[n, ...]``; ``None`` counts as zeros
-        :param episode_starts: whether ``obs`` is an episode's first, ``[n]``. A lane whose last episode did not end is
-            then closed as if that had been truncated. ``None`` means: where the last episode ended.
-        :param lanes: the lanes to write, each at most once, ``[n]``; ``None`` means all, in order
+        :param episode_starts: whether ``obs`` is an episode's first, ``[n]``. An episode that is still open there is closed
+            as truncated. ``None`` means: where the last episode ended.
+        :param env_indices: environments of the steps, each at most once, ``[n]``; ``None`` means all, in order
         """
-        lanes = np.arange(self.n_envs) if lanes is None else np.asarray(lanes)
+        env_indices = np.arange(self.n_envs) if env_indices is None else np.asarray(env_indices)
         if episode_starts is not None:
-            for lane in lanes[np.asarray(episode_starts, bool) & (self.open_lengths[lanes] > 0)]:
-                self._close_episode(lane, timeout=True)
-        slots, steps = self.pos[lanes], self.open_lengths[lanes]
-        self._discard(slots, lanes)
+            for env_index in env_indices[np.asarray(episode_starts, bool) & (self.open_lengths[env_indices] > 0)]:
+                self._close_episode(env_index, timeout=True)
+        positions, steps = self.pos[env_indices], self.open_lengths[env_indices]
+        self._discard(positions, env_indices)
 
         for key, ring in self._observations.items():
-            shape = (len(lanes), *ring.shape[2:])
-            ring[slots, lanes] = np.reshape(as_dict(obs)[key], shape)
-            self._newest_next_observations[key][lanes] = np.reshape(as_dict(next_obs)[key], shape)
-        self.actions[slots, lanes] = np.reshape(action, (len(lanes), self.action_dim))
-        self.rewards[slots, lanes] = reward
-        self.dones[slots, lanes] = False
-        self.timeouts[slots, lanes] = False
-        self.episode_steps[slots, lanes] = steps
+            shape = (len(env_indices), *ring.shape[2:])
+            ring[positions, env_indices] = np.reshape(as_dict(obs)[key], shape)
+            self._newest_next_observations[key][env_indices] = np.reshape(as_dict(next_obs)[key], shape)
+        self.actions[positions, env_indices] = np.reshape(action, (len(env_indices), self.action_dim))
+        self.rewards[positions, env_indices] = reward
+        self.dones[positions, env_indices] = False
+        self.timeouts[positions, env_indices] = False
+        self.episode_steps[positions, env_indices] = steps
         if self.stored_state:
-            self._core_states.keep(core_state, slots, lanes, steps)
+            self._core_states.keep(core_state, positions, env_indices, steps)
 
-        self.pos[lanes] = (slots + 1) % self.buffer_size
-        self.full[lanes] |= self.pos[lanes] == 0
-        self.open_lengths[lanes] += 1
-        self._register_complete(slots, lanes, steps)
+        self.pos[env_indices] = (positions + 1) % self.buffer_size
+        self.full[env_indices] |= self.pos[env_indices] == 0
+        self.open_lengths[env_indices] += 1
+        self._add_complete_windows(positions, env_indices, steps)
         for i in np.flatnonzero(done):
             timeout = self.handle_timeout_termination and infos[i].get("TimeLimit.truncated", False)
-            self._close_episode(lanes[i], timeout=bool(timeout))
+            self._close_episode(env_indices[i], timeout=bool(timeout))
 
-    def _register_complete(self, slots: np.ndarray, lanes: np.ndarray, steps: np.ndarray) -> None:
-        """Make windows available whose last step was just written."""
+    def _add_complete_windows(self, positions: np.ndarray, env_indices: np.ndarray, steps: np.ndarray) -> None:
+        """Add the windows of full length whose last steps were just written."""
         first_steps = steps - self.trace_length + 1
         complete = (first_steps >= 0) & (first_steps % self.sequence_period == 0)
         if complete.any():
-            starts = (slots[complete] - self.trace_length + 1) % self.buffer_size
-            self._register(starts, lanes[complete], self.trace_length)
+            starts = (positions[complete] - self.trace_length + 1) % self.buffer_size
+            self._add_windows(starts, env_indices[complete], self.trace_length)
 
-    def _close_episode(self, lane: int, timeout: bool) -> None:
-        """End the lane's open episode at its newest step and make its last, shorter windows available."""
-        length = int(self.open_lengths[lane])
-        newest = (self.pos[lane] - 1) % self.buffer_size
-        self.dones[newest, lane] = True
-        self.timeouts[newest, lane] = timeout
+    def _close_episode(self, env_index: int, timeout: bool) -> None:
+        """End an environment's open episode at its newest step, and add its last, shorter windows."""
+        length = int(self.open_lengths[env_index])
+        newest = (self.pos[env_index] - 1) % self.buffer_size
+        self.dones[newest, env_index] = True
+        self.timeouts[newest, env_index] = timeout
         if timeout:
-            final = {key: array[lane].copy() for key, array in self._newest_next_observations.items()}
-            self._final_observations[int(newest), int(lane)] = final
+            final = {key: array[env_index].copy() for key, array in self._newest_next_observations.items()}
+            self._final_observations[int(newest), int(env_index)] = final
 
         period, trace = self.sequence_period, self.trace_length
-        first_open = max(-(-(length - trace + 1) // period) * period, 0)  # the first start whose window is not complete
+        # Windows that start at a step <= length - trace had room for all trained steps and are in. The next one starts at
+        # the smallest multiple of the period that is >= length - trace + 1 (-(-a // b) rounds a / b up).
+        first_open = max(-(-(length - trace + 1) // period) * period, 0)
         starts = np.arange(first_open, length, period)
-        # A tail that lies whole within the window before it would only be trained twice
-        starts = starts[(starts == 0) | (starts + trace - period < length)]
-        slots = (newest - (length - 1) + starts) % self.buffer_size
-        self._register(slots, np.full_like(slots, lane), length - starts)
+        # The window before ends with step start - period + trace - 1. If that is the episode's last, this one adds nothing.
+        starts = starts[(starts == 0) | (starts - period + trace < length)]
+        # The newest position holds step length - 1, so step s lies length - 1 - s positions before it
+        positions = (newest - (length - 1) + starts) % self.buffer_size
+        self._add_windows(positions, np.full_like(positions, env_index), length - starts)
 
-        self._core_states.close_episode(lane, length)
-        self.open_lengths[lane] = 0
+        self._core_states.close_episode(env_index, length)
+        self.open_lengths[env_index] = 0
 
-    def _register(self, slots: np.ndarray, lanes: np.ndarray, lengths: np.ndarray | int) -> None:
-        """Let windows be drawn from now on."""
-        self.window_lengths[slots, lanes] = lengths
-        self.window_ids[slots, lanes] = self.n_windows_added + np.arange(len(slots))
-        self.n_windows_added += len(slots)
-        self.n_windows += len(slots)
-        self._tree.update(self._leaves(slots, lanes), self._new_leaves(slots, lanes, lengths))
+    def _add_windows(self, positions: np.ndarray, env_indices: np.ndarray, lengths: np.ndarray | int) -> None:
+        """Make windows available, given the positions of their first trained steps and the numbers of these."""
+        self.window_lengths[positions, env_indices] = lengths
+        self.window_ids[positions, env_indices] = self.n_windows_added + np.arange(len(positions))
+        self.n_windows_added += len(positions)
+        self.n_windows += len(positions)
+        priorities = self._initial_priorities(positions, env_indices, lengths)
+        self._tree.update(self._leaf_indices(positions, env_indices), priorities)
 
-    def _new_leaves(self, slots: np.ndarray, lanes: np.ndarray, lengths: np.ndarray | int) -> np.ndarray | float:
-        """What a window weighs in the draw when it comes: the slot and the lane of its first trained step, its length."""
+    def _initial_priorities(
+        self, positions: np.ndarray, env_indices: np.ndarray, lengths: np.ndarray | int
+    ) -> np.ndarray | float:
+        """The leaves of new windows; arguments as for ``_add_windows``."""
         return 1.0
 
-    def _discard(self, slots: np.ndarray, lanes: np.ndarray) -> None:
-        """Withdraw the windows, and the final observations, that need the steps about to be overwritten."""
-        if not self.full[lanes].any():
+    def _discard(self, positions: np.ndarray, env_indices: np.ndarray) -> None:
+        """Remove the windows, and the final observations, that need the steps about to be overwritten."""
+        if not self.full[env_indices].any():
             return
+        # Steps are overwritten oldest first, so a window loses its first step first, and it suffices to look for the windows
+        # that begin at these positions: their trained parts start as many positions later as their burn-in is long
         choices = self._burn_in_choices[:, None]
-        starts = (slots + choices) % self.buffer_size
-        lanes_ = np.broadcast_to(lanes, starts.shape)
-        burn_in_lengths = np.minimum(self.episode_steps[starts, lanes_], self.burn_in_length)
-        stale = (self.window_lengths[starts, lanes_] > 0) & (burn_in_lengths == choices)
+        starts = (positions + choices) % self.buffer_size  # [choices, n]
+        envs = np.broadcast_to(env_indices, starts.shape)
+        burn_in_lengths = np.minimum(self.episode_steps[starts, envs], self.burn_in_length)
+        stale = (self.window_lengths[starts, envs] > 0) & (burn_in_lengths == choices)
         if stale.any():
-            starts, stale_lanes = starts[stale], lanes_[stale]
-            self.window_lengths[starts, stale_lanes] = 0
+            starts, envs = starts[stale], envs[stale]
+            self.window_lengths[starts, envs] = 0
             self.n_windows -= len(starts)
-            self._tree.update(self._leaves(starts, stale_lanes), 0.0)
-        for i in np.flatnonzero(self.timeouts[slots, lanes]):
-            self._final_observations.pop((int(slots[i]), int(lanes[i])), None)
+            self._tree.update(self._leaf_indices(starts, envs), 0.0)
+        for i in np.flatnonzero(self.timeouts[positions, env_indices]):
+            self._final_observations.pop((int(positions[i]), int(env_indices[i])), None)
 
-    def _leaves(self, slots: np.ndarray, lanes: np.ndarray) -> np.ndarray:
-        return slots * self.n_envs + lanes
+    def _leaf_indices(self, positions: np.ndarray, env_indices: np.ndarray) -> np.ndarray:
+        """Where steps are in the sum tree; ``np.divmod(indices, n_envs)`` takes it back."""
+        return positions * self.n_envs + env_indices
 
     # ---------------------------------------------------------------- reading
 
@@ -288,63 +327,66 @@ class SequenceReplayBuffer(ReplayBuffer):
         """
         if self.n_windows == 0:
             raise ValueError(
-                f"the replay buffer holds no complete window yet ({self.size()} steps per lane, trace_length="
+                f"the replay buffer holds no complete window yet ({self.size()} steps per environment, trace_length="
                 f"{self.trace_length}); collect more steps or lower trace_length."
             )
         return self._get_samples(self._draw(batch_size), env)
 
     def _draw(self, batch_size: int) -> np.ndarray:
-        """Leaves of the windows to take. All leaves are 0 or 1, so a rank is a prefix sum."""
+        """Draw the leaf indices of B windows. All leaves are 0 or 1 here, so the k-th window has the prefix sum k."""
         return self._tree.find(np.random.randint(0, self.n_windows, size=batch_size))
 
     def _get_samples(  # type: ignore[override]
         self, batch_inds: np.ndarray, env: VecNormalize | None = None
     ) -> SequenceReplayBufferSamples:
-        slots, lanes = np.divmod(batch_inds, self.n_envs)
-        lengths = self.window_lengths[slots, lanes]
-        first_steps = self.episode_steps[slots, lanes]
+        starts, env_indices = np.divmod(batch_inds, self.n_envs)
+        lengths = self.window_lengths[starts, env_indices]
+        first_steps = self.episode_steps[starts, env_indices]
         burn_in_lengths = np.minimum(first_steps, self.burn_in_length)
-        burn_in_slots = slots - burn_in_lengths
+        burn_in_starts = starts - burn_in_lengths
 
+        # Positions of all steps, [T, B] and [burn-in, B]. Shorter windows are padded with a step of their own episode.
         time = np.arange(lengths.max())[:, None]
         mask = time < lengths
-        rows = (slots + np.minimum(time, lengths - 1)) % self.buffer_size  # padding repeats the last step
+        positions = (starts + np.minimum(time, lengths - 1)) % self.buffer_size
         burn_in_time = np.arange(burn_in_lengths.max())[:, None]
-        burn_in_rows = (burn_in_slots + np.minimum(burn_in_time, burn_in_lengths)) % self.buffer_size
+        burn_in_positions = (burn_in_starts + np.minimum(burn_in_time, burn_in_lengths)) % self.buffer_size
 
-        rewards = self._normalize_reward(self.rewards[rows, lanes], env)
-        terminations = self.dones[rows, lanes] & ~self.timeouts[rows, lanes] & mask
+        rewards = self._normalize_reward(self.rewards[positions, env_indices], env)
+        terminations = self.dones[positions, env_indices] & ~self.timeouts[positions, env_indices] & mask
 
         return SequenceReplayBufferSamples(
             burn_in_observations=self._obs_to_torch(
-                {key: ring[burn_in_rows, lanes] for key, ring in self._observations.items()}, env
+                {key: ring[burn_in_positions, env_indices] for key, ring in self._observations.items()}, env
             ),
             burn_in_lengths=burn_in_lengths,
-            core_state=tuple(map(self._tensor, self._core_states.get(burn_in_slots % self.buffer_size, lanes))),
+            core_state=tuple(map(self._tensor, self._core_states.get(burn_in_starts % self.buffer_size, env_indices))),
             episode_starts=self._tensor(first_steps == burn_in_lengths),
-            observations=self._obs_to_torch(self._trained_observations(slots, lanes, lengths), env),
-            actions=self._tensor(self.actions[rows, lanes, 0]).long(),
+            observations=self._obs_to_torch(self._trained_observations(starts, env_indices, lengths), env),
+            actions=self._tensor(self.actions[positions, env_indices, 0]).long(),
             rewards=self._tensor(np.where(mask, rewards, 0.0).astype(np.float32)),
             terminations=self._tensor(terminations.astype(np.float32)),
             mask=self._tensor(mask),
             importance_weights=self._tensor(self._importance_weights(batch_inds)),
             indices=batch_inds,
-            window_ids=self.window_ids[slots, lanes],
+            window_ids=self.window_ids[starts, env_indices],
         )
 
-    def _trained_observations(self, slots: np.ndarray, lanes: np.ndarray, lengths: np.ndarray) -> dict[str, np.ndarray]:
+    def _trained_observations(self, starts: np.ndarray, env_indices: np.ndarray, lengths: np.ndarray) -> dict[str, np.ndarray]:
         """Observations of the trained steps and the one after the last, ``[T + 1, B, ...]``; padding repeats that one."""
         time = np.arange(lengths.max() + 1)[:, None]
-        rows = (slots + np.minimum(time, lengths)) % self.buffer_size
-        observations = {key: ring[rows, lanes] for key, ring in self._observations.items()}
+        positions = (starts + np.minimum(time, lengths)) % self.buffer_size
+        observations = {key: ring[positions, env_indices] for key, ring in self._observations.items()}
 
-        last_slots = (slots + lengths - 1) % self.buffer_size
-        is_newest = (last_slots + 1) % self.buffer_size == self.pos[lanes]
-        for i in np.flatnonzero(is_newest | self.timeouts[last_slots, lanes]):
-            lane = int(lanes[i])
-            aside = self._final_observations.get((int(last_slots[i]), lane))
+        # After an environment's newest step, and after a truncated episode's last one, the ring goes on with a step that
+        # does not follow; their next observations are stored beside it
+        last_positions = (starts + lengths - 1) % self.buffer_size
+        is_newest = (last_positions + 1) % self.buffer_size == self.pos[env_indices]
+        for i in np.flatnonzero(is_newest | self.timeouts[last_positions, env_indices]):
+            env_index = int(env_indices[i])
+            final = self._final_observations.get((int(last_positions[i]), env_index))
             for key, array in observations.items():
-                array[lengths[i] :, i] = self._newest_next_observations[key][lane] if aside is None else aside[key]
+                array[lengths[i] :, i] = self._newest_next_observations[key][env_index] if final is None else final[key]
         return observations
 
     def _importance_weights(self, batch_inds: np.ndarray) -> np.ndarray:
@@ -360,31 +402,30 @@ class SequenceReplayBuffer(ReplayBuffer):
 
     def check_valid(self) -> None:
         """
-        Check every invariant of the store; slow, for tests and for debugging.
+        Check every invariant of the buffer; slow, for tests and for debugging.
 
         :raises AssertionError: if one is violated
         """
-        slots, lanes = np.nonzero(self.window_lengths)
-        assert len(slots) == self.n_windows, "n_windows is not the number of windows"
-        assert np.array_equal(np.flatnonzero(self._tree[np.arange(self._tree.capacity)]), self._leaves(slots, lanes)), (
-            "the tree's leaves are not the windows"
-        )
-        states, used_state_rows = self._core_states, set()
-        for slot, lane in zip(slots, lanes, strict=True):
-            first, length = self.episode_steps[slot, lane], self.window_lengths[slot, lane]
+        starts, env_indices = np.nonzero(self.window_lengths)
+        assert len(starts) == self.n_windows, "n_windows is not the number of windows"
+        leaves = np.flatnonzero(self._tree[np.arange(self._tree.capacity)])
+        assert np.array_equal(leaves, self._leaf_indices(starts, env_indices)), "the tree's leaves are not the windows"
+        states, used_entries = self._core_states, set()
+        for start, env_index in zip(starts, env_indices, strict=True):
+            first, length = self.episode_steps[start, env_index], self.window_lengths[start, env_index]
             burn_in = min(first, self.burn_in_length)
-            rows = np.arange(slot - burn_in, slot + length) % self.buffer_size
-            oldest = self.pos[lane] if self.full[lane] else 0
-            ages = (rows - oldest) % self.buffer_size
-            n_steps = self.buffer_size if self.full[lane] else self.pos[lane]
+            positions = np.arange(start - burn_in, start + length) % self.buffer_size
+            oldest = self.pos[env_index] if self.full[env_index] else 0
+            ages = (positions - oldest) % self.buffer_size
+            n_steps = self.buffer_size if self.full[env_index] else self.pos[env_index]
             assert (np.diff(ages) == 1).all() and ages[-1] < n_steps, "a window spans the write position"
-            assert (np.diff(self.episode_steps[rows, lane]) == 1).all(), "a window crosses episodes"
-            assert not self.dones[rows[:-1], lane].any(), "a window goes on after an episode's end"
-            assert first % self.sequence_period == 0, "a window starts off the grid"
-            assert length == self.trace_length or self.dones[rows[-1], lane], "a short window that ends no episode"
+            assert (np.diff(self.episode_steps[positions, env_index]) == 1).all(), "a window crosses episodes"
+            assert not self.dones[positions[:-1], env_index].any(), "a window goes on after an episode's end"
+            assert first % self.sequence_period == 0, "a window does not start at a multiple of sequence_period"
+            assert length == self.trace_length or self.dones[positions[-1], env_index], "a short window ends no episode"
             if first > burn_in:
-                used_state_rows.add((lane, states.rows[rows[0], lane]))
-        n_with_past = (self.episode_steps[slots, lanes] > self.burn_in_length).sum()
-        assert states.arrays is None or len(used_state_rows) == n_with_past, "two windows share a stored state"
+                used_entries.add((env_index, states.entries[positions[0], env_index]))
+        n_with_past = (self.episode_steps[starts, env_indices] > self.burn_in_length).sum()
+        assert states.arrays is None or len(used_entries) == n_with_past, "two windows share a stored state"
         truncated = set(zip(*(axis.tolist() for axis in np.nonzero(self.timeouts)), strict=True))
         assert set(self._final_observations) == truncated, "final observations are not those of the truncated episodes"

@@ -30,7 +30,7 @@ class Noted:
         add = self.buffer.add
 
         def add_with_errors(*args: Any, **kwargs: Any) -> None:
-            lanes = np.arange(n_envs) if kwargs.get("lanes") is None else kwargs["lanes"]
+            lanes = np.arange(n_envs) if kwargs.get("env_indices") is None else kwargs["env_indices"]
             errors = rng.exponential(size=len(lanes)).astype(np.float32)
             is_known = rng.random() < known
             for lane, error in zip(lanes, errors, strict=True):

@@ -84,7 +84,7 @@ def add_by_hand(
         [{"TimeLimit.truncated": step.truncated} for step in now],
         core_state=tuple(np.stack(field) for field in zip(*states, strict=True)),
         episode_starts=np.array([step.is_first for step in now]),
-        lanes=lanes,
+        env_indices=lanes,
         **extra,
     )
 

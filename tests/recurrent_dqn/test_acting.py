@@ -133,7 +133,7 @@ def test_the_state_before_the_step_is_stored_and_gives_the_values_of_acting() ->
     batch = buffer.sample(64)
     seen = 0
     for b in range(64):
-        first_trained = int(batch.indices[b])  # one lane, and the ring is not full: the slot is the time
+        first_trained = int(batch.indices[b])  # one environment, and the ring is not full: the position is the time
         t = first_trained - int(batch.burn_in_lengths[b])
         if batch.episode_starts[b]:
             assert t % 12 == 0
@@ -158,13 +158,13 @@ def test_the_state_before_the_step_is_stored_and_gives_the_values_of_acting() ->
 
 
 def windows(model: Any) -> set[tuple[int, int]]:
-    """First and last slot of every window of the only lane, burn-in included."""
+    """First and last position of every window of the only environment, burn-in included."""
     buffer = model.replay_buffer
     buffer.check_valid()
     found = set()
-    for slot in np.flatnonzero(buffer.window_lengths[:, 0]):
-        burn_in = min(buffer.episode_steps[slot, 0], buffer.burn_in_length)
-        found.add((int(slot - burn_in), int(slot + buffer.window_lengths[slot, 0] - 1)))
+    for position in np.flatnonzero(buffer.window_lengths[:, 0]):
+        burn_in = min(buffer.episode_steps[position, 0], buffer.burn_in_length)
+        found.add((int(position - burn_in), int(position + buffer.window_lengths[position, 0] - 1)))
     return found
 
 

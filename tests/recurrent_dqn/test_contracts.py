@@ -186,8 +186,8 @@ def test_vec_normalize_replay_is_raw_and_batches_are_normalized(monkeypatch: pyt
     assert set(buffer.observations[:5, 0, 0].round(3)) <= {np.float32(k / 5).round(3) for k in range(5)}
     assert (buffer.rewards % 1 == 0).all() and buffer.rewards.max() > 1
     # the last batch is that of the last update, after which the statistics did not change
-    slots, lanes = np.divmod(batches[-1].indices, 2)
-    raw_obs, raw_rewards = buffer.observations[slots, lanes], buffer.rewards[slots, lanes]
+    positions, env_indices = np.divmod(batches[-1].indices, 2)
+    raw_obs, raw_rewards = buffer.observations[positions, env_indices], buffer.rewards[positions, env_indices]
     np.testing.assert_allclose(batches[-1].observations[0], env.normalize_obs(raw_obs), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(batches[-1].rewards[0], env.normalize_reward(raw_rewards), rtol=1e-5)
 

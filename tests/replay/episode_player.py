@@ -7,20 +7,20 @@ from gymnasium import spaces
 
 from sb3_attn.replay import SequenceReplayBuffer, SequenceReplayBufferSamples
 
-#: (lane, episode, episode step)
+#: (environment, episode, episode step)
 OBSERVATION_SPACE = spaces.Box(-1, 1e6, (3,), np.float64)
 N_ACTIONS = 7
 ACTION_SPACE = spaces.Discrete(N_ACTIONS)
 
-#: (lane, episode, first trained step, number of trained steps)
+#: (environment, episode, first trained step, number of trained steps)
 Window = tuple[int, int, int, int]
 
 
 class EpisodePlayer:
     """
-    Steps the lanes of a buffer, and remembers what it did.
+    Steps the environments of a buffer, and remembers what it did.
 
-    :param buffer: where the steps go; observations are (lane, episode, step)
+    :param buffer: where the steps go; observations are (environment, episode, step)
     :param draw_length: gives the length of the next episode
     :param truncate: probability that an episode is cut off rather than terminated
     :param seed: of all that is random here
@@ -31,19 +31,19 @@ class EpisodePlayer:
     ) -> None:
         self.buffer, self.draw_length, self.truncate = buffer, draw_length, truncate
         self.rng = np.random.default_rng(seed)
-        lanes = range(buffer.n_envs)
-        self.planned = [draw_length() for _ in lanes]
-        #: Lengths so far of the episodes of each lane, the last of which may be open
-        self.lengths: list[list[int]] = [[0] for _ in lanes]
+        env_indices = range(buffer.n_envs)
+        self.planned = [draw_length() for _ in env_indices]
+        #: Lengths so far of the episodes of each environment, the last of which may be open
+        self.lengths: list[list[int]] = [[0] for _ in env_indices]
         #: Lane and number of the episodes that have ended, and whether by termination
         self.terminated: dict[tuple[int, int], bool] = {}
 
-    def step(self, lanes: np.ndarray | None = None) -> None:
-        """One step in some lanes, or in all of them."""
-        indices = np.arange(self.buffer.n_envs) if lanes is None else lanes
+    def step(self, env_indices: np.ndarray | None = None) -> None:
+        """One step of some environments, or of all."""
+        indices = np.arange(self.buffer.n_envs) if env_indices is None else env_indices
         code = self._codes(indices)
         next_code = code + np.array([0.0, 0.0, 1.0])
-        done = np.array([self.lengths[lane][-1] + 1 == self.planned[lane] for lane in indices])
+        done = np.array([self.lengths[env_index][-1] + 1 == self.planned[env_index] for env_index in indices])
         truncated = done & (self.rng.random(len(indices)) < self.truncate)
         self.buffer.add(
             code,
@@ -54,25 +54,28 @@ class EpisodePlayer:
             [{"TimeLimit.truncated": bool(cut)} for cut in truncated],
             core_state=self.core_state(code),
             episode_starts=code[:, 2] == 0,
-            lanes=lanes,
+            env_indices=env_indices,
         )
-        for lane, ended, cut in zip(indices, done, truncated, strict=True):
-            self.lengths[lane][-1] += 1
+        for env_index, ended, cut in zip(indices, done, truncated, strict=True):
+            self.lengths[env_index][-1] += 1
             if ended:
-                self._end(lane, terminated=not cut)
+                self._end(env_index, terminated=not cut)
 
-    def abandon(self, lane: int) -> None:
+    def abandon(self, env_index: int) -> None:
         """Begin a new episode although the last one did not end, as a second call of ``learn`` does."""
-        if self.lengths[lane][-1] > 0:
-            self._end(lane, terminated=False)
+        if self.lengths[env_index][-1] > 0:
+            self._end(env_index, terminated=False)
 
-    def _end(self, lane: int, terminated: bool) -> None:
-        self.terminated[lane, len(self.lengths[lane]) - 1] = terminated
-        self.lengths[lane].append(0)
-        self.planned[lane] = self.draw_length()
+    def _end(self, env_index: int, terminated: bool) -> None:
+        self.terminated[env_index, len(self.lengths[env_index]) - 1] = terminated
+        self.lengths[env_index].append(0)
+        self.planned[env_index] = self.draw_length()
 
-    def _codes(self, lanes: np.ndarray) -> np.ndarray:
-        return np.array([(lane, len(self.lengths[lane]) - 1, self.lengths[lane][-1]) for lane in lanes], np.float64)
+    def _codes(self, env_indices: np.ndarray) -> np.ndarray:
+        return np.array(
+            [(env_index, len(self.lengths[env_index]) - 1, self.lengths[env_index][-1]) for env_index in env_indices],
+            np.float64,
+        )
 
     @staticmethod
     def action(code: np.ndarray) -> np.ndarray:
@@ -87,20 +90,20 @@ class EpisodePlayer:
         return code + 1, (code[:, :, None] * [1.0, -1.0]).astype(np.float32)
 
     def expected_windows(self) -> set[Window]:
-        """All windows whose steps and burn-in the buffer still holds, found by going through each lane's history."""
+        """All windows whose steps and burn-in the buffer still holds, found by going through each environment's history."""
         buffer, windows = self.buffer, set()
         trace, period = buffer.trace_length, buffer.sequence_period
-        for lane, lengths in enumerate(self.lengths):
+        for env_index, lengths in enumerate(self.lengths):
             begin, oldest = 0, sum(lengths) - buffer.buffer_size
             for episode, length in enumerate(lengths):
                 for start in range(0, length, period):
                     n_steps = min(trace, length - start)
-                    is_open = (lane, episode) not in self.terminated
+                    is_open = (env_index, episode) not in self.terminated
                     within_the_last = start > 0 and start - period + trace >= length
                     if n_steps < trace and (is_open or within_the_last):
                         continue
                     if begin + start - min(start, buffer.burn_in_length) >= oldest:
-                        windows.add((lane, episode, start, n_steps))
+                        windows.add((env_index, episode, start, n_steps))
                 begin += length
         return windows
 
@@ -113,8 +116,8 @@ class EpisodePlayer:
 
         first = observations[0]
         starts = first[:, 2].astype(int)
-        ids = [(int(lane), int(episode)) for lane, episode, _ in first]
-        ends = np.array([self.lengths[lane][episode] for lane, episode in ids])
+        ids = [(int(env_index), int(episode)) for env_index, episode, _ in first]
+        ends = np.array([self.lengths[env_index][episode] for env_index, episode in ids])
         ended = np.array([key in self.terminated for key in ids])
         terminated = np.array([self.terminated.get(key, False) for key in ids])
         reaches_the_end = starts + lengths == ends
@@ -157,7 +160,7 @@ def make_buffer(buffer_size=200, n_envs=1, buffer_class=SequenceReplayBuffer, **
 
 
 def play(buffer, lengths, n_steps=None, truncate=0.5) -> EpisodePlayer:
-    """Play episodes of the given lengths, one after the other in every lane, then (unless ``n_steps`` ends it) stop."""
+    """Play episodes of the given lengths, one after the other in every environment, then (unless ``n_steps`` ends it) stop."""
     plan = iter([length for length in lengths for _ in range(buffer.n_envs)])
     player = EpisodePlayer(buffer, lambda: next(plan, 10**6), truncate)
     for _ in range(sum(lengths) if n_steps is None else n_steps):

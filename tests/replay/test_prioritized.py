@@ -12,7 +12,7 @@ N_WINDOWS = 8
 def filled(
     n_windows: int = N_WINDOWS, buffer_size: int = 8, **kwargs
 ) -> tuple[PrioritizedSequenceReplayBuffer, EpisodePlayer]:
-    """A buffer of one-step episodes: the window of episode i lies in slot i."""
+    """A buffer of one-step episodes: the window of episode i lies at position i."""
     buffer = PrioritizedSequenceReplayBuffer(buffer_size, OBSERVATION_SPACE, ACTION_SPACE, "cpu", trace_length=1, **kwargs)
     player = EpisodePlayer(buffer, lambda: 1)
     for _ in range(n_windows):
@@ -21,7 +21,7 @@ def filled(
 
 
 def one_of_each(buffer: PrioritizedSequenceReplayBuffer) -> SequenceReplayBufferSamples:
-    """A batch's identity, with every window once and in the order of their slots."""
+    """A batch's identity, with every window once and in the order of their positions."""
     batch = buffer.sample(2000)
     indices, first = np.unique(batch.indices, return_index=True)
     assert len(indices) == buffer.n_windows
@@ -29,7 +29,7 @@ def one_of_each(buffer: PrioritizedSequenceReplayBuffer) -> SequenceReplayBuffer
 
 
 def frequencies(buffer: PrioritizedSequenceReplayBuffer, n_draws: int = 20_000) -> np.ndarray:
-    """Share of the draws that each slot gets, over many batches."""
+    """Share of the draws that each position gets, over many batches."""
     counts = sum(np.bincount(buffer.sample(50).indices, minlength=buffer.buffer_size) for _ in range(n_draws // 50))
     return counts / n_draws
 
@@ -80,7 +80,7 @@ def test_a_new_window_is_as_important_as_the_largest_so_far(largest):
 def test_a_stale_priority_is_not_written_over_another_window():
     buffer, player = filled(priority_exponent=1.0)
     batch = one_of_each(buffer)
-    for _ in range(3):  # meanwhile slots 0 to 2 are overwritten
+    for _ in range(3):  # meanwhile positions 0 to 2 are overwritten
         player.step()
     buffer.update_priorities(batch, np.array([50.0, 50.0, 50.0, 2.0, 2.0, 2.0, 2.0, 2.0]))
     np.testing.assert_allclose(frequencies(buffer), shares([1, 1, 1, 2, 2, 2, 2, 2]), atol=0.01)
@@ -118,6 +118,21 @@ def test_a_batch_is_spread_over_the_priorities():
     for _ in range(50):
         counts = np.bincount(buffer.sample(60).indices, minlength=4)
         assert np.abs(counts[:4] - [10, 10, 20, 20]).max() <= 2
+
+
+def test_errors_belong_to_the_environments_given_by_position():
+    buffer = PrioritizedSequenceReplayBuffer(8, OBSERVATION_SPACE, ACTION_SPACE, "cpu", n_envs=2, trace_length=1)
+
+    def add(env_indices, td_errors):
+        n = len(td_errors)
+        obs, zeros = np.zeros((n, 3)), np.zeros(n)
+        arguments = obs, obs, zeros, zeros, zeros.astype(bool), [{}] * n, None, None, env_indices
+        buffer.add(*arguments, td_errors=np.array(td_errors))
+
+    add(None, [0.5, 2.0])
+    add(np.array([1, 0]), [4.0, 8.0])
+    expected = np.array([0.5, 2.0, 8.0, 4.0]) ** buffer.priority_exponent  # positions 0 and 1, environments 0 and 1
+    np.testing.assert_allclose(buffer._tree[np.arange(4)], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["priority_exponent", "importance_exponent"])

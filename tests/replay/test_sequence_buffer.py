@@ -16,13 +16,15 @@ def test_every_step_of_every_episode_is_trained(trace_length, burn_in_length, se
     lengths = [1, 13, 2, 4, 1, 7, 3, 5, 12, 6]
     player = play(buffer, lengths)
     windows = player.sampled_windows()
-    trained = [(lane, episode, step) for lane, episode, start, length in windows for step in range(start, start + length)]
-    expected = {(lane, e, step) for lane in range(2) for e, length in enumerate(lengths) for step in range(length)}
+    trained = [
+        (env_index, episode, step) for env_index, episode, start, length in windows for step in range(start, start + length)
+    ]
+    expected = {(env_index, e, step) for env_index in range(2) for e, length in enumerate(lengths) for step in range(length)}
     assert set(trained) == expected
     if sequence_period is None:
         assert len(trained) == len(expected), "each step lies in one window"
-    for lane, episode, start, length in windows:
-        last = (lane, episode, start - buffer.sequence_period, buffer.trace_length)
+    for env_index, episode, start, length in windows:
+        last = (env_index, episode, start - buffer.sequence_period, buffer.trace_length)
         assert last not in windows or start + length > last[2] + last[3], "a window that brings no new step"
 
 
@@ -38,21 +40,25 @@ def random_lengths(rng: np.random.Generator) -> dict:
 @pytest.mark.parametrize("buffer_class", [SequenceReplayBuffer, PrioritizedSequenceReplayBuffer])
 @pytest.mark.parametrize("seed", range(16))
 def test_nothing_breaks_when_the_ring_is_overwritten(seed, buffer_class):
-    """Random lengths, lanes, ends and seams: after every step the windows are just those that lie whole in the ring."""
+    """Random lengths, environments, ends and seams: after every step the windows are just those that lie whole in the ring."""
     rng = np.random.default_rng(seed)
     lengths = random_lengths(rng) if seed % 5 else {}  # now and then whole episodes
     n_envs, longest = int(rng.integers(1, 5)), int(rng.choice([3, 12, 40]))
     buffer = make_buffer(int(rng.integers(1, 40)) * n_envs, n_envs, buffer_class, **lengths)
     player = EpisodePlayer(buffer, lambda: int(rng.integers(1, longest + 1)), seed=seed)
     for _ in range(3 * buffer.buffer_size + 40):
-        lanes = rng.permutation(n_envs)[: rng.integers(1, n_envs + 1)] if rng.random() < 0.7 else None
+        env_indices = rng.permutation(n_envs)[: rng.integers(1, n_envs + 1)] if rng.random() < 0.7 else None
         if rng.random() < 0.05:
             player.abandon(int(rng.integers(n_envs)))
-        player.step(lanes)
+        player.step(env_indices)
         buffer.check_valid()
         expected = player.expected_windows()
         # Episodes that were abandoned are closed when the next one begins
-        pending = [lane for lane in range(n_envs) if player.lengths[lane][-1] == 0 and buffer.open_lengths[lane] > 0]
+        pending = [
+            env_index
+            for env_index in range(n_envs)
+            if player.lengths[env_index][-1] == 0 and buffer.open_lengths[env_index] > 0
+        ]
         if not pending:
             assert buffer.n_windows == len(expected)
         if buffer.n_windows > 0:
@@ -162,5 +168,5 @@ def test_an_open_episode_is_no_window_when_episodes_are_taken_whole():
 def test_an_empty_buffer_says_why_it_cannot_be_sampled():
     buffer = make_buffer(trace_length=5)
     play(buffer, [100], n_steps=4)
-    with pytest.raises(ValueError, match=r"no complete window yet \(4 steps per lane, trace_length=5\)"):
+    with pytest.raises(ValueError, match=r"no complete window yet \(4 steps per environment, trace_length=5\)"):
         buffer.sample(1)

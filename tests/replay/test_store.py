@@ -102,13 +102,15 @@ def test_observations_come_back_as_the_space_has_them(name):
     batch = buffer.sample(30)
     keys = list(space.spaces) if isinstance(space, spaces.Dict) else [None]
     for b, index in enumerate(batch.indices):
-        start, lane = divmod(int(index), n_envs)
+        start, env_index = divmod(int(index), n_envs)
         length, burn_in_length = int(batch.mask[:, b].sum()), int(batch.burn_in_lengths[b])
         for key in keys:
             trained, past = (o if key is None else o[key] for o in (batch.observations, batch.burn_in_observations))
             actual = np.concatenate([past[:burn_in_length, b], trained[: length + 1, b]])
             steps = range(start - burn_in_length, start + length + 1)
-            expected = np.stack([np.asarray(history[s][lane] if key is None else history[s][lane][key]) for s in steps])
+            expected = np.stack(
+                [np.asarray(history[s][env_index] if key is None else history[s][env_index][key]) for s in steps]
+            )
             np.testing.assert_array_equal(actual, expected.reshape(actual.shape))
             assert actual.dtype == expected.dtype
 
@@ -194,7 +196,7 @@ def test_without_timeout_handling_a_truncation_terminates(handle):
     buffer.check_valid()
 
 
-def test_size_counts_the_steps_of_the_fullest_lane():
+def test_size_counts_the_steps_of_the_fullest_ring():
     buffer = make_buffer(20, 2, trace_length=3)
     player = EpisodePlayer(buffer, lambda: 4)
     for step in range(30):
@@ -202,7 +204,7 @@ def test_size_counts_the_steps_of_the_fullest_lane():
         assert buffer.size() == min(step + 1, 10)
 
 
-def test_a_lane_holds_at_least_one_sequence():
+def test_a_ring_holds_at_least_one_window():
     buffer = make_buffer(1, 2, trace_length=5, burn_in_length=3)
     player = EpisodePlayer(buffer, lambda: 100)
     for _ in range(50):
