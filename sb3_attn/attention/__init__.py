@@ -1,4 +1,4 @@
-"""Attention in PyTorch alone: functions and modules that know nothing of reinforcement learning."""
+"""Attention in plain PyTorch: functions and modules that know nothing about reinforcement learning."""
 
 from sb3_attn.attention.modules import (
     SCORES,

@@ -1,4 +1,4 @@
-"""Attention as modules: each returns what it attended to and the weights it did it with."""
+"""Attention as modules: each returns the result together with the attention weights."""
 
 from abc import ABC, abstractmethod
 
@@ -18,13 +18,13 @@ from sb3_attn.attention.functional import (
 
 class Score(nn.Module, ABC):
     """
-    How much each region matters.
+    Scores how much each region matters.
 
     :param region_size: size d of a region
     :param query_size: size of the query; ``None`` if there is none
-    :param attention_size: size a
-    :param n_heads: number H of scores for each region
-    :raises ValueError: if it needs a query that is not there, or has no use for the one that is
+    :param attention_size: size a of the space in which regions are scored
+    :param n_heads: number H of scores per region
+    :raises ValueError: if a query is missing where the score needs one, or given where it takes none
     """
 
     needs_query = False
@@ -63,12 +63,13 @@ class AdditiveScore(Score):
 
     def forward(self, regions: th.Tensor, query: th.Tensor | None = None) -> th.Tensor:
         projected = None if self.query is None else self.query(query)
-        # The bias moves all scores of a head alike; it is there because the published networks have it
+        # The bias shifts all scores of a head alike, so the softmax ignores it. The published networks have it, and their
+        # numbers of parameters include it.
         return additive_score(self.key(regions), self.vector.weight, projected) + self.vector.bias.unsqueeze(-1)
 
 
 class LinearScore(Score):
-    """w x. Parameters as for ``Score``; ``attention_size`` plays no part."""
+    """w x. Parameters as for ``Score``; ``attention_size`` is not used."""
 
     def __init__(self, region_size: int, query_size: int | None, attention_size: int, n_heads: int) -> None:
         super().__init__(region_size, query_size, attention_size, n_heads)
@@ -111,7 +112,7 @@ SCORES: dict[str, type[Score]] = {
 
 class SoftAttention(nn.Module):
     """
-    context = sum_i alpha_i x_i with alpha = softmax(score(x)), one for each head.
+    context = sum_i alpha_i x_i with alpha = softmax(score(x)), one context per head.
 
     Xu et al. (2015), section 4.2; Sorokin et al. (2015), section 3.1.
 
@@ -119,7 +120,7 @@ class SoftAttention(nn.Module):
     :param score: a key of ``SCORES``
     :param query_size: size of the query; ``None`` if there is none
     :param attention_size: size a of the space in which regions are scored
-    :param n_heads: number H of glimpses
+    :param n_heads: number H of contexts
     :param temperature: below 1 sharpens the weights, above 1 flattens them
     :raises ValueError: if the score is unknown or does not fit the query, or a number is not positive
     """
@@ -163,9 +164,9 @@ class SoftAttention(nn.Module):
 
 class HardAttention(SoftAttention):
     """
-    context = x_i for one region i of each head, learned by the straight-through gradient.
+    context = x_i for one region i per head, learned with the straight-through gradient.
 
-    The region is drawn in training mode and the likeliest one otherwise, so acting and targets are deterministic.
+    In training mode the region is drawn; otherwise it is the most likely one, so acting and targets are deterministic.
     Parameters as for ``SoftAttention``.
     """
 
@@ -177,8 +178,8 @@ class MultiHeadSelfAttention(nn.Module):
     """
     softmax(Q K^T / sqrt(d / H)) V for each head, concatenated and projected.
 
-    Vaswani et al. (2017), section 3.2.2. The same as ``nn.MultiheadAttention`` with equal weights, but a row whose tokens
-    are all masked gives its output bias instead of NaN.
+    Vaswani et al. (2017), section 3.2.2. With the same weights it equals ``nn.MultiheadAttention``, except that a row whose
+    tokens are all masked gives the output bias instead of NaN.
 
     :param size: size d of a token, in and out
     :param n_heads: number H of heads
@@ -201,8 +202,8 @@ class MultiHeadSelfAttention(nn.Module):
 
         :param tokens: ``[B, n, d]``
         :param mask: True on real tokens, bool ``[B, n]``
-        :param need_weights: whether to return the weights, by a slower path
-        :return: ``[B, n, d]``, and weights ``[B, H, n, n]`` (of each query over the keys) or ``None``
+        :param need_weights: whether to return the weights too, which takes a slower path
+        :return: ``[B, n, d]``, and the weights of each query over the keys, ``[B, H, n, n]``, or ``None``
         """
         heads = self.in_projection(tokens).unflatten(-1, (3, self.n_heads, -1))  # [B, n, 3, H, d / H]
         queries, keys, values = heads.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, H, n, d / H]
@@ -215,20 +216,20 @@ class MultiHeadSelfAttention(nn.Module):
             weights = None
             contexts = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
             if mask is not None:
-                # Where nothing can be attended to, the result of the fused kernel depends on the device
+                # Where all keys are masked, the result of the fused kernel depends on the device
                 contexts = contexts.masked_fill(~mask.any(dim=-1, keepdim=True), 0.0)
         return self.out_projection(contexts.transpose(-2, -3).flatten(-2)), weights
 
 
 class SelfAttentionBlock(nn.Module):
     """
-    Tokens attend to each other, then pass through a small network each; both with residuals and normalised inputs.
+    A transformer block: z = x + attention(norm(x)), output z + feedforward(norm(z)).
 
-    The pre-LN form of Xiong et al. (2020), figure 1b; as relational module for reinforcement learning Zambaldi et al. (2019).
+    The pre-LN form of Xiong et al. (2020), figure 1b; used as a relational module by Zambaldi et al. (2019).
 
     :param size: size d of a token
     :param n_heads: number H of heads
-    :param feedforward_size: size of the hidden layer of the small network
+    :param feedforward_size: size of the hidden layer of the feed-forward network, which is applied to each token
     """
 
     def __init__(self, size: int, n_heads: int, feedforward_size: int) -> None:

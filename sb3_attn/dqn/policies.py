@@ -1,4 +1,4 @@
-"""Policies of stock DQN that attend or remember: a YAML file needs their name only."""
+"""Policies with attention or memory for stock DQN, each with a name of its own for YAML files."""
 
 from typing import Any
 
@@ -18,15 +18,16 @@ __all__ = ["DQNSAPolicy", "HardAttentionPolicy", "MemoryPolicy", "SelfAttentionP
 
 class ExtractorPolicy(DQNPolicy):
     """
-    DQN's policy with a features extractor of this package; each subclass names its own.
+    DQN's policy with a features extractor of this package; each subclass has its own default.
 
     :param observation_space: Observation space
     :param action_space: Action space
     :param lr_schedule: Learning rate schedule (could be constant)
-    :param net_arch: sizes of the layers between the features and the Q-values; none by default, as after NatureCNN
+    :param net_arch: sizes of the layers between features and Q-values; none by default, as SB3 has it after NatureCNN
     :param activation_fn: Activation function
-    :param features_extractor_class: Features extractor to use; ``None`` means the policy's own
-    :param features_extractor_kwargs: Keyword arguments to pass to the features extractor, over the policy's own
+    :param features_extractor_class: Features extractor to use; ``None`` means ``default_features_extractor``
+    :param features_extractor_kwargs: Keyword arguments to pass to the features extractor, which take precedence over
+        ``default_features_extractor_kwargs``
     :param normalize_images: Whether to normalize images or not, dividing by 255.0 (True by default)
     :param optimizer_class: The optimizer to use, ``th.optim.Adam`` by default
     :param optimizer_kwargs: Additional keyword arguments, excluding the learning rate, to pass to the optimizer;
@@ -66,23 +67,23 @@ class ExtractorPolicy(DQNPolicy):
 
 
 class AttentionPolicy(ExtractorPolicy):
-    """With an extractor that attends. Parameters as for ``ExtractorPolicy``."""
+    """Base of the policies with attention. Parameters as for ``ExtractorPolicy``."""
 
 
 class SoftAttentionPolicy(AttentionPolicy):
-    """With ``SoftAttentionExtractor``. Parameters as for ``AttentionPolicy``."""
+    """DQN's policy with ``SoftAttentionExtractor``. Parameters as for ``AttentionPolicy``."""
 
     default_features_extractor = SoftAttentionExtractor
 
 
 class HardAttentionPolicy(AttentionPolicy):
-    """With ``HardAttentionExtractor``. Parameters as for ``AttentionPolicy``."""
+    """DQN's policy with ``HardAttentionExtractor``. Parameters as for ``AttentionPolicy``."""
 
     default_features_extractor = HardAttentionExtractor
 
 
 class SelfAttentionPolicy(AttentionPolicy):
-    """With ``SelfAttentionExtractor``. Parameters as for ``AttentionPolicy``."""
+    """DQN's policy with ``SelfAttentionExtractor``. Parameters as for ``AttentionPolicy``."""
 
     default_features_extractor = SelfAttentionExtractor
 
@@ -91,10 +92,10 @@ class DQNSAPolicy(AttentionPolicy):
     """
     DQN-SA: DQN with soft attention over the 49 regions of NatureCNN's convolutions.
 
-    The network as usually copied multiplies 64 weights with 3,136 flat features, which does not run. This is what it
-    means: additive scores with a hidden layer of 512, one weight per region of 64 features, their weighted sum, a layer
-    of 512. 147,109 parameters for 84 x 84 x 4 pixels and 4 actions; without the sum
-    (``features_extractor_kwargs=dict(sum_tokens=False)``) 1,719,973. Parameters as for ``AttentionPolicy``.
+    The network as it is usually copied multiplies 64 weights by 3,136 flat features, which fails. This is the network that
+    is meant: additive scores with a hidden layer of 512, one weight per region of 64 features, the weighted sum of the
+    regions, a layer of 512. It has 147,109 parameters for 84 x 84 x 4 pixels and 4 actions, and 1,719,973 without the sum
+    (``features_extractor_kwargs=dict(sum_tokens=False)``). Parameters as for ``AttentionPolicy``.
     """
 
     default_features_extractor = SoftAttentionExtractor
@@ -103,10 +104,10 @@ class DQNSAPolicy(AttentionPolicy):
 
 class MemoryPolicy(ExtractorPolicy):
     """
-    With ``MemoryExtractor``: a memory over stacked frames, an LSTM unless ``features_extractor_kwargs`` say otherwise.
+    DQN's policy with ``MemoryExtractor``: a memory over stacked frames, by default an LSTM over four frames.
 
-    Frames come from ``VecFrameStack``, four of them unless ``features_extractor_kwargs=dict(n_stack=...)``. Parameters as for
-    ``ExtractorPolicy``.
+    Frames come from ``VecFrameStack``; for another number of them or another memory give
+    ``features_extractor_kwargs=dict(n_stack=..., core=...)``. Parameters as for ``ExtractorPolicy``.
     """
 
     default_features_extractor: type[BaseFeaturesExtractor] = MemoryExtractor

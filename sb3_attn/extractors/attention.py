@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any, ClassVar
 
 import torch as th
@@ -31,11 +32,11 @@ class AttentionExtractor(FormerParameterNames, BaseFeaturesExtractor):
     :param observation_space: an image, a matrix of entities, a vector, or a Dict of these
     :param features_dim: Number of features extracted.
     :param token_size: size of the tokens of matrices, vectors and Dicts
-    :param trunk: convolutions before the regions of an image: ``"nature"`` (Mnih et al. 2015), ``"patches"`` (8 x 8 pixels
+    :param trunk: convolutions that turn an image into regions: ``"nature"`` (Mnih et al. 2015), ``"patches"`` (8 x 8 pixels
         that do not overlap), or a list of (channels, kernel size, stride)
-    :param coordinates: append its coordinates to each region; attention loses *where* without them
-    :param channels_last: lay images out as convolutions like it, which changes only the speed
-    :param mask_keys: for a Dict whose matrices have a changing number of entities: from the key of a matrix to the key of the
+    :param coordinates: append its coordinates to each region; without them attention loses *where* a region is
+    :param channels_last: use the memory layout in which convolutions are fastest; it changes nothing else
+    :param mask_keys: for a Dict whose matrices have a varying number of entities: maps the key of a matrix to the key of the
         vector that is 1 on its real rows and 0 on padding, such as ``{"units": "units_mask"}``. Padding has weight 0 and
         no influence; the vector has no tokens of its own.
     :raises ValueError: if an argument does not fit the observation space
@@ -70,11 +71,11 @@ class AttentionExtractor(FormerParameterNames, BaseFeaturesExtractor):
     @abstractmethod
     def attend(self, observations: PyTorchObs, need_weights: bool = False) -> tuple[th.Tensor, th.Tensor | None]:
         """
-        Features, and what was attended to.
+        Features together with the attention weights.
 
         :param observations: ``[B, ...]``
-        :param need_weights: whether the weights are wanted, where they cost extra
-        :return: ``[B, features_dim]`` and attention weights ``[B, heads, tokens]``
+        :param need_weights: whether to compute the weights where they take extra time
+        :return: ``[B, features_dim]`` and attention weights ``[B, heads, tokens]``, or ``None`` if they are not needed
         """
 
 
@@ -85,12 +86,12 @@ class SoftAttentionExtractor(AttentionExtractor):
     :param observation_space: as for ``AttentionExtractor``
     :param features_dim: Number of features extracted.
     :param score: ``"additive"``, ``"linear"``, or with a query ``"bilinear"`` and ``"dot_product"``
-    :param query: what to look for: ``"mean"`` of the tokens, or the index of a token; ``None`` means the mean where the score
-        needs a query, and none where it does not
+    :param query: the query that tokens are compared with: ``"mean"`` of the tokens, or the index of a token; ``None`` means
+        the mean if the score needs a query, and no query otherwise
     :param attention_size: size of the space in which tokens are scored
-    :param n_heads: number of glimpses, whose contexts are concatenated
+    :param n_heads: number of heads, whose contexts are concatenated
     :param temperature: below 1 sharpens the weights, above 1 flattens them
-    :param sum_tokens: ``False`` keeps the weighted tokens side by side instead of summing them up
+    :param sum_tokens: ``False`` concatenates the weighted tokens instead of summing them
     :param token_kwargs: as for ``AttentionExtractor``
     :raises ValueError: if an argument does not fit the others or the observation space
     """
@@ -113,16 +114,12 @@ class SoftAttentionExtractor(AttentionExtractor):
         n_tokens, token_size = self.tokenizer.n_tokens, self.tokenizer.token_size
         if query is None and score in SCORES and SCORES[score].needs_query:
             query = "mean"
-        if isinstance(query, str) and query != "mean":
-            raise ValueError(f"query={query!r} is unknown; give 'mean', the index of a token, or None.")
-        if isinstance(query, int) and not -n_tokens <= query < n_tokens:
-            raise ValueError(f"query={query} is no token: there are {n_tokens}; give an index below that, 'mean' or None.")
-        self.query = query
+        self.query = None if query is None else _word_or_index("query", query, ("mean",), n_tokens)
         self.sum_tokens = sum_tokens
         query_size = None if query is None else token_size
         self.attention = self.attention_class(token_size, score, query_size, attention_size, n_heads, temperature)
-        n_glimpsed = n_heads if sum_tokens else n_heads * n_tokens
-        self.linear = nn.Sequential(nn.Linear(n_glimpsed * token_size, features_dim), nn.ReLU())
+        n_contexts = n_heads if sum_tokens else n_heads * n_tokens
+        self.linear = nn.Sequential(nn.Linear(n_contexts * token_size, features_dim), nn.ReLU())
 
     def attend(self, observations: PyTorchObs, need_weights: bool = False) -> tuple[th.Tensor, th.Tensor]:
         tokens, mask = self.tokenizer(observations), self.tokenizer.mask(observations)
@@ -139,10 +136,14 @@ class SoftAttentionExtractor(AttentionExtractor):
 
 class HardAttentionExtractor(SoftAttentionExtractor):
     """
-    One token for each head, learned by the straight-through gradient.
+    One token per head, learned with the straight-through gradient.
 
-    While training it is drawn by its weight; acting and targets take the likeliest. Parameters as for
-    ``SoftAttentionExtractor``.
+    In training mode the token is drawn, with the weights as probabilities; acting and targets take the most likely one.
+    Parameters as for ``SoftAttentionExtractor``.
+
+    Meant for off-policy algorithms. PPO and A2C collect rollouts with the most likely token but update with drawn ones, so
+    the action probabilities that they compare belong to two different networks: PPO's ratios are no longer 1 before the
+    first update. Use ``SoftAttentionExtractor`` there, with a low ``temperature`` if the weights should be nearly hard.
     """
 
     attention_class = HardAttention
@@ -150,16 +151,16 @@ class HardAttentionExtractor(SoftAttentionExtractor):
 
 class SelfAttentionExtractor(AttentionExtractor):
     """
-    Tokens attend to each other, and what they come to is pooled (Zambaldi et al. 2019).
+    Tokens attend to each other, then are pooled (Zambaldi et al. 2019).
 
     :param observation_space: as for ``AttentionExtractor``
     :param features_dim: Number of features extracted.
     :param n_blocks: number of blocks
     :param n_heads: number of heads in each
     :param block_size: size of the tokens inside the blocks
-    :param feedforward_size: hidden size of the small network in each block; ``None`` means twice the block's size
-    :param pooling: ``"max"`` (the paper's) or ``"mean"`` over the tokens, or the index of the token that is read out, such as
-        a cell that says what to look for
+    :param feedforward_size: hidden size of the feed-forward network in each block; ``None`` means twice ``block_size``
+    :param pooling: ``"max"`` (as in the paper) or ``"mean"`` over the tokens, or the index of a single token to read out, such
+        as that of a cell that shows what to look for
     :param token_kwargs: as for ``AttentionExtractor``
     :raises ValueError: if an argument does not fit
     """
@@ -178,12 +179,7 @@ class SelfAttentionExtractor(AttentionExtractor):
         super().__init__(observation_space, features_dim, **token_kwargs)
         if n_blocks < 1:
             raise ValueError(f"n_blocks={n_blocks} must be at least 1.")
-        n_tokens = self.tokenizer.n_tokens
-        if pooling not in ("max", "mean", *range(n_tokens)):
-            raise ValueError(
-                f"pooling={pooling!r} is unknown; choose 'max', 'mean', or the index of one of {n_tokens} tokens."
-            )
-        self.pooling = pooling
+        self.pooling = _word_or_index("pooling", pooling, ("max", "mean"), self.tokenizer.n_tokens)
         self.projection = nn.Linear(self.tokenizer.token_size, block_size)
         self.blocks = nn.ModuleList(
             SelfAttentionBlock(block_size, n_heads, feedforward_size or 2 * block_size) for _ in range(n_blocks)
@@ -198,7 +194,7 @@ class SelfAttentionExtractor(AttentionExtractor):
         features = self.linear(self._pool(self.norm(tokens), mask))
         if not need_weights:
             return features, None
-        # Of the last block, how much each token is attended to: by the one that is read out, or by all
+        # Weights of the last block: of the token that is read out, or averaged over all tokens
         if isinstance(self.pooling, int):
             return features, weights[..., self.pooling, :]
         return features, masked_mean(weights, None if mask is None else mask.unsqueeze(1))
@@ -211,9 +207,9 @@ class SelfAttentionExtractor(AttentionExtractor):
 
 class RegionExtractor(FormerParameterNames, BaseFeaturesExtractor):
     """
-    The tokens themselves, side by side, for a memory that attends to them (``DARQNPolicy``).
+    The concatenated tokens, for a memory that attends to them itself (``DARQNPolicy``).
 
-    With ``mask_keys`` each token has one number more, 1 if it is real and 0 if it is padding.
+    With ``mask_keys`` each token has an additional last entry, 1 if it is real and 0 if it is padding.
 
     :param observation_space: as for ``AttentionExtractor``
     :param token_kwargs: as for ``AttentionExtractor``, without ``features_dim``
@@ -232,3 +228,14 @@ class RegionExtractor(FormerParameterNames, BaseFeaturesExtractor):
         if mask is not None:
             tokens = th.cat((tokens, mask.unsqueeze(-1)), dim=-1)
         return tokens.flatten(1)
+
+
+def _word_or_index(name: str, value: str | int, words: tuple[str, ...], n_tokens: int) -> str | int:
+    """Check an argument that is one of ``words`` or the index of a token, which may be an integer of NumPy's."""
+    if isinstance(value, str) and value in words:
+        return value
+    # A bool is an Integral, but True is more likely a mistake than the second token
+    if isinstance(value, Integral) and not isinstance(value, bool) and -n_tokens <= value < n_tokens:
+        return int(value)
+    choices = ", ".join(map(repr, words))
+    raise ValueError(f"{name}={value!r} is unknown; choose {choices}, or the index of one of {n_tokens} tokens.")

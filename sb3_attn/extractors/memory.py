@@ -1,4 +1,4 @@
-"""Features extractors that remember: a memory over the stacked frames of one observation."""
+"""Features extractors with a memory over the stacked frames of one observation."""
 
 from typing import Any
 
@@ -20,32 +20,36 @@ class MemoryExtractor(BaseFeaturesExtractor):
     """
     Frames -> memory -> linear layer -> features.
 
-    The memory reads the frames of one observation, oldest first, from its initial state; what it puts out at the newest
-    becomes the features. Nothing is kept between observations, so every algorithm and every replay buffer can have it.
+    The memory starts in its initial state and reads the frames of one observation, oldest first; its output at the newest
+    frame becomes the features. No state is kept between observations, so it works with every algorithm and every replay
+    buffer.
 
-    Frames are looked for where ``VecFrameStack`` puts them: on the first axis of an image, whose channels are first by the
-    time it gets here, and on the last axis of anything else. ``stack_axis=0`` reads gymnasium's ``FrameStackObservation``.
+    Frames are expected where ``VecFrameStack`` puts them: on the first axis of an image, which SB3 has transposed to channels
+    first by then, and on the last axis of anything else. For gymnasium's ``FrameStackObservation`` give ``stack_axis=0``.
 
-    ``VecFrameStack`` fills up with zeros what lies before the episode's start. The oldest frames are therefore left out as
-    long as they are all zero, in every key of a Dict: the features are then those of the real frames alone. A task whose
-    first observations can be zero in every entry loses them; ``mask_blank_frames=False`` keeps all frames. Where the first
-    frame is repeated instead, as ``FrameStackObservation`` does unless ``padding_type="zero"``, the memory reads it as often.
+    ``VecFrameStack`` pads the stack with zeros at the start of an episode. The oldest frames are therefore skipped as long as
+    they are all zero, in every key of a Dict, so that the features depend on the real frames alone. In a task whose first
+    observations may be all zero these are skipped too; ``mask_blank_frames=False`` keeps all frames. Padding by repeating the
+    first frame, as in ``FrameStackObservation`` unless ``padding_type="zero"``, is read like any other frame.
 
-    With DQN, ``VecNormalize`` has to be around ``VecFrameStack``, not inside, since SB3's replay takes the observations from
-    it; then say ``norm_obs=False``, or the zeros are no longer zero. RL Zoo's ``frame_stack`` puts it inside, its
-    ``vec_env_wrapper`` does not. PPO and A2C start all biases of linear layers at 0, also those of the forget gates in the NTM
-    and the DNC and an NTM's ``gate_bias``, unless ``policy_kwargs=dict(ortho_init=False)``.
+    With DQN, ``VecNormalize`` must wrap ``VecFrameStack``, not the other way round: SB3's replay buffer stores the original
+    observations that ``VecNormalize`` receives, which would be single frames. Set ``norm_obs=False``, or the padding is no
+    longer zero. RL Zoo's ``frame_stack`` puts ``VecNormalize`` inside; use its ``vec_env_wrapper`` instead.
+
+    PPO and A2C reset the biases of all linear layers to 0, including those of the forget gates of NTM and DNC and an NTM's
+    ``gate_bias``, unless ``policy_kwargs=dict(ortho_init=False)``.
 
     :param observation_space: stacked frames: vectors, matrices, images, or a Dict of these
     :param features_dim: Number of features extracted.
-    :param n_stack: number k of frames, as given to ``VecFrameStack`` or as RL Zoo's ``frame_stack``
-    :param core: one of the keys of ``sb3_attn.memory.CORES``, or a ``MemoryCore`` subclass; ``None`` means the class's own
+    :param n_stack: number k of frames, as given to ``VecFrameStack`` or to RL Zoo's ``frame_stack``
+    :param core: one of the keys of ``sb3_attn.memory.CORES``, or a ``MemoryCore`` subclass; ``None`` means ``default_core``,
+        with a window of ``n_stack`` steps if it has one
     :param core_kwargs: further arguments of the core
-    :param frame_size: size F of a frame's encoding, which the core reads
-    :param mask_blank_frames: whether to leave out the frames before the episode's start
-    :param stack_axis: the axis that frames are stacked on, not counting the batch's, the same in every key of a Dict;
-        ``None`` means as ``VecFrameStack`` does
-    :param normalized_image: as for SB3's ``NatureCNN``: take every Box of three dimensions for an image
+    :param frame_size: size F of an encoded frame, the core's input
+    :param mask_blank_frames: whether to skip the frames before the start of the episode
+    :param stack_axis: the axis that frames are stacked on, not counting the batch axis, the same in every key of a Dict;
+        ``None`` means that of ``VecFrameStack``
+    :param normalized_image: as for SB3's ``NatureCNN``: treat every Box with three axes as an image
     :raises ValueError: if an argument does not fit the observation space
     """
 
@@ -67,16 +71,16 @@ class MemoryExtractor(BaseFeaturesExtractor):
         super().__init__(observation_space, features_dim)
         self.n_stack = n_stack
         self.mask_blank_frames = mask_blank_frames
-        #: For each key the axis with the frames; observations that are no Dict have the one key "frame"
+        #: The axis of the frames for each key; observations other than a Dict have the single key "frame"
         self.stack_axes: dict[str, int] = {}
         frame_spaces: dict[str, spaces.Space] = {}
         parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"frame": observation_space}
         for key, space in parts.items():
-            self.stack_axes[key], frame_spaces[key] = _take_apart(space, key, n_stack, stack_axis, normalized_image)
+            self.stack_axes[key], frame_spaces[key] = _locate_frames(space, key, n_stack, stack_axis, normalized_image)
         self.encoder = CombinedExtractor(spaces.Dict(frame_spaces), normalized_image=normalized_image)
         self.projection = nn.Sequential(nn.Linear(self.encoder.features_dim, frame_size), nn.ReLU())
         if core is None:
-            # The class's own core looks back over all frames: further would remember the same, and take longer
+            # As far back as there are frames: a longer window would remember the same and take more time
             core = self.default_core
             core_kwargs = {**get_core_class(core).window_kwargs(n_stack), **(core_kwargs or {})}
         self.core = make_core(core, frame_size, core_kwargs)
@@ -92,8 +96,8 @@ class MemoryExtractor(BaseFeaturesExtractor):
         frames = self.frames(observations)
         inputs = self.encode(frames)
         n_blank = self.count_blank(frames)
-        # Each row's frames are turned round until the first real one comes first. So one unroll serves all rows, and the
-        # blank ones, now last, come too late to have any influence on what is read out before them.
+        # Rotate the frames of each row until the first real one comes first. One unroll then serves all rows: the blank
+        # frames, now last, come after the newest real one, whose output is read, and so have no influence on it.
         steps = th.arange(self.n_stack, device=inputs.device).unsqueeze(1)
         order = (steps + n_blank) % self.n_stack  # [k, 1] + [B] -> [k, B]
         inputs = inputs.gather(0, order.unsqueeze(-1).expand_as(inputs))
@@ -103,36 +107,37 @@ class MemoryExtractor(BaseFeaturesExtractor):
 
     def frames(self, observations: PyTorchObs) -> dict[str, th.Tensor]:
         """
-        The frames of each key, oldest first.
+        Split observations into their frames, oldest first.
 
         :param observations: ``[B, ...]``
-        :return: tensors ``[k, B, ...]``; the only key is ``"frame"`` if the observations are no Dict
+        :return: for each key a tensor ``[k, B, ...]``; observations other than a Dict have the single key ``"frame"``
         """
         parts = observations if isinstance(observations, dict) else {"frame": observations}
         frames = {}
         for key, axis in self.stack_axes.items():
-            apart = parts[key].unflatten(axis + 1, (self.n_stack, -1))  # the batch's axis comes first
-            frames[key] = apart.movedim(axis + 1, 0)
+            split = parts[key].unflatten(axis + 1, (self.n_stack, -1))  # + 1 for the batch axis
+            frames[key] = split.movedim(axis + 1, 0)
         return frames
 
     def encode(self, frames: dict[str, th.Tensor]) -> th.Tensor:
         """
-        Encode every frame on its own.
+        Encode each frame by itself.
 
         :param frames: tensors ``[k, B, ...]``
         :return: ``[k, B, F]``
         """
-        together = {key: tensor.flatten(0, 1) for key, tensor in frames.items()}
-        return self.projection(self.encoder(together)).unflatten(0, (self.n_stack, -1))
+        flat = {key: tensor.flatten(0, 1) for key, tensor in frames.items()}  # [k * B, ...]
+        return self.projection(self.encoder(flat)).unflatten(0, (self.n_stack, -1))
 
     def count_blank(self, frames: dict[str, th.Tensor]) -> th.Tensor:
         """
-        How many of the oldest frames lie before the episode's start; the newest never does.
+        Count the frames before the start of the episode: the oldest ones that are all zero, but never the newest.
 
         :param frames: tensors ``[k, B, ...]``
         :return: ``[B]``
         """
         blank = th.stack([(tensor == 0).flatten(2).all(dim=2) for tensor in frames.values()]).all(dim=0)  # [k, B]
+        # The cumulative product is 1 up to the first frame that is not blank, so a later frame of zeros does not count
         return blank[:-1].long().cumprod(dim=0).sum(dim=0) * self.mask_blank_frames
 
 
@@ -153,27 +158,27 @@ __all__ += list(CORE_EXTRACTORS)
 TransformerExtractor = CORE_EXTRACTORS["GTrXLExtractor"]
 
 
-def _take_apart(
+def _locate_frames(
     space: spaces.Space, key: str, n_stack: int, stack_axis: int | None, normalized_image: bool
 ) -> tuple[int, spaces.Box]:
-    """The axis that frames are stacked on, counted from the first, and the space of one frame."""
+    """The axis that frames are stacked on, as an index from 0, and the space of a single frame."""
     if not isinstance(space, spaces.Box):
         raise ValueError(
-            f"observation_space has {space} as {key!r}, but only a Box holds stacked frames; wrap the environment in "
-            "gymnasium's FlattenObservation before its frames are stacked."
+            f"observation_space has {space} as {key!r}, but only a Box can hold stacked frames; wrap the environment in "
+            "gymnasium's FlattenObservation before stacking its frames."
         )
     shape = list(space.shape)
     if stack_axis is None:
         stack_axis = 0 if is_image_space(space, normalized_image=normalized_image) else -1
     if not -len(shape) <= stack_axis < len(shape):
-        raise ValueError(f"stack_axis={stack_axis} is no axis of {key!r} with shape {space.shape}; give one that is, or None.")
+        raise ValueError(f"stack_axis={stack_axis} is not an axis of {key!r} with shape {space.shape}; give one, or None.")
     axis = stack_axis % len(shape)
     if shape[axis] % n_stack != 0:
         raise ValueError(
             f"n_stack={n_stack} does not divide axis {axis} of {key!r} with shape {space.shape}; give the number "
-            "of frames that were stacked, and stack_axis=0 if gymnasium's FrameStackObservation stacked them."
+            "of stacked frames, and stack_axis=0 if gymnasium's FrameStackObservation stacked them."
         )
     shape[axis] //= n_stack
-    # Bounds as wide as any: VecFrameStack repeats them entry by entry, so which one belongs where is lost
+    # The widest bounds: VecFrameStack repeats the bounds entry by entry, so which entry each one belongs to is lost
     low, high = np.min(space.low), np.max(space.high)
     return axis, spaces.Box(low, high, tuple(shape), space.dtype.type)

@@ -1,4 +1,4 @@
-"""What attention is over: observations as sets of tokens."""
+"""Tokenizers: they turn observations into the sets of tokens that attention is over."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -13,11 +13,11 @@ from torch import nn
 from sb3_attn.attention.functional import grid_coordinates
 from sb3_attn.common.former_names import FormerParameterNames
 
-#: A convolution each: channels, kernel size, stride
+#: The convolutions that turn an image into regions, each as (channels, kernel size, stride)
 Trunk = Sequence[tuple[int, int, int]]
 
 TRUNKS: dict[str, Trunk] = {
-    # Mnih et al. (2015): 84 x 84 pixels become 7 x 7 regions that overlap
+    # Mnih et al. (2015): 84 x 84 pixels become 7 x 7 overlapping regions
     "nature": ((32, 8, 4), (64, 4, 2), (64, 3, 1)),
     # Regions of 8 x 8 pixels that do not overlap: 64 x 64 pixels become 8 x 8 regions
     "patches": ((512, 8, 8),),
@@ -25,17 +25,17 @@ TRUNKS: dict[str, Trunk] = {
 
 
 class ReceptiveField(NamedTuple):
-    """Which pixels a region of an image sees; the same along both axes."""
+    """The pixels that a region of an image depends on; the same along both axes."""
 
-    #: Pixels across
+    #: Width in pixels
     size: int
-    #: Pixels from one region to the next
+    #: Distance in pixels from one region to the next
     stride: int
 
 
 class Tokenizer(nn.Module, ABC):
     """
-    Turns observations, as SB3's preprocessing leaves them, into tokens.
+    Turns observations that SB3 has preprocessed into tokens.
 
     :param n_tokens: number n of tokens
     :param token_size: size d of a token
@@ -57,23 +57,23 @@ class Tokenizer(nn.Module, ABC):
 
     def mask(self, observations: PyTorchObs) -> th.Tensor | None:
         """
-        Which tokens are real.
+        Mask of the real tokens.
 
         :param observations: ``[B, ...]``
-        :return: True on real tokens, False on padding, bool ``[B, n]``; ``None`` if all are real always
+        :return: True on real tokens, False on padding, bool ``[B, n]``; ``None`` if there is never any padding
         """
         return None
 
 
 class ImageTokenizer(Tokenizer):
     """
-    The regions of an image: the positions of a convolution's output, row by row.
+    A token for each region of an image: the positions of the last convolution's output, row by row.
 
     :param space: channels first, ``[C, H, W]``
     :param trunk: key of ``TRUNKS``, or the convolutions themselves
-    :param coordinates: append the two coordinates of each region; attention loses *where* without them
-    :param channels_last: lay the images out as the convolutions like it, which changes only the speed. The weights stay
-        as they are: SB3's orthogonal initialisation refuses any other layout.
+    :param coordinates: append the two coordinates of each region; without them attention loses *where* a region is
+    :param channels_last: use the memory layout in which convolutions are fastest; it changes nothing else. Only images are
+        laid out like this, not weights, since SB3's orthogonal initialisation refuses any other layout than the default.
     :raises ValueError: if the trunk is unknown or does not fit the image
     """
 
@@ -82,7 +82,7 @@ class ImageTokenizer(Tokenizer):
     def __init__(
         self, space: spaces.Box, trunk: str | Trunk = "nature", coordinates: bool = True, channels_last: bool = True
     ) -> None:
-        layers = _trunk(trunk)
+        layers = _layers(trunk)
         channels, *size = space.shape
         grid, receptive_field = _grid_and_field(trunk, layers, tuple(size))
         super().__init__(grid[0] * grid[1], layers[-1][0] + (2 if coordinates else 0))
@@ -95,11 +95,11 @@ class ImageTokenizer(Tokenizer):
             modules += [nn.Conv2d(channels, out_channels, kernel_size, stride), nn.ReLU()]
             channels = out_channels
         self.trunk = nn.Sequential(*modules)
-        # Not a buffer that is saved: it follows from the image's size
+        # Not saved, since it follows from the size of the image
         self.register_buffer("coordinates", grid_coordinates(*self.grid) if coordinates else None, persistent=False)
 
     def forward(self, observations: PyTorchObs) -> th.Tensor:
-        assert isinstance(observations, th.Tensor), "a Dict has tokens of its own"
+        assert isinstance(observations, th.Tensor), "DictTokenizer is for a Dict"
         regions = self.trunk(observations.contiguous(memory_format=self.memory_format)).flatten(2).transpose(1, 2)
         if self.coordinates is None:
             return regions
@@ -108,9 +108,9 @@ class ImageTokenizer(Tokenizer):
 
 class EntityTokenizer(Tokenizer):
     """
-    A token for each row of a matrix ``[entities, features]``; all rows are treated alike.
+    A token for each row of a matrix ``[entities, features]``, all projected by the same weights.
 
-    :param space: of two dimensions
+    :param space: a Box with two axes
     :param token_size: size d of a token
     """
 
@@ -124,7 +124,7 @@ class EntityTokenizer(Tokenizer):
 
 class FeatureTokenizer(Tokenizer):
     """
-    A token for each entry of a vector: its value times a learned vector, plus another that says which entry it is.
+    A token for each entry of a vector: its value times a learned vector, plus a learned vector that identifies the entry.
 
     Gorishniy et al. (2021), section 3.3.
 
@@ -140,21 +140,21 @@ class FeatureTokenizer(Tokenizer):
             nn.init.uniform_(parameter, -(token_size**-0.5), token_size**-0.5)
 
     def forward(self, observations: PyTorchObs) -> th.Tensor:
-        assert isinstance(observations, th.Tensor), "a Dict has tokens of its own"
+        assert isinstance(observations, th.Tensor), "DictTokenizer is for a Dict"
         return observations.flatten(1).unsqueeze(-1) * self.weight + self.bias
 
 
 class DictTokenizer(FormerParameterNames, Tokenizer):
     """
-    The tokens of all entries of a Dict, brought to one size and marked with the key that they come from.
+    The tokens of all keys of a Dict, projected to one size and marked with the key that they come from.
 
     :param space: of images, matrices and vectors
     :param token_size: size d of a token
-    :param mask_keys: for matrices with a changing number of entities: from the key of a matrix ``[n, features]`` to the key
-        of the vector ``[n]`` that is 1 on its real rows and 0 on padding. The vector has no tokens of its own; entries
-        that are not in here are real always.
+    :param mask_keys: for matrices with a varying number of entities: maps the key of a matrix ``[n, features]`` to the key of
+        the vector ``[n]`` that is 1 on its real rows and 0 on padding. The vector has no tokens of its own; the tokens of
+        keys that are not listed are always real.
     :param image_kwargs: further arguments of ``ImageTokenizer``
-    :raises ValueError: if a key of ``mask_keys`` is missing, or what it stands for does not fit
+    :raises ValueError: if the space lacks a key of ``mask_keys``, or the matrix or the mask has the wrong shape
     """
 
     former_parameters: ClassVar[dict[str, str]] = {"tokens": "tokenizers"}
@@ -182,26 +182,26 @@ class DictTokenizer(FormerParameterNames, Tokenizer):
         )
 
     def forward(self, observations: PyTorchObs) -> th.Tensor:
-        assert isinstance(observations, dict), "others have tokens of their own"
+        assert isinstance(observations, dict), "the other tokenizers are for tensors"
         parts = []
         for key, tokenizer in self.tokenizers.items():
             entry = observations[key]
             if key in self.mask_keys:
-                # A weight of 0 is not enough: times what may lie in padding, it can be NaN
+                # Attention gives padding a weight of 0, but 0 times an infinity or a NaN in it would be NaN
                 entry = entry.masked_fill(~self._real(observations, key).unsqueeze(-1), 0.0)
-            parts.append(self.projections[key](tokenizer(entry)))  # the bias of a key's projection is its mark
+            parts.append(self.projections[key](tokenizer(entry)))  # the projection's bias marks the key
         return th.cat(parts, dim=1)
 
     def mask(self, observations: PyTorchObs) -> th.Tensor | None:
         if not self.mask_keys:
             return None
-        assert isinstance(observations, dict), "others have no mask"
+        assert isinstance(observations, dict), "the other tokenizers have no mask"
         return th.cat([self._real(observations, key) for key in self.sizes], dim=1)
 
     def _real(self, observations: dict[str, th.Tensor], key: str) -> th.Tensor:
-        """Which tokens of an entry are real, bool ``[B, n]``."""
+        """Mask of the real tokens of a key, bool ``[B, n]``."""
         if key in self.mask_keys:
-            return observations[self.mask_keys[key]] > 0.5  # SB3 has made floats of it
+            return observations[self.mask_keys[key]] > 0.5  # SB3's preprocessing makes it float
         entry = observations[key]
         return th.ones(len(entry), self.sizes[key], dtype=th.bool, device=entry.device)
 
@@ -210,14 +210,15 @@ def make_tokenizer(
     space: spaces.Space, token_size: int = 64, mask_keys: Mapping[str, str] | None = None, **image_kwargs: object
 ) -> Tokenizer:
     """
-    Tokens for a space: regions of an image, rows of a matrix, entries of anything else, and all of them for a Dict.
+    Choose the tokenizer for a space: regions of an image, rows of a matrix, entries of anything else, and all keys of a Dict.
 
     :param space: Observation space, images channels first
-    :param token_size: size d of a token; regions are as wide as the trunk's last convolution (and coordinates) instead
+    :param token_size: size d of a token; the tokens of an image have the size of the trunk's last convolution instead, plus 2
+        for the coordinates
     :param mask_keys: as for ``DictTokenizer``
     :param image_kwargs: further arguments of ``ImageTokenizer``
-    :return: the module that makes them
-    :raises ValueError: if ``mask_keys`` are given for anything but a Dict
+    :return: the tokenizer
+    :raises ValueError: if ``mask_keys`` are given and the space is not a Dict
     """
     if isinstance(space, spaces.Dict):
         return DictTokenizer(space, token_size, mask_keys, **image_kwargs)
@@ -237,7 +238,7 @@ def _check_mask_keys(space: spaces.Dict, mask_keys: Mapping[str, str]) -> None:
                 raise ValueError(f"mask_keys={mask_keys}: there is no key {name!r}; choose from {sorted(space.spaces)}.")
         matrix, mask = space[key], space[mask_key]
         if not (isinstance(matrix, spaces.Box) and len(matrix.shape) == 2):
-            raise ValueError(f"mask_keys={mask_keys}: {key!r} is {matrix}; only the rows of a matrix can be masked.")
+            raise ValueError(f"mask_keys={mask_keys}: {key!r} is {matrix}; only rows of a Box with two axes can be masked.")
         if not isinstance(mask, spaces.Box | spaces.MultiBinary) or mask.shape != matrix.shape[:1]:
             raise ValueError(
                 f"mask_keys={mask_keys}: {mask_key!r} is {mask}, which does not fit the {matrix.shape[0]} rows of {key!r}; "
@@ -245,26 +246,27 @@ def _check_mask_keys(space: spaces.Dict, mask_keys: Mapping[str, str]) -> None:
             )
 
 
-def _trunk(trunk: str | Trunk) -> Trunk:
+def _layers(trunk: str | Trunk) -> Trunk:
     if not isinstance(trunk, str):
         return trunk
     if trunk not in TRUNKS:
-        raise ValueError(f"trunk={trunk!r} is unknown; choose one of {sorted(TRUNKS)}, or give (channels, kernel, stride)s.")
+        raise ValueError(f"trunk={trunk!r} is unknown; choose one of {sorted(TRUNKS)}, or give convolutions as a list.")
     return TRUNKS[trunk]
 
 
 def _grid_and_field(name: str | Trunk, layers: Trunk, size: tuple[int, ...]) -> tuple[tuple[int, int], ReceptiveField]:
-    """The grid that is left of an image, and what each of its regions sees."""
+    """The grid of regions that the convolutions make of an image, and the receptive field of a region."""
     height, width = size
-    field, jump = 1, 1
+    # Of one position of a convolution's output: the size of its field and the distance to the next position, in pixels
+    field, distance = 1, 1
     for i, (_, kernel_size, stride) in enumerate(layers):
         if min(height, width) < kernel_size:
             raise ValueError(
                 f"trunk={name!r} does not fit an image of {size[0]} x {size[1]} pixels: its convolution {i} needs "
-                f"{kernel_size} x {kernel_size} and gets {height} x {width}; give other (channels, kernel, stride)s, or "
-                "images channels first."
+                f"{kernel_size} x {kernel_size} and gets {height} x {width}; give a smaller (channels, kernel size, "
+                "stride), or an image with its channels first."
             )
         height, width = ((length - kernel_size) // stride + 1 for length in (height, width))
-        field += (kernel_size - 1) * jump
-        jump *= stride
-    return (height, width), ReceptiveField(field, jump)
+        field += (kernel_size - 1) * distance
+        distance *= stride
+    return (height, width), ReceptiveField(field, distance)

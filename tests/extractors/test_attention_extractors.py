@@ -163,7 +163,7 @@ def test_the_mean_is_the_query_where_the_score_needs_one():
     assert SoftAttentionExtractor(ENTITIES, score="additive").query is None
 
 
-@pytest.mark.parametrize(("pooling", "n_read"), [("max", 6), ("mean", 6), (4, 1)])
+@pytest.mark.parametrize(("pooling", "n_read"), [("max", 6), ("mean", 6), (4, 1), (np.int64(4), 1), (-2, 1)])
 def test_self_attention_is_read_out_where_it_is_pooled(pooling, n_read):
     """Without blocks' attention between them, tokens reach the features through the pooling alone."""
     extractor = SelfAttentionExtractor(ENTITIES, pooling=pooling)
@@ -175,8 +175,10 @@ def test_self_attention_is_read_out_where_it_is_pooled(pooling, n_read):
     assert read.sum() == n_read and (n_read > 1 or read[pooling])
 
 
-def test_a_token_can_be_the_query():
-    extractor = SoftAttentionExtractor(ENTITIES, score="bilinear", query=2)
+@pytest.mark.parametrize("index", [2, -4, np.int64(2), np.uint8(2)], ids=repr)
+def test_a_token_can_be_the_query(index):
+    extractor = SoftAttentionExtractor(ENTITIES, score="bilinear", query=index)
+    assert type(extractor.query) is int and extractor.query % 6 == 2
     observations = batch(ENTITIES)
     _, weights = extractor.attend(observations)
     observations[:, 2] += 1.0
@@ -246,8 +248,12 @@ def test_targets_and_acting_are_deterministic(policy):
     [
         (dict(trunk="resnet"), r"trunk='resnet' is unknown; choose one of \['nature', 'patches'\]"),
         (dict(trunk=[(8, 100, 4)]), r"does not fit an image of 64 x 64 pixels: its convolution 0 needs 100 x 100"),
-        (dict(query=16), "query=16 is no token: there are 16"),
+        (dict(query=16), "query=16 is unknown; choose 'mean', or the index of one of 16 tokens"),
+        (dict(query=np.int64(-17)), "query=.*-17.* is unknown"),
         (dict(query="median"), "query='median' is unknown"),
+        (dict(query=True), "query=True is unknown"),
+        (dict(query=2.0), "query=2.0 is unknown"),
+        (dict(query=[3]), r"query=\[3\] is unknown"),
         (dict(score="linear", query="mean"), "no use for a query"),
         (dict(score="cosine"), "score='cosine' is unknown"),
     ],
@@ -263,6 +269,10 @@ def test_bad_arguments_are_refused(kwargs, message):
     [
         (dict(pooling="sum"), "pooling='sum' is unknown"),
         (dict(pooling=16), "pooling=16 is unknown; choose 'max', 'mean', or the index of one of 16 tokens"),
+        (dict(pooling=np.int64(16)), "pooling=.*16.* is unknown"),
+        (dict(pooling=np.bool_(True)), "pooling=.*True.* is unknown"),
+        (dict(pooling=1.0), "pooling=1.0 is unknown"),
+        (dict(pooling=None), "pooling=None is unknown"),
         (dict(n_blocks=0), "n_blocks=0 must be at least 1"),
         (dict(n_heads=5), "n_heads=5 does not divide the token size 64"),
     ],

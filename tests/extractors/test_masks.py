@@ -286,7 +286,7 @@ def test_pictures_of_a_model_with_masks():
     [
         (SPACE, {"unit": "units_mask"}, r"there is no key 'unit'; choose from \['self', 'units', 'units_mask'\]"),
         (SPACE, {"units": "mask"}, "there is no key 'mask'"),
-        (SPACE, {"self": "units_mask"}, "'self' is .*; only the rows of a matrix can be masked"),
+        (SPACE, {"self": "units_mask"}, "'self' is .*; only rows of a Box with two axes can be masked"),
         (SPACE, {"units": "self"}, r"'self' is .* does not fit the 5 rows of 'units'; make it MultiBinary\(5\)"),
         (spaces.Dict(a=UNITS, b=spaces.MultiDiscrete([2] * N)), {"a": "b"}, "does not fit the 5 rows of 'a'"),
         (UNITS, MASK_KEYS, "name entries of a Dict, but observation_space=.*; put both into a Dict"),
