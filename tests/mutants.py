@@ -200,22 +200,22 @@ MUTANTS = [
     Mutant(
         "replay: truncation as termination",
         "replay/sequence_buffer.py",
-        "self.dones[rows, lanes] & ~self.timeouts[rows, lanes] & mask",
-        "self.dones[rows, lanes] & mask",
+        "& ~self.timeouts[positions, env_indices] & mask",
+        "& mask",
         "replay/test_sequence_buffer.py",
     ),
     Mutant(
         "replay: an episode's tail left out",
         "replay/sequence_buffer.py",
-        "starts[(starts == 0) | (starts + trace - period < length)]",
+        "starts[(starts == 0) | (starts - period + trace < length)]",
         "starts[starts == 0]",
         "replay/test_sequence_buffer.py",
     ),
     Mutant(
         "replay: stale priorities written",
         "replay/prioritized.py",
-        "(self.window_ids[slots, lanes] == samples.window_ids) & ",
-        "",
+        "same_window = self.window_ids[positions, env_indices] == samples.window_ids",
+        "same_window = samples.window_ids >= 0",
         "replay/test_prioritized.py",
     ),
     # ------------------------------------------------------------ RecurrentDQN
