@@ -1,14 +1,21 @@
-"""The layer rule of docs/design.md: a layer imports only lower ones, optional packages appear only in the top one."""
+"""The rules of docs/design.md: imports lead to lower layers; modules and functions stay short."""
 
 import ast
+import re
 import subprocess
 import sys
+from importlib.util import resolve_name
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parents[1] / "sb3_attn"
-MODULES = sorted(PACKAGE.rglob("*.py"))
+ROOT = Path(__file__).resolve().parents[1]
+DESIGN = ROOT / "docs" / "design.md"
+#: Path of each module below the repository, by the module's name
+MODULES = {
+    ".".join(path.with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(path.relative_to(ROOT) for path in (ROOT / "sb3_attn").rglob("*.py"))
+}
 
 LEVELS = {
     "version": -1,
@@ -18,9 +25,9 @@ LEVELS = {
     **dict.fromkeys(("dqn", "recurrent_dqn"), 3),
     "r2d2": 4,
     **dict.fromkeys(("distributed", "viz"), 5),
-    "zoo": 6,  # the command line, which calls what the others offer
+    "zoo": 6,
 }
-TOP = 5  # from here on optional packages are allowed
+LOWEST_OPTIONAL_LEVEL = 5  # optional packages are allowed from here on
 OPTIONAL = ("rl_zoo3", "ray", "matplotlib", "imageio", "optuna", "popgym", "minigrid", "pandas", "requests", "yaml", "cv2")
 
 # Third-party packages each part may import. The learning code sees a state as a flat tuple of arrays, so replay works
@@ -34,105 +41,124 @@ THIRD_PARTY = {
 }
 FORBIDDEN = {"replay": {"memory", "attention"}}
 
+#: The only import that leads upwards: made when a user asks for Ray, by name, so that R2D2 works without it
+UPWARD = {(f"sb3_attn.r2d2.{module}", "sb3_attn.distributed") for module in ("arguments", "r2d2")}
 
-def imported_modules(source: str, module: str) -> set[str]:
-    """Absolute dotted names of all modules that ``source`` imports anywhere, also inside functions.
+
+def source_of(module: str) -> str:
+    return (ROOT / MODULES[module]).read_text(encoding="utf-8")
+
+
+def part_of(module: str) -> str:
+    """The part of sb3_attn that a module belongs to; ``""`` for sb3_attn itself."""
+    return module.split(".")[1] if "." in module else ""
+
+
+# ---------------------------------------------------------------- imports
+
+
+def imported_names(source: str, package: str) -> set[str]:
+    """
+    Names that a module imports anywhere: at its top, inside functions, under ``TYPE_CHECKING``, by ``importlib``.
 
     :param source: Python source of the module
-    :param module: dotted name of the package that relative imports start from
+    :param package: where relative imports start from
+    :return: absolute dotted names, of modules or of what a module has
     """
     names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            parent = module.split(".")[: len(module.split(".")) + 1 - node.level] if node.level else []
-            base = ".".join([*parent, *([node.module] if node.module else [])])
-            # `from sb3_attn import zoo` and `from . import zoo` name the module only in the list.
-            names.update(f"{base}.{alias.name}" for alias in node.names)
+        match node:
+            case ast.Import():
+                names.update(alias.name for alias in node.names)
+            case ast.ImportFrom():
+                # `from sb3_attn import zoo` and `from . import zoo` name the module only in the list
+                base = resolve_name("." * node.level + (node.module or ""), package)
+                names.update(f"{base}.{alias.name}" for alias in node.names)
+            case ast.Call(func=ast.Attribute(attr="import_module"), args=[ast.Constant(value=str(name)), *_]):
+                names.add(name)
     return names
 
 
-def layer_faults(source: str, part: str, package: str) -> list[str]:
-    """Sentences about the imports of ``source`` that break the layer rule; empty if there are none.
+def imports_of(module: str) -> set[str]:
+    """Names that a module of sb3_attn imports."""
+    is_package = MODULES[module].name == "__init__.py"
+    return imported_names(source_of(module), module if is_package else module.rpartition(".")[0])
 
-    :param source: Python source of the module
-    :param part: the part of sb3_attn it belongs to, ``""`` for ``sb3_attn/__init__.py``
-    :param package: dotted name of the package that relative imports start from
+
+def layer_faults(module: str, names: set[str]) -> list[str]:
     """
-    level = LEVELS.get(part, TOP)
-    allowed = THIRD_PARTY.get(part, BASE_INSTALL)
+    Sentences about imports that break the layer rule; empty if there are none.
+
+    :param module: dotted name of the module
+    :param names: what it imports
+    """
+    part = part_of(module)
+    level = LEVELS.get(part, LOWEST_OPTIONAL_LEVEL)  # sb3_attn itself stands above all that need no optional package
+    allowed = BASE_INSTALL if part == "" else THIRD_PARTY.get(part, BASE_INSTALL)
     faults = []
-    for name in sorted(imported_modules(source, package)):
+    for name in sorted(names):
         top, _, rest = name.partition(".")
-        other = rest.split(".")[0]
+        other = rest.partition(".")[0]
         if top == "sb3_attn":
-            if other not in LEVELS or other == part:
+            if other not in LEVELS or other == part or (module, name) in UPWARD:
                 continue
             if LEVELS[other] >= level or other in FORBIDDEN.get(part, ()):
-                faults.append(f"{part or 'sb3_attn'} (level {level}) imports {name}")
-        elif (part == "" or level < TOP) and top not in sys.stdlib_module_names | allowed:
-            faults.append(f"{part or 'sb3_attn'} imports {name}, which only the top layer may")
+                faults.append(f"{module} (level {level}) imports {name}")
+        elif (part == "" or level < LOWEST_OPTIONAL_LEVEL) and top not in sys.stdlib_module_names | allowed:
+            faults.append(f"{module} imports {name}, which is not among the packages allowed there")
     return faults
 
 
-def part_of(path: Path) -> str:
-    first = path.relative_to(PACKAGE).parts[0]
-    return "" if first == "__init__.py" else first.removesuffix(".py")
+def test_a_layer_imports_only_lower_ones():
+    assert [fault for module in MODULES for fault in layer_faults(module, imports_of(module))] == []
 
 
-def package_of(path: Path) -> str:
-    return ".".join(path.relative_to(PACKAGE.parent).parts[:-1])
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_layer_imports_only_lower_ones(path: Path):
-    assert part_of(path) in {"", *LEVELS}, f"{path} belongs to no layer; add its part to LEVELS and to docs/design.md"
-    assert layer_faults(path.read_text(encoding="utf-8"), part_of(path), package_of(path)) == []
+def test_the_layers_are_those_of_the_design():
+    """Each part has a line such as ``memory/  1  torch  ...`` in the layout of docs/design.md."""
+    assert {part_of(module) for module in MODULES} == {"", *LEVELS}
+    lines = re.findall(r"^  (\w+)/ +(\d) ", DESIGN.read_text(encoding="utf-8"), re.MULTILINE)
+    assert {"version": -1} | {part: int(level) for part, level in lines} == LEVELS
 
 
 @pytest.mark.parametrize(
-    ("part", "source"),
+    ("module", "source"),
     [
-        ("memory", "import stable_baselines3"),
-        ("memory", "from sb3_attn.attention import functional"),
-        ("common", "def f():\n    import gymnasium"),
-        ("replay", "from sb3_attn.memory.core import MemoryCore"),
-        ("replay", "from ..memory import core"),
-        ("recurrent_dqn", "import rl_zoo3"),
-        ("recurrent_dqn", "from sb3_attn.zoo.registration import register"),
-        ("envs", "import popgym"),
-        ("envs", "from sb3_attn import recurrent_dqn"),
-        ("viz", "from sb3_attn import zoo"),
-        ("recurrent_dqn", "from sb3_attn.viz import record_episode"),
-        ("", "import sb3_attn.zoo"),
-        ("", "from rl_zoo3 import ALGOS"),
+        ("sb3_attn.memory.x", "import stable_baselines3"),
+        ("sb3_attn.memory.x", "from sb3_attn.attention import functional"),
+        ("sb3_attn.common.x", "def f():\n    import gymnasium"),
+        ("sb3_attn.replay.x", "from sb3_attn.memory.core import MemoryCore"),
+        ("sb3_attn.replay.x", "from ..memory import core"),
+        ("sb3_attn.recurrent_dqn.x", "import rl_zoo3"),
+        ("sb3_attn.recurrent_dqn.x", "from sb3_attn.zoo.registration import register"),
+        ("sb3_attn.recurrent_dqn.x", "import importlib\nimportlib.import_module('sb3_attn.zoo')"),
+        ("sb3_attn.envs.x", "import popgym"),
+        ("sb3_attn.envs.x", "from sb3_attn import recurrent_dqn"),
+        ("sb3_attn.viz.x", "from sb3_attn import zoo"),
+        ("sb3_attn.recurrent_dqn.x", "from sb3_attn.viz import record_episode"),
+        ("sb3_attn", "import sb3_attn.zoo"),
+        ("sb3_attn", "from rl_zoo3 import ALGOS"),
     ],
 )
-def test_the_rule_finds_a_forbidden_import(part: str, source: str):
-    assert len(layer_faults(source, part, f"sb3_attn.{part}".rstrip("."))) == 1
+def test_the_layer_rule_finds_a_forbidden_import(module: str, source: str):
+    assert len(layer_faults(module, imported_names(source, module.rpartition(".")[0]))) == 1
 
 
 @pytest.mark.parametrize(
-    ("part", "source"),
+    ("module", "source"),
     [
-        ("memory", "import math\nimport torch\nfrom sb3_attn.common import core_state\nfrom .core import MemoryCore"),
-        ("recurrent_dqn", "from stable_baselines3 import DQN\nfrom sb3_attn.memory import make_core"),
-        ("zoo", "import rl_zoo3\nfrom sb3_attn.viz import record_episode\nfrom sb3_attn.recurrent_dqn import RecurrentDQN"),
-        ("", "from sb3_attn.recurrent_dqn import RecurrentDQN\nfrom sb3_attn.version import __version__"),
+        ("sb3_attn.memory.x", "import math\nimport torch\nfrom sb3_attn.common import core_state\nfrom .core import Core"),
+        ("sb3_attn.recurrent_dqn.x", "from stable_baselines3 import DQN\nfrom sb3_attn.memory import make_core"),
+        ("sb3_attn.zoo.x", "import rl_zoo3\nfrom sb3_attn.viz import record_episode\nfrom sb3_attn.r2d2 import R2D2"),
+        ("sb3_attn", "from sb3_attn.recurrent_dqn import RecurrentDQN\nfrom sb3_attn.version import __version__"),
     ],
 )
-def test_the_rule_lets_lower_layers_through(part: str, source: str):
-    assert layer_faults(source, part, f"sb3_attn.{part}".rstrip(".")) == []
+def test_the_layer_rule_lets_lower_layers_through(module: str, source: str):
+    assert layer_faults(module, imported_names(source, module.rpartition(".")[0])) == []
 
 
-def test_everything_below_the_top_layer_imports_with_the_base_install():
-    """Import every module below the top layer in a fresh process in which no optional package can be found."""
-    names = []
-    for path in MODULES:
-        if LEVELS.get(part_of(path), 0) < TOP:
-            dotted = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
-            names.append(dotted.removesuffix(".__init__"))
+def test_everything_below_the_optional_layers_imports_with_the_base_install():
+    """Import all these modules in a fresh process in which no optional package can be found."""
+    names = [module for module in MODULES if LEVELS.get(part_of(module), 0) < LOWEST_OPTIONAL_LEVEL]
     code = f"""
 import importlib, sys
 
@@ -156,6 +182,9 @@ def test_importing_the_package_leaves_the_zoo_alone():
     assert result.stdout.strip() == "set()"
 
 
+# ---------------------------------------------------------------- lengths
+
+
 def body_length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     """Lines of a function's body; signature and docstring grow with SB3's arguments, not with the logic."""
     body = function.body[1:] if ast.get_docstring(function) is not None else function.body
@@ -174,11 +203,26 @@ def code_lines(source: str) -> int:
     return sum(number not in skipped and bool(line.strip()) and not line.lstrip().startswith("#") for number, line in lines)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_modules_and_functions_stay_short(path: Path):
-    source = path.read_text(encoding="utf-8")
-    assert code_lines(source) <= 350, "split the module"
+def length_faults(module: str, source: str) -> list[str]:
+    """Sentences about a module and its functions that are too long; empty if there are none."""
+    faults = []
+    if (n_lines := code_lines(source)) > 350:
+        faults.append(f"{module} has {n_lines} lines of code, more than 350")
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             limit = 90 if node.name == "train" else 60
-            assert body_length(node) <= limit, f"{node.name} is {body_length(node)} lines long; the limit is {limit}"
+            if (n_lines := body_length(node)) > limit:
+                faults.append(f"{module}: {node.name} has {n_lines} lines, more than {limit}")
+    return faults
+
+
+def test_modules_and_functions_stay_short():
+    assert [fault for module in MODULES for fault in length_faults(module, source_of(module))] == []
+
+
+def test_the_length_rule_finds_a_long_module_and_a_long_function():
+    function = 'def f(\n    x,\n):\n    """Doc."""\n' + "    x += 1\n" * 61
+    assert length_faults("m", function) == ["m: f has 61 lines, more than 60"]
+    assert length_faults("m", function.replace("def f", "def train")) == []
+    assert length_faults("m", '"""Doc."""\n\n# why\n' + "x = 1\n" * 351) == ["m has 351 lines of code, more than 350"]
+    assert length_faults("m", '"""Doc."""\n\n# why\n' + "x = 1\n" * 350) == []
