@@ -22,13 +22,13 @@ from sb3_attn.common.core_state import CoreState
 
 def stable_sort(self: Any, *, stable: bool = False, dim: int = -1, descending: bool = False) -> Any:
     """PyTorch's stable sort, which the DNC needs and the exporter lacks: ONNX's TopK puts the lower index first."""
-    size = op.Gather(op.Shape(self), op.Constant(value_ints=[dim]))
+    size = op.Gather(op.Shape(self), op.Constant(value_ints=[dim]))  # type: ignore[type-var]
     return op.TopK(self, size, axis=dim, largest=int(descending), sorted=1)
 
 
 def product(inp: Any, dims: list[int] | None, *, output_dtype: int | None = None) -> Any:
     """The products that a cumulative product comes to in the exporter."""
-    return op.ReduceProd(inp, op.Constant(value_ints=dims), keepdims=0)
+    return op.ReduceProd(inp, op.Constant(value_ints=dims), keepdims=0)  # type: ignore[arg-type]
 
 
 class Step(th.nn.Module):

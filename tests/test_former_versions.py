@@ -56,8 +56,9 @@ def test_a_former_replay_buffer() -> None:
 
 @pytest.mark.parametrize("algorithm", [RecurrentDQN, R2D2])
 def test_former_arguments_of_a_constructor(algorithm: type[RecurrentDQN]) -> None:
+    kwargs: dict = dict(bootstrap_n=2, td_lambda=None)
     with pytest.warns(FutureWarning, match="bootstrap_n is now called n_steps"):
-        model = algorithm("MlpPolicy", "CartPole-v1", buffer_size=1000, bootstrap_n=2, td_lambda=None, device="cpu")
+        model = algorithm("MlpPolicy", "CartPole-v1", buffer_size=1000, device="cpu", **kwargs)
     assert model.n_steps == 2
 
 

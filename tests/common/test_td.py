@@ -59,11 +59,12 @@ def test_n_step_returns_equal_the_sum_over_their_rewards(n):
 @pytest.mark.parametrize("td_lambda", [0.0, 0.3, 0.8, 1.0])
 def test_lambda_returns_equal_the_blend_of_n_step_returns(td_lambda):
     _, batch = make_batch()
-    assert_matches(td.lambda_returns(*batch, td_lambda), lambda *row: lambda_return(*row, td_lambda=td_lambda))
+    assert_matches(td.lambda_returns(*batch, td_lambda=td_lambda), lambda *row: lambda_return(*row, td_lambda=td_lambda))
 
 
 def returns_of_both_kinds(batch) -> list[th.Tensor]:
-    return [td.n_step_returns(*batch, n=n) for n in (1, 3, 9)] + [td.lambda_returns(*batch, x) for x in (0.0, 0.8, 1.0)]
+    n_step = [td.n_step_returns(*batch, n=n) for n in (1, 3, 9)]
+    return n_step + [td.lambda_returns(*batch, td_lambda=td_lambda) for td_lambda in (0.0, 0.8, 1.0)]
 
 
 @pytest.mark.parametrize("pad", [1e9, math.inf, math.nan])

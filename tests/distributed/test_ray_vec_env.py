@@ -224,7 +224,8 @@ def test_an_error_names_environments_and_cause(cluster: None) -> None:
 def test_the_death_of_an_actor_is_told_and_does_not_hinder_the_end(cluster: None) -> None:
     with opened(env_fns(n_envs=4)) as env:
         env.reset()
-        os.kill(*env.env_method("process", indices=2), signal.SIGKILL)
+        (process,) = env.env_method("process", indices=2)
+        os.kill(process, signal.SIGKILL)
         with pytest.raises(RuntimeError, match=r"(?s)actor of environments \[2, 3\] died .*close this RayVecEnv"):
             env.step(np.zeros((4, 2), np.float32))
         env.close()

@@ -110,7 +110,7 @@ def test_unroll_and_forward_are_the_papers_equations(case, n_steps):
     core, oracle = case
     inputs, start = random_inputs(n_steps), start_state(core)
     expected = [oracle(inputs[:, row].numpy(), row_of(start, row)) for row in range(BATCH)]
-    assert_equal_to_the_oracle(*core.unroll(inputs, start), expected)
+    assert_equal_to_the_oracle(*core.unroll(inputs, start), expected=expected)
     outputs, state = [], start
     for step_inputs in inputs:
         output, state = core(step_inputs, state)

@@ -24,7 +24,7 @@ YAML = {
 each_algorithm = pytest.mark.parametrize("algo", ALGORITHMS)
 
 
-def trials(algo: str, n_trials: int) -> list[tuple["optuna.trial.Trial", dict[str, Any]]]:
+def trials(algo: str, n_trials: int) -> list[tuple[Any, dict[str, Any]]]:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     return [(trial, ALGORITHMS[algo].sampler(trial, 0, 1, {})) for trial in (study.ask() for _ in range(n_trials))]
 
@@ -36,7 +36,8 @@ def test_every_sample_constructs_a_model(algo: str, yaml: dict[str, Any]) -> Non
     env = gym.make("MemoryChain-v0")
     for _, hyperparams in trials(algo, 20):
         arguments = {**yaml, **hyperparams}
-        model = ALGORITHMS[algo].model_class("MlpPolicy", env, buffer_size=1000, device="cpu", **arguments)
+        model_class: Any = ALGORITHMS[algo].model_class
+        model = model_class("MlpPolicy", env, buffer_size=1000, device="cpu", **arguments)
         for name in YAML.keys() - {"policy_kwargs"}:
             assert getattr(model, name) == hyperparams[name]
 
