@@ -22,7 +22,7 @@ __all__ = [
 for task in (MemoryChain, TMaze, AssociativeRecall, RememberedSearch):
     gym.register(id=f"{task.__name__}-v0", entry_point=f"{task.__module__}:{task.__name__}")
 
-# Variants have ids of their own for the reason given below.
+# Variants have ids of their own, for the reason given below
 gym.register(
     id="AssociativeRecall8-v0", entry_point=f"{AssociativeRecall.__module__}:{AssociativeRecall.__name__}", kwargs={"pairs": 8}
 )
@@ -30,10 +30,10 @@ visual_search = f"{VisualSearch.__module__}:{VisualSearch.__name__}"
 gym.register(id="VisualSearch-v0", entry_point=visual_search)
 gym.register(id="VisualSearchCue-v0", entry_point=visual_search, kwargs={"cued": True})
 
-# POPGym registers RepeatPrevious with k = 4, 32 and 64 only. An id of its own rather than `env_kwargs` in RL Zoo's
-# YAML, which the zoo passes neither to its evaluation environments nor to record-video. POPGym stays optional: the
-# entry point is a string, imported by gym.make.
+# POPGym registers RepeatPrevious only with k = 4, 32 and 64. RL Zoo passes the `env_kwargs` of a YAML file neither to its
+# evaluation environments nor to record-video, so another k needs an id of its own. POPGym stays optional: the entry point
+# is a string, which only gym.make imports.
 gym.register(id="popgym-RepeatPrevious8-v0", entry_point="popgym.envs.repeat_previous:RepeatPrevious", kwargs={"k": 8})
 
-# MiniGrid stays optional too: the entry point imports it.
+# MiniGrid stays optional too: only the entry point imports it
 gym.register(id="MiniGridRGB-DynamicObstacles-v0", entry_point="sb3_attn.envs.minigrid_rgb:dynamic_obstacles_rgb")

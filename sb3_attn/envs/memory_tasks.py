@@ -1,4 +1,4 @@
-"""Small tasks that cannot be solved without memory, each with a known best return for agents that have none."""
+"""Small tasks that cannot be solved without memory, each with the best return that is possible without it."""
 
 import math
 from abc import ABC, abstractmethod
@@ -9,16 +9,16 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-# Looked up by the sign of a value: 0 is dark, +1 green and -1 (the last row) red. Grey: not seen yet.
+# Indexed by the sign of a value: 0 is dark, +1 green, and -1 (the last row) red. Grey: not seen yet.
 SIGN_COLOURS = np.array([[25, 25, 25], [60, 180, 75], [220, 50, 60]], dtype=np.uint8)
 GREY, WHITE = np.array([90, 90, 90], dtype=np.uint8), np.array([240, 240, 240], dtype=np.uint8)
 
 
 class MemoryTask(gym.Env[np.ndarray, np.int64], ABC):
     """
-    An episode of fixed length whose best return is 1.
+    Base of the tasks: episodes of a fixed length whose best return is 1.
 
-    The last step of an episode reports ``info["is_success"]``: whether the best return was reached.
+    The last step of an episode reports in ``info["is_success"]`` whether the best return was reached.
 
     :param observation_space: Space of the observations.
     :param n_actions: Number of actions.
@@ -42,19 +42,19 @@ class MemoryTask(gym.Env[np.ndarray, np.int64], ABC):
     @property
     @abstractmethod
     def memoryless_ceiling(self) -> float:
-        """The best expected return of a policy that sees the current observation only."""
+        """The best expected return of a policy that depends only on the current observation."""
 
     @abstractmethod
     def _begin(self) -> None:
-        """Draw a new episode with ``self.np_random``."""
+        """Start an episode, drawn with ``self.np_random``."""
 
     @abstractmethod
     def _observe(self) -> np.ndarray:
-        """A new array with the current observation; called once per step."""
+        """Return the current observation as a new array; called once per step."""
 
     @abstractmethod
     def _act(self, action: int) -> float:
-        """Apply the action and return its reward; ``self.elapsed_steps`` does not count it yet."""
+        """Apply the action and return its reward; ``self.elapsed_steps`` does not include this step yet."""
 
     @property
     def elapsed_steps(self) -> int:
@@ -72,7 +72,7 @@ class MemoryTask(gym.Env[np.ndarray, np.int64], ABC):
         if not self._observations or self.elapsed_steps == self.episode_length:
             raise RuntimeError("step() was called outside an episode; call reset() first.")
         if not self.action_space.contains(action):
-            raise ValueError(f"action={action} is not possible; pass an element of {self.action_space}.")
+            raise ValueError(f"action={action} is invalid; pass an element of {self.action_space}.")
         self._rewards.append(self._act(int(action)))
         self._observations.append(self._observe())
         terminated = self.elapsed_steps == self.episode_length
@@ -84,12 +84,12 @@ class MemoryTask(gym.Env[np.ndarray, np.int64], ABC):
             gym.logger.warn('render() needs a render mode; create the environment with render_mode="rgb_array".')
             return None
         cells = self._picture()
-        # An even number of pixels per cell: video codecs want even widths and heights.
+        # An even number of pixels per cell, since video codecs need even widths and heights
         pixels_per_cell = 2 * max(1, min(8, 320 // max(cells.shape[:2])))
         return np.kron(cells, np.ones((pixels_per_cell, pixels_per_cell, 1), dtype=np.uint8))
 
     def _picture(self) -> np.ndarray:
-        """One column per step of the episode: the observation from top to bottom, a grey line, the step's reward."""
+        """One column per step of the episode: the observation from top to bottom, a grey line, the reward."""
         # The observation after the last step is blank; a matrix becomes one column, row by row
         seen = np.stack([obs.ravel() for obs in self._observations[: self.episode_length]], axis=1)
         cells = np.tile(GREY, (len(seen) + 2, self.episode_length, 1))
@@ -103,16 +103,16 @@ class MemoryChain(MemoryTask):
     Remember one bit: a cue of +1 or -1, ``length`` blank steps, then the question which of the two it was.
 
     The ``memory_len`` experiment of Osband et al. 2020, "Behaviour Suite for Reinforcement Learning"
-    (arXiv:1908.03568), with its time to go replaced by a flag at the question.
+    (arXiv:1908.03568), with its remaining time replaced by a flag at the question.
 
-    - Observation ``(2,)``: ``[cue, question]``; the cue is in the first observation only, the question flag (1) in the
-      last only.
-    - Actions: 0 says the cue was -1, 1 says it was +1; before the question they have no effect.
-    - Reward: 0, and at the question +1 for the right answer and -1 for the wrong one.
+    - Observation ``(2,)``: ``[cue, question]``. The cue is shown only in the first observation, the question flag (1) only
+      in the last.
+    - Actions: 0 answers that the cue was -1, 1 that it was +1; before the question they have no effect.
+    - Reward: +1 for the right answer to the question and -1 for the wrong one; 0 before.
     - Length of an episode: ``length + 2`` steps.
 
-    Best return 1. **Memoryless ceiling 0**: the observation at the question is always the same, and no action before it
-    changes anything, so the answer is independent of the cue, right with probability 1/2, whatever the policy:
+    Best return 1. **Memoryless ceiling 0**: the observation at the question is always the same, and no earlier action
+    changes anything. So whatever the policy, its answer is independent of the cue and right with probability 1/2:
     1/2 (+1) + 1/2 (-1) = 0.
 
     :param length: Number of blank steps between the cue and the question, at least 1.
@@ -142,34 +142,34 @@ class MemoryChain(MemoryTask):
 
 class TMaze(MemoryTask):
     """
-    Walk down a corridor and turn to the side that a cue at its start named.
+    Walk down a corridor and turn to the side that was indicated by a cue at its start.
 
     ::
 
                               goal +1
-        O - - - - - - - - - - - J          O: the cue is here, J: the junction
+        O - - - - - - - - - - - J          O: the cell with the cue, J: the junction
                               goal -1
 
     Bakker 2001, "Reinforcement Learning with Long Short-Term Memory", in the fixed-horizon form of Ni et al. 2023,
-    "When Do Transformers Shine in RL?" (arXiv:2307.03864): passive, the agent starts on the cue; active, it starts one
-    cell to the right of it and has to fetch it first.
+    "When Do Transformers Shine in RL?" (arXiv:2307.03864). In the passive form the agent starts on the cue; in the active
+    form it starts one cell to the right of the cue and has to go and look at it first.
 
-    - Observation ``(3,)``: ``[cue, junction, arm]``. The cue (+1 or -1) is shown at the first visit of O only, all
-      other corridor cells look alike; ``junction`` is 1 at the junction and in its arms, ``arm`` +1 in the upper,
+    - Observation ``(3,)``: ``[cue, junction, arm]``. The cue (+1 or -1) is shown only at the first visit to O; all other
+      cells of the corridor look alike. ``junction`` is 1 at the junction and in its arms, ``arm`` is +1 in the upper arm and
       -1 in the lower one.
-    - Actions: 0 right, 1 up, 2 left, 3 down; a move into a wall does nothing.
-    - Reward: -1 / (T - 1) for every step but the last that leaves the agent behind schedule, which is one cell to the
+    - Actions: 0 right, 1 up, 2 left, 3 down; a move into a wall has no effect.
+    - Reward: -1 / (T - 1) for every step except the last that leaves the agent behind schedule, which is one cell to the
       right per step (active: after the two steps for the cue); at the last step 1 in the arm of the goal, else 0.
     - Length of an episode: T = ``length + 1`` steps; active: ``length + 3``.
 
-    Best return 1. **Memoryless ceiling 0.5**, reached by "always right, then up". Passive: the goal takes all T steps,
-    which leaves none to tell the cues apart on the way; an agent that can still reach it stands at the junction at the
-    same step with the same observation for both cues, and its choice of arm, random or not, is right with probability
-    1/2. Active: a deterministic memoryless policy makes the same move in all corridor cells; if that is not to the
-    right it never gets to the junction, and if it is it never sees the cue.
+    Best return 1. **Memoryless ceiling 0.5**, reached by "always right, then up". Passive: reaching the goal takes all T
+    steps, which leaves none for actions that depend on the cue; an agent that can still reach it is at the junction at the
+    same step with the same observation for both cues, so its choice of arm, random or not, is right with probability 1/2.
+    Active: a deterministic memoryless policy makes the same move in all cells of the corridor. If this is not to the right,
+    it never reaches the junction; if it is, it never sees the cue.
 
     :param length: Number of moves from the start to the junction, at least 1.
-    :param active: Start one cell beside the cue instead of on it.
+    :param active: Start one cell to the right of the cue instead of on it.
     :param render_mode: ``None`` or ``"rgb_array"``.
     """
 
@@ -177,7 +177,7 @@ class TMaze(MemoryTask):
 
     def __init__(self, length: int = 10, active: bool = False, render_mode: str | None = None) -> None:
         _check_at_least(1, length=length)
-        self.start = int(active)  # distance from the cue
+        self.start = int(active)  # distance to the cue
         self.junction = length + self.start
         super().__init__(spaces.Box(-1.0, 1.0, (3,), np.float32), 4, self.junction + self.start + 1, render_mode)
 
@@ -205,7 +205,7 @@ class TMaze(MemoryTask):
         return -1.0 / (self.episode_length - 1) if self._x < step - self.start else 0.0
 
     def _picture(self) -> np.ndarray:
-        """The maze with the cue at its left end while it is seen, the rewarded arm in green, and the agent in white."""
+        """The maze: the cue at its left end while it is seen, the rewarded arm in green, the agent in white."""
         cells = np.zeros((5, self.junction + 3, 3), dtype=np.uint8)
         cells[2, 1:-1] = cells[1:4, -2] = GREY
         cells[2 - self._goal, -2] = SIGN_COLOURS[1]
@@ -216,19 +216,19 @@ class TMaze(MemoryTask):
 
 class AssociativeRecall(MemoryTask):
     """
-    Remember what belongs to what: first ``pairs`` pairs of a key and a value, then all keys; one per step.
+    Remember which value belongs to which key: ``pairs`` pairs are shown, then each key alone is a question; one per step.
 
     The associative recall of Graves et al. 2014, "Neural Turing Machines" (arXiv:1410.5401, section 4.3), with single
-    keys and values as in Ba et al. 2016, "Using Fast Weights to Attend to the Recent Past" (arXiv:1610.06258), but
-    asking for every key. Both orders of the keys are random; each value is drawn on its own, so values may repeat.
+    keys and values as in Ba et al. 2016, "Using Fast Weights to Attend to the Recent Past" (arXiv:1610.06258), but with a
+    question for every key. Both orders of the keys are random; the values are drawn independently, so they may repeat.
 
-    - Observation ``(pairs + values + 1,)``: one-hot key, one-hot value (zero while asking), flag for asking.
+    - Observation ``(pairs + values + 1,)``: one-hot key, one-hot value (zero in a question), flag for a question.
     - Actions: the value that belongs to the key; while pairs are shown they have no effect.
     - Reward: 1 / ``pairs`` for each right answer, else 0.
     - Length of an episode: ``2 * pairs`` steps.
 
-    Best return 1. **Memoryless ceiling 1 / values** (0.0625 with 16): no action changes an observation, and the key
-    asked for is independent of its value, which is uniform over ``values``. So each of the ``pairs`` answers, worth
+    Best return 1. **Memoryless ceiling 1 / values** (0.0625 with 16): no action changes an observation, and the key in a
+    question is independent of its value, which is uniform over ``values``. So each of the ``pairs`` answers, worth
     1 / ``pairs``, is right with probability 1 / ``values``, whatever the policy.
 
     :param pairs: Number of pairs, at least 1.
@@ -249,15 +249,15 @@ class AssociativeRecall(MemoryTask):
 
     def _begin(self) -> None:
         self._value_of = self.np_random.integers(self.values, size=self.pairs)
-        self._keys = np.concatenate([self.np_random.permutation(self.pairs) for _ in range(2)])  # shown, then asked
+        self._keys = np.concatenate([self.np_random.permutation(self.pairs) for _ in range(2)])  # pairs, then questions
 
     def _observe(self) -> np.ndarray:
         obs = np.zeros(self.pairs + self.values + 1, dtype=np.float32)
         if self.elapsed_steps < self.episode_length:
             key = self._keys[self.elapsed_steps]
-            asking = self.elapsed_steps >= self.pairs
+            is_question = self.elapsed_steps >= self.pairs
             obs[key] = 1.0
-            obs[-1 if asking else self.pairs + self._value_of[key]] = 1.0
+            obs[-1 if is_question else self.pairs + self._value_of[key]] = 1.0
         return obs
 
     def _act(self, action: int) -> float:
@@ -326,7 +326,7 @@ class RememberedSearch(MemoryTask):
 
 
 def _check_at_least(least: int, **argument: int) -> None:
-    """Raise if the one argument given is no integer or below ``least``."""
+    """Raise a ValueError unless the one argument given is an integer of at least ``least``."""
     ((name, value),) = argument.items()
     if not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name}={value!r} is not possible; pass an integer of at least {least}.")
+        raise ValueError(f"{name}={value!r} is invalid; pass an integer of at least {least}.")

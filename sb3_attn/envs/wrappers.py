@@ -1,4 +1,4 @@
-"""Environment wrappers: what an agent with memory should see, and spaces that Stable-Baselines3's DQN can take."""
+"""Environment wrappers: observations for agents with memory, and spaces that Stable-Baselines3's DQN supports."""
 
 from typing import Any, TypeAlias
 
@@ -11,12 +11,11 @@ _Wrapper: TypeAlias = gym.Wrapper[Any, Any, Any, Any]
 
 class PreviousActionReward(_Wrapper, gym.utils.RecordConstructorArgs):
     """
-    Show the previous action (one-hot) and the previous reward in the observation, as R2D2 does (Kapturowski et al.
-    2019); both are zero after a reset.
+    Add the previous action (one-hot) and the previous reward to the observation; both are zero after a reset.
 
-    A wrapper rather than an input of the network: ``predict`` never sees the reward, so only in the observation
-    are the two the same while acting, in replay and in evaluation. Put it around wrappers that change the reward
-    (clipping), so that the agent sees the reward that it learns from.
+    R2D2 feeds both to its network (Kapturowski et al. 2019). Here they are part of the observation, since ``predict`` never
+    sees the reward: only so are they the same in acting, in replay and in evaluation. Put this wrapper around those that
+    change the reward (clipping), so that the agent sees the reward that it learns from.
 
     ==================================  ============================================================================
     observation space                   becomes
@@ -27,6 +26,7 @@ class PreviousActionReward(_Wrapper, gym.utils.RecordConstructorArgs):
     ==================================  ============================================================================
 
     :param env: Environment with ``Discrete`` actions.
+    :raises ValueError: If the actions are not ``Discrete``, or the observations already have these keys.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
@@ -34,9 +34,9 @@ class PreviousActionReward(_Wrapper, gym.utils.RecordConstructorArgs):
         super().__init__(env)
         if not isinstance(env.action_space, spaces.Discrete):
             raise ValueError(
-                "PreviousActionReward shows the previous action one-hot and needs Discrete actions, but "
-                f"env.action_space={env.action_space}; put FlattenSpaces around the environment first if they are "
-                "MultiDiscrete, and do without this wrapper if they are continuous."
+                "PreviousActionReward encodes the previous action one-hot and needs Discrete actions, but "
+                f"env.action_space={env.action_space}; wrap the environment in FlattenSpaces first if they are MultiDiscrete, "
+                "and do without this wrapper if they are continuous."
             )
         self._first_action = int(env.action_space.start)
         inner = env.observation_space
@@ -52,7 +52,7 @@ class PreviousActionReward(_Wrapper, gym.utils.RecordConstructorArgs):
         if taken := kept.keys() & added.keys():
             raise ValueError(
                 f"PreviousActionReward adds {sorted(added)}, but the observation space already has {sorted(taken)}; "
-                "wrap the environment once only, or rename these keys."
+                "wrap the environment only once, or rename these keys."
             )
         self.observation_space = spaces.Dict({**kept, **added})
 
@@ -80,17 +80,18 @@ class PreviousActionReward(_Wrapper, gym.utils.RecordConstructorArgs):
 
 class FlattenSpaces(_Wrapper, gym.utils.RecordConstructorArgs):
     """
-    Turn spaces that Stable-Baselines3's DQN does not take into ones that it does; others stay as they are.
+    Convert spaces that Stable-Baselines3's DQN does not support into ones that it does; others remain as they are.
 
-    - Observations: ``Tuple``, and ``Dict`` with a ``Tuple`` or ``Dict`` in it, become one flat ``Box`` of float32, with
+    - Observations: a ``Tuple``, or a ``Dict`` that contains a ``Tuple`` or ``Dict``, becomes one flat ``Box`` of float32, with
       discrete parts one-hot. (Gymnasium's ``FlattenObservation`` also flattens images, and makes discrete parts int64.)
-    - Actions: ``MultiDiscrete`` becomes the ``Discrete`` of all combinations, the last component changing fastest.
+    - Actions: ``MultiDiscrete`` becomes the ``Discrete`` of all combinations, with the last component changing fastest.
 
-    With it POPGym's tasks run under ``DQN("MlpPolicy")`` and ``RecurrentDQN("MlpPolicy")``, save those with continuous
-    actions. (POPGym's own wrappers of this kind do not accept an environment from ``gym.make``.) In RL Zoo's YAML:
-    ``env_wrapper: sb3_attn.envs.FlattenSpaces``.
+    With this wrapper POPGym's tasks, except those with continuous actions, run under ``DQN("MlpPolicy")`` and
+    ``RecurrentDQN("MlpPolicy")``. (POPGym's own wrappers of this kind do not accept an environment from ``gym.make``.) In RL
+    Zoo's YAML: ``env_wrapper: sb3_attn.envs.FlattenSpaces``.
 
     :param env: Environment with ``Discrete`` or ``MultiDiscrete`` actions.
+    :raises ValueError: If the actions are neither, or the observations have no fixed size.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
@@ -105,8 +106,8 @@ class FlattenSpaces(_Wrapper, gym.utils.RecordConstructorArgs):
             self.action_space = spaces.Discrete(int(np.prod(env.action_space.nvec)))
         elif not isinstance(env.action_space, spaces.Discrete):
             raise ValueError(
-                f"FlattenSpaces makes MultiDiscrete actions Discrete, but env.action_space={env.action_space}; DQN "
-                "needs a finite set of actions, so choose another environment or make its actions discrete first."
+                f"FlattenSpaces makes MultiDiscrete actions Discrete, but env.action_space={env.action_space}; DQN needs a "
+                "finite set of actions, so choose another environment or discretise its actions first."
             )
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -128,9 +129,9 @@ class FlattenSpaces(_Wrapper, gym.utils.RecordConstructorArgs):
 
 
 def _flat_box(space: spaces.Space[Any]) -> spaces.Box:
-    """The flat float32 ``Box`` that Gymnasium's ``flatten`` maps the space's elements to."""
+    """The flat float32 ``Box`` that Gymnasium's ``flatten`` maps the elements of a space to."""
     if not space.is_np_flattenable:
-        raise ValueError(f"observation_space={space} has no fixed size; take the Graph, Sequence or Text out of it.")
+        raise ValueError(f"observation_space={space} has no fixed size; remove its Graph, Sequence or Text.")
     flat = spaces.flatten_space(space)
     assert isinstance(flat, spaces.Box)
     return spaces.Box(flat.low.astype(np.float32), flat.high.astype(np.float32), dtype=np.float32)

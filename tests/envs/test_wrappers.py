@@ -164,8 +164,11 @@ def test_wrappers_are_recorded_in_the_spec() -> None:
     ("wrap", "words"),
     [
         (lambda: PreviousActionReward(Recorder(box(1), box(2))), "needs Discrete actions, but env.action_space=Box"),
-        (lambda: PreviousActionReward(Recorder(box(1), spaces.MultiDiscrete([2, 2]))), "put FlattenSpaces around"),
-        (lambda: PreviousActionReward(PreviousActionReward(Recorder(IMAGE))), "already has .*once only"),
+        (
+            lambda: PreviousActionReward(Recorder(box(1), spaces.MultiDiscrete([2, 2]))),
+            "wrap the environment in FlattenSpaces",
+        ),
+        (lambda: PreviousActionReward(PreviousActionReward(Recorder(IMAGE))), "already has .*only once"),
         (lambda: FlattenSpaces(Recorder(box(1), box(2))), "env.action_space=Box.* finite set of actions"),
         (lambda: FlattenSpaces(Recorder(spaces.Tuple((spaces.Sequence(box(1)),)))), "no fixed size"),
     ],
