@@ -3,8 +3,8 @@ Train a recurrent DQN through RL Zoo, load the saved model in a fresh process, a
 
     python examples/demo.py            # about a minute on one core; writes to logs/demo/
 
-The task is MemoryChain-v0: a cue is shown at the first step, 30 blank steps later the agent has to answer which one it
-was. Without memory nothing is better than guessing, whose mean return is the environment's `memoryless_ceiling`.
+The task is MemoryChain-v0: the first observation shows a cue, and after 30 blank steps the agent has to answer which one it
+was. Without memory it can only guess; the mean return of guessing is the environment's `memoryless_ceiling`.
 """
 
 import argparse
@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import gymnasium as gym
 import matplotlib
@@ -25,6 +24,7 @@ from stable_baselines3.common.monitor import load_results
 
 import sb3_attn.envs  # noqa: F401  # registers MemoryChain-v0
 from sb3_attn import RecurrentDQN
+from sb3_attn.common.evaluation import StateZeroed
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -32,22 +32,6 @@ import matplotlib.pyplot as plt
 ENV_ID = "MemoryChain-v0"
 N_EVAL_EPISODES = 200
 console = Console()
-
-
-class Amnesiac:
-    """
-    The same network with its state zeroed at every step: it is told that each step begins an episode.
-
-    :param model: The trained model.
-    """
-
-    def __init__(self, model: RecurrentDQN) -> None:
-        self.model = model
-
-    def predict(
-        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
-    ) -> tuple[np.ndarray, Any]:
-        return self.model.predict(observation, state, np.ones_like(episode_start), deterministic)
 
 
 def train(folder: Path, seed: int) -> Path:
@@ -60,7 +44,7 @@ def train(folder: Path, seed: int) -> Path:
     """
     command = [sys.executable, "-m", "sb3_attn.zoo", "train", "--algo", "rdqn", "--env", ENV_ID, "--seed", str(seed)]
     command += ["--log-folder", str(folder), "--progress", "--verbose", "0", "--num-threads", "1", "--device", "cpu"]
-    # The learning curve is drawn from the training episodes, so no separate evaluations are needed.
+    # The learning curve is drawn from the training episodes, so no evaluations are needed
     command += ["--eval-freq", "-1"]
     console.rule("[bold]Training")
     subprocess.run(command, check=True)
@@ -69,16 +53,16 @@ def train(folder: Path, seed: int) -> Path:
 
 def evaluate(model_path: Path) -> None:
     """
-    Load a model and print its score beside those of agents without memory.
+    Load a model and print its score beside the scores of agents without memory.
 
-    :param model_path: The zip that RL Zoo saved.
+    :param model_path: The zip file saved by RL Zoo.
     """
     model = RecurrentDQN.load(model_path, device="cpu")
     ceiling = gym.make(ENV_ID).unwrapped.memoryless_ceiling  # type: ignore[attr-defined]
     table = Table(title=f"{ENV_ID}, mean return of {N_EVAL_EPISODES} episodes")
     table.add_column("agent")
     table.add_column("return", justify="right")
-    for name, policy in (("the trained model", model), ("the same, state zeroed at every step", Amnesiac(model))):
+    for name, policy in (("the trained model", model), ("the same, state zeroed at every step", StateZeroed(model))):
         vec_env = make_vec_env(ENV_ID, n_envs=8, seed=1)
         mean, std = evaluate_policy(policy, vec_env, n_eval_episodes=N_EVAL_EPISODES)
         table.add_row(name, f"{mean:.2f} ± {std / np.sqrt(N_EVAL_EPISODES):.2f}")
@@ -90,8 +74,8 @@ def plot(run: Path, figure_path: Path, window: int = 50) -> None:
     """
     Draw the learning curve.
 
-    :param run: The run's folder, with RL Zoo's Monitor files.
-    :param figure_path: The PNG to write.
+    :param run: Folder of the run, with the Monitor files.
+    :param figure_path: The PNG file to write.
     :param window: Number of training episodes to average over.
     """
     episodes = load_results(str(run))
