@@ -1,11 +1,11 @@
 """
-Train a Q-network with a key-value memory to answer questions, and show which memory each question reads.
+Train a Q-network with a key-value memory to answer questions, and show which of its entries each question reads.
 
     python examples/associative_recall.py      # one to two minutes on one core; writes to logs/associative_recall/
 
-The task is AssociativeRecall-v0: four pairs of a key and a value are shown, one per step; then the keys come again, in
-another order, and at each the agent has to name its value. The memory keeps every step as a pair of its own. The context
-that asks is made from the present observation alone (`context="mqn"`), so the answer can come from nowhere else.
+The task is AssociativeRecall-v0: four pairs of a key and a value are shown, one per step; then the keys are shown again in
+another order, and for each of them the agent has to answer with its value. The memory stores every step as one entry. Its
+query is computed from the current observation alone (`context="mqn"`), so only the memory can provide the answer.
 """
 
 import argparse
@@ -32,7 +32,7 @@ console = Console()
 
 def make_model(seed: int) -> RecurrentDQN:
     """
-    The hyperparameters of ``zoo_configs/rdqn.yml``, with another memory.
+    Build a model with the hyperparameters of ``zoo_configs/rdqn.yml``, but another memory.
 
     :param seed: Seed of environments and model.
     """
@@ -43,7 +43,7 @@ def make_model(seed: int) -> RecurrentDQN:
         buffer_size=50_000,
         batch_size=64,
         train_freq=1,
-        gamma=0.5,  # no action changes what comes later
+        gamma=0.5,  # no action has an effect on later steps
         td_lambda=0.9,
         target_update_interval=3200,
         exploration_fraction=0.3,
@@ -58,9 +58,9 @@ def make_model(seed: int) -> RecurrentDQN:
 
 def record(model: RecurrentDQN, n_episodes: int, seed: int) -> list[Episode]:
     """
-    Episodes with what the memory retrieves at each step.
+    Record episodes together with the weights of the memory's reads.
 
-    :param model: Trained or not.
+    :param model: The model, trained or not.
     :param n_episodes: Number of episodes.
     :param seed: Seed of the environment.
     """
@@ -68,13 +68,13 @@ def record(model: RecurrentDQN, n_episodes: int, seed: int) -> list[Episode]:
     return [record_episode(model, env, render=False) for _ in range(n_episodes)]
 
 
-def places(observations: np.ndarray, n_pairs: int) -> np.ndarray:
+def pair_steps(observations: np.ndarray, n_pairs: int) -> np.ndarray:
     """
-    The steps at which the pairs were shown that the questions are about.
+    For each question the step at which its pair was shown.
 
-    :param observations: Of one episode, ``[2 * n_pairs, ...]``, one-hot keys first.
+    :param observations: The observations of one episode, ``[2 * n_pairs, ...]``, one-hot keys first.
     :param n_pairs: Number of pairs.
-    :return: One for each question, ``[n_pairs]``.
+    :return: The steps, ``[n_pairs]``.
     """
     shown, asked = np.split(observations[:, :n_pairs].argmax(axis=1), 2)
     return (asked[:, None] == shown).argmax(axis=1)
@@ -82,31 +82,31 @@ def places(observations: np.ndarray, n_pairs: int) -> np.ndarray:
 
 def share_right(episodes: list[Episode], n_pairs: int) -> float:
     """
-    The share of the questions that read their own pair most.
+    The share of questions whose largest weight is on their own pair.
 
-    :param episodes: With the memory's retrieval.
+    :param episodes: Episodes with the weights of the memory's reads.
     :param n_pairs: Number of pairs.
     """
-    right = [read_most(episode)[n_pairs:] == places(episode.observations, n_pairs) for episode in episodes]
+    right = [most_read_steps(episode)[n_pairs:] == pair_steps(episode.observations, n_pairs) for episode in episodes]
     return float(np.mean(right))
 
 
-def read_most(episode: Episode) -> np.ndarray:
+def most_read_steps(episode: Episode) -> np.ndarray:
     """
-    The earlier step that each step reads most, ``[T]``.
+    For each step the earlier step that it reads with the largest weight, ``[T]``.
 
-    :param episode: With the memory's retrieval.
+    :param episode: An episode with the weights of the memory's reads.
     """
     weights = episode.attention[0].by_step
-    assert weights is not None, "the memory keeps all steps"
+    assert weights is not None, "the memory has a slot for every step"
     return weights[:, 0].argmax(axis=1)
 
 
 def draw(episodes: list[Episode], n_pairs: int) -> Any:
     """
-    For some episodes, how much each question reads of each earlier step; the pair it is about has a cyan frame.
+    Draw the weights with which each question reads the earlier steps; the pair that it asks for has a cyan frame.
 
-    :param episodes: With the memory's retrieval.
+    :param episodes: Episodes with the weights of the memory's reads, a panel each.
     :param n_pairs: Number of pairs.
     :return: The figure.
     """
@@ -115,9 +115,9 @@ def draw(episodes: list[Episode], n_pairs: int) -> Any:
     questions = np.arange(n_pairs, 2 * n_pairs)
     for number, (axes, episode) in enumerate(zip(panels, episodes, strict=True), start=1):
         draw_tokens(axes, episode.attention[0], head=0)
-        axes.images[0].set_clim(0, 1)  # one scale for all
+        axes.images[0].set_clim(0, 1)  # the same scale in all panels
         frames = dict(marker="s", s=620, facecolors="none", edgecolors="cyan", linewidths=2)
-        axes.scatter(questions, places(episode.observations, n_pairs), **frames)
+        axes.scatter(questions, pair_steps(episode.observations, n_pairs), **frames)
         keys = episode.observations[:, :n_pairs].argmax(axis=1)
         values = episode.observations[:n_pairs, n_pairs:-1].argmax(axis=1)
         shown = [f"key {key} is {value}" for key, value in zip(keys, values, strict=False)]
@@ -127,16 +127,16 @@ def draw(episodes: list[Episode], n_pairs: int) -> Any:
         axes.set(title=f"episode {number}", xlabel="question", ylabel="earlier step, oldest at the bottom" * (number == 1))
         axes.set(xlim=(n_pairs - 0.5, 2 * n_pairs - 0.5), ylim=(-0.5, 2 * n_pairs - 1.5))
     color_bar(figure, list(panels), 1.0, "weight")
-    figure.suptitle("What each question reads in the key-value memory; framed: the pair it is about")
+    figure.suptitle("What each question reads from the key-value memory; framed: the pair it asks for")
     return figure
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=60_000, help="number of training steps (60000)")
-    parser.add_argument("--episodes", type=int, default=200, help="number of episodes to score with (200)")
+    parser.add_argument("--episodes", type=int, default=200, help="number of episodes to evaluate on (200)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the training run (0)")
-    parser.add_argument("--folder", type=Path, default=Path("logs/associative_recall"), help="where to write")
+    parser.add_argument("--folder", type=Path, default=Path("logs/associative_recall"), help="folder to write to")
     arguments = parser.parse_args()
     start = time.perf_counter()
     env = gym.make(ENV_ID).unwrapped

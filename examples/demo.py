@@ -94,7 +94,7 @@ def plot(run: Path, figure_path: Path, window: int = 50) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0, help="seed of the training run")
-    parser.add_argument("--folder", type=Path, default=Path("logs/demo"), help="where to write")
+    parser.add_argument("--folder", type=Path, default=Path("logs/demo"), help="folder to write to")
     parser.add_argument("--evaluate", type=Path, metavar="ZIP", help="only evaluate this model")
     arguments = parser.parse_args()
     if arguments.evaluate:

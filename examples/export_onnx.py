@@ -3,10 +3,10 @@ Export a recurrent policy to ONNX, one step at a time: (observation, state) -> (
 
     python examples/export_onnx.py model.zip policy.onnx
 
-The state is an input and an output of the graph, as it is of the policy; whoever runs it passes the state on, and starts
-each episode with `model.q_net.initial_state(1)`, which is zeros for all cores but the NTM. A DNC writes to the slot that is
-used least: where two are used alike but for rounding, the graph may take the other one, and its memory differs from then on.
-Needs `pip install onnx onnxscript`, and onnxruntime to run it.
+The state is an input and an output of the graph, as it is of the policy. When running the graph, pass the state on from step
+to step, and start each episode with `model.q_net.initial_state(1)`, which is zeros for all cores except the NTM. A DNC writes
+to the slot with the least usage: where two usages differ only by rounding, the graph may choose the other slot, and its memory
+differs from then on. Needs `pip install onnx onnxscript`, and onnxruntime to run the graph.
 """
 
 import sys
@@ -21,21 +21,21 @@ from sb3_attn.common.core_state import CoreState
 
 
 def stable_sort(self: Any, *, stable: bool = False, dim: int = -1, descending: bool = False) -> Any:
-    """PyTorch's stable sort, which the DNC needs and the exporter lacks: ONNX's TopK puts the lower index first."""
+    """PyTorch's stable sort, which the DNC needs and the exporter lacks; among equals, TopK puts the lower index first."""
     size = op.Gather(op.Shape(self), op.Constant(value_ints=[dim]))  # type: ignore[type-var]
     return op.TopK(self, size, axis=dim, largest=int(descending), sorted=1)
 
 
 def product(inp: Any, dims: list[int] | None, *, output_dtype: int | None = None) -> Any:
-    """The products that a cumulative product comes to in the exporter."""
+    """The product that the exporter decomposes a cumulative product into."""
     return op.ReduceProd(inp, op.Constant(value_ints=dims), keepdims=0)  # type: ignore[arg-type]
 
 
 class Step(th.nn.Module):
     """
-    A greedy step with plain tensors, since a graph knows no named tuples.
+    A greedy step whose state is plain tensors, since a graph has no named tuples.
 
-    :param model: The trained model; observations must be a single array.
+    :param model: The trained model; its observations must not be a Dict.
     """
 
     def __init__(self, model: RecurrentDQN) -> None:
@@ -51,7 +51,7 @@ class Step(th.nn.Module):
 
 def export(model: RecurrentDQN, path: Path) -> None:
     """
-    Write the ONNX graph.
+    Export the policy of a model as an ONNX graph.
 
     :param model: The trained model.
     :param path: The file to write.

@@ -43,7 +43,7 @@ def played(places: list[int] | None = None) -> Episode:
 
 def test_the_share_of_questions_that_read_their_own_pair(example) -> None:
     right = played()
-    places = example["places"](right.observations, N_PAIRS)
+    places = example["pair_steps"](right.observations, N_PAIRS)
     for question, place in enumerate(places, start=N_PAIRS):
         assert np.argmax(right.observations[place, :N_PAIRS]) == np.argmax(right.observations[question, :N_PAIRS])
         assert not right.observations[place, -1]  # a pair, no question
