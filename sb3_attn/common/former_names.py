@@ -97,6 +97,17 @@ def rename_attributes(attributes: dict[str, Any], names: Mapping[str, str]) -> N
             attributes[name] = attributes.pop(former)
 
 
+class FormerAttributeNames:
+    """A class whose pickles may have attributes by the names that they had in earlier versions."""
+
+    #: From the former name of an attribute to the present one
+    former_attributes: ClassVar[dict[str, str]] = {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        rename_attributes(state, self.former_attributes)
+        self.__dict__.update(state)
+
+
 class FormerParameterNames(nn.Module):
     """A module that also loads parameters by the names that they, or its submodules, had in earlier versions."""
 

@@ -1,27 +1,27 @@
-"""Stopping at the first number that is none."""
+"""Checks that stop training at the first NaN or infinity."""
 
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-REMEDY = "mend the environment (or wrap it in VecCheckNan to find the cause) before training on."
+REMEDY = "fix the environment (or wrap it in VecCheckNan to find the cause) before training on."
 
 
 def check_finite(
     name: str, values: np.ndarray | dict[str, np.ndarray], num_timesteps: int, environment: int | None = None
 ) -> None:
     """
-    Check what came from vectorized environments.
+    Check values that vectorized environments returned.
 
-    :param name: what it is, for the message
-    :param values: one row per environment
+    :param name: name of the values, for the message
+    :param values: one row per environment, ``[n_envs, ...]``
     :param num_timesteps: the algorithm's count of steps, for the message
-    :param environment: the one that the values are from, if they are from a single one
-    :raises ValueError: if there is a NaN or an infinity, naming environment and step
+    :param environment: number of the environment if the values are those of a single one, ``[...]``
+    :raises ValueError: if there is a NaN or an infinity; the sentence names environment and step
     """
     for key, array in (values if isinstance(values, dict) else {"": values}).items():
-        array = np.asarray(array)  # a final observation may be a plain number
+        array = np.asarray(array)  # the final observation of a Discrete space is a plain number
         if array.dtype.kind != "f" or np.isfinite(array).all():
             continue
         i = int(np.argwhere(~np.isfinite(array))[0, 0]) if environment is None else environment
@@ -32,9 +32,9 @@ def check_finite(
 
 def check_finite_loss(loss: float, num_timesteps: int, n_updates: int) -> None:
     """
-    Check a loss before the step that would carry it into the weights.
+    Check the loss before the optimizer steps, so that the weights stay finite.
 
-    :param loss: of one batch
+    :param loss: the loss of one batch
     :param num_timesteps: the algorithm's count of steps, for the message
     :param n_updates: its count of updates, for the message
     :raises ValueError: if it is NaN or infinite
@@ -50,7 +50,7 @@ class FiniteGuard(BaseCallback):
     """
     Stops training when an environment returns NaN or infinity.
 
-    As the first callback it speaks before any other can save the model or the statistics of VecNormalize.
+    It is the first callback, so it runs before any other can save the model or the statistics of VecNormalize.
     """
 
     def _on_step(self) -> bool:
@@ -58,5 +58,8 @@ class FiniteGuard(BaseCallback):
         check_finite("reward", locals_["rewards"], self.num_timesteps)
         check_finite("observation", locals_["new_obs"], self.num_timesteps)
         for i in np.flatnonzero(locals_["dones"]):
-            check_finite("final observation", locals_["infos"][i]["terminal_observation"], self.num_timesteps, int(i))
+            # As in SB3, a VecEnv may leave the final observation out
+            final_obs = locals_["infos"][i].get("terminal_observation")
+            if final_obs is not None:
+                check_finite("final observation", final_obs, self.num_timesteps, int(i))
         return True

@@ -387,14 +387,22 @@ class RecurrentDQN(SaveAndLoad, DQN):
         self.logger.record("train/td_error", np.mean(td_errors))
 
     def _targets(self, batch: SequenceReplayBufferSamples, next_values: th.Tensor) -> th.Tensor:
-        """What Q of the steps taken should be, ``[T, B]``; from the values of the observations after them, ``[T, B]``."""
+        """Targets for the Q-values of the actions taken, from the values of the observations after them; both ``[T, B]``."""
         discounts = (1 - batch.terminations) * self.gamma
-        return td.value_targets(batch.rewards, discounts, next_values, batch.mask, **self.return_kwargs)
+        return td.value_targets(
+            batch.rewards,
+            discounts,
+            next_values,
+            batch.mask,
+            n_steps=self.n_steps,
+            td_lambda=self.td_lambda,
+            value_rescaling=self.value_rescaling,
+        )
 
     @property
     def return_kwargs(self) -> dict[str, Any]:
-        """The arguments of ``td.value_targets`` that say what is learned."""
-        return {name: getattr(self, name) for name in ("n_steps", "td_lambda", "value_rescaling")}
+        """The switches of ``td.value_targets``, for actors that compute TD errors without the algorithm."""
+        return dict(n_steps=self.n_steps, td_lambda=self.td_lambda, value_rescaling=self.value_rescaling)
 
     def predict(
         self,

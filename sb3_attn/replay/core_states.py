@@ -1,14 +1,14 @@
 """The core states of a sequence replay buffer."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch as th
 
-from sb3_attn.common.former_names import rename_attributes
+from sb3_attn.common.former_names import FormerAttributeNames
 
 
-class CoreStateStore:
+class CoreStateStore(FormerAttributeNames):
     """
     Core states, stored only before the steps at which a window can start.
 
@@ -22,8 +22,7 @@ class CoreStateStore:
     :param sequence_period: as for ``SequenceReplayBuffer``
     """
 
-    #: Attributes of earlier versions, which their pickles still have
-    former_attributes: ClassVar[dict[str, str]] = {"n_rows": "n_entries", "rows": "entries", "_next_rows": "_next_entries"}
+    former_attributes = {"n_rows": "n_entries", "rows": "entries", "_next_rows": "_next_entries"}
 
     def __init__(self, buffer_size: int, n_envs: int, burn_in_length: int, sequence_period: int) -> None:
         self.burn_in_length = burn_in_length
@@ -36,10 +35,6 @@ class CoreStateStore:
         #: One array ``[n_entries, n_envs, ...]`` for each field of the state; made when the first state comes
         self.arrays: tuple[np.ndarray, ...] | None = None
         self._next_entries = np.zeros(n_envs, np.int64)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        rename_attributes(state, self.former_attributes)
-        self.__dict__.update(state)
 
     def keep(
         self, core_state: tuple[Any, ...] | None, positions: np.ndarray, env_indices: np.ndarray, steps: np.ndarray

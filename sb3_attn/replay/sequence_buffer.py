@@ -1,6 +1,6 @@
 """Uniform replay of windows of consecutive steps."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -9,7 +9,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_attn.common.former_names import rename_attributes
+from sb3_attn.common.former_names import FormerAttributeNames
 from sb3_attn.common.sum_tree import SumTree
 from sb3_attn.replay.core_states import CoreStateStore
 from sb3_attn.replay.samples import SequenceReplayBufferSamples
@@ -59,7 +59,7 @@ def check_lengths(trace_length: int | None, burn_in_length: int, sequence_period
         )
 
 
-class SequenceReplayBuffer(ReplayBuffer):
+class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
     """
     Replay of windows of consecutive steps, for agents with a memory.
 
@@ -100,8 +100,7 @@ class SequenceReplayBuffer(ReplayBuffer):
     :raises ValueError: if a length is not positive, or the period leaves steps out
     """
 
-    #: Attributes of earlier versions, which their pickles still have
-    former_attributes: ClassVar[dict[str, str]] = {"n_registered": "n_windows_added"}
+    former_attributes = {"n_registered": "n_windows_added"}
 
     #: Next position to write in each ring, and whether the ring has been filled once, ``[n_envs]``
     pos: np.ndarray  # type: ignore[assignment]
@@ -161,10 +160,6 @@ class SequenceReplayBuffer(ReplayBuffer):
         #: Number of windows added since the buffer was made
         self.n_windows_added = 0
         self.reset()
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        rename_attributes(state, self.former_attributes)
-        self.__dict__.update(state)
 
     def reset(self) -> None:
         """Remove all steps."""
