@@ -15,7 +15,7 @@ def map_state(function: Any, *states: Any) -> Any:
     Apply a function to the matching arrays of one or more core states.
 
     :param function: takes one array of each state, returns an array
-    :param states: core states of the same kind; the result is of the first one's type
+    :param states: core states with the same fields; the result has the type of the first
     :return: the new state
     """
     arrays = (function(*fields) for fields in zip(*states, strict=True))
@@ -24,7 +24,7 @@ def map_state(function: Any, *states: Any) -> Any:
 
 def where_rows(rows: th.Tensor, state: CoreState, other: CoreState) -> CoreState:
     """
-    Take each row from one of two states.
+    Take each row from one of two states, as ``torch.where`` does.
 
     :param rows: bool ``[B]``
     :param state: supplies the rows that are True
@@ -33,6 +33,7 @@ def where_rows(rows: th.Tensor, state: CoreState, other: CoreState) -> CoreState
     """
 
     def choose(array: th.Tensor, other_array: th.Tensor) -> th.Tensor:
+        # [B] -> [B, 1, ..., 1], to broadcast over the other axes of the field
         return th.where(rows.view(-1, *[1] * (array.dim() - 1)), array, other_array)
 
     return map_state(choose, state, other)
@@ -40,12 +41,12 @@ def where_rows(rows: th.Tensor, state: CoreState, other: CoreState) -> CoreState
 
 def state_from_arrays(arrays: Sequence[np.ndarray] | CoreState, like: CoreState) -> CoreState:
     """
-    Turn plain arrays, such as a caller of ``predict`` or the replay holds, into a core state.
+    Convert arrays, such as ``predict`` returns and the replay stores, to a core state.
 
-    :param arrays: one array per field of the state
-    :param like: a state of the core with as many rows, for type, shape, dtype and device
-    :return: the state
-    :raises ValueError: if number or shapes do not fit
+    :param arrays: one array ``[B, ...]`` for each field of the state
+    :param like: a state of the core with B rows, which gives type, shapes, dtypes and device
+    :return: the core state
+    :raises ValueError: if number or shapes of the arrays do not fit
     """
     shapes, expected = [tuple(a.shape) for a in arrays], [tuple(field.shape) for field in like]
     if shapes != expected:

@@ -1,4 +1,4 @@
-"""Writing files without a moment in which neither the old nor the new one is whole."""
+"""Atomic file replacement."""
 
 import os
 from collections.abc import Iterator
@@ -9,18 +9,20 @@ from pathlib import Path
 @contextmanager
 def replace_on_success(path: str | os.PathLike, suffix: str) -> Iterator[Path]:
     """
-    Give the path of a temporary file, which takes the place of ``path`` if the block succeeds and vanishes if it fails.
+    Yield the path of a temporary file, which replaces ``path`` if the block succeeds and is removed if it fails.
 
-    :param path: the file to replace or create; missing folders are made
+    So there is no moment at which neither the old file nor the new one is complete.
+
+    :param path: the file to replace or create; missing folders are created
     :param suffix: appended, as SB3 does, if the path has none; empty for never
     :return: the path to write to
     """
     target = Path(path)
     if suffix and not target.suffix:
         target = Path(f"{target}.{suffix}")
-    target = Path(os.path.realpath(target))  # a link stays one
+    target = Path(os.path.realpath(target))  # a link stays a link: the file that it points to is replaced
     target.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, since a file can only be moved at once within a file system; SB3 wants a suffix to leave alone
+    # In the same folder, since os.replace is atomic only within one file system. With a suffix, or SB3 would append one.
     temporary = target.with_name(f"{target.name}.{os.getpid()}.partial")
     try:
         yield temporary

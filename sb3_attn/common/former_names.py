@@ -1,7 +1,7 @@
 """
 Former names, so that models, replay buffers and YAML files of earlier versions still load.
 
-Each table of former names stands with the class that it is about; here is how they are applied.
+The tables of former arguments, attributes and parameters stand with their classes, those of classes and modules here.
 """
 
 from __future__ import annotations
@@ -87,9 +87,9 @@ def accept_former_arguments(**names: str) -> Callable[[Function], Function]:
 
 def rename_attributes(attributes: dict[str, Any], names: Mapping[str, str]) -> None:
     """
-    Rename what an earlier version has saved.
+    Rename the attributes that an earlier version has saved.
 
-    :param attributes: by their names then, changed in place
+    :param attributes: attributes by name, changed in place
     :param names: from the former name to the present one
     """
     for former, name in names.items():

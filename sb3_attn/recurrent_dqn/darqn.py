@@ -1,4 +1,4 @@
-"""The deep attention recurrent Q-network: the memory chooses where to look."""
+"""The deep attention recurrent Q-network (DARQN): an LSTM that attends to regions of the observation."""
 
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from sb3_attn.recurrent_dqn.policies import RecurrentDQNPolicy
 
 
 class AttentionLSTMState(NamedTuple):
-    """The LSTM's, ``[B, hidden_size]`` each, and the sum of the log-probabilities of the regions drawn so far, ``[B]``."""
+    """State of the LSTM, ``[B, hidden_size]`` each, and the summed log-probabilities of the regions drawn so far, ``[B]``."""
 
     hidden: th.Tensor
     cell: th.Tensor
@@ -26,24 +26,24 @@ class AttentionLSTMState(NamedTuple):
 
 class AttentionLSTMCore(MemoryCore):
     """
-    An LSTM that reads one context per step, attended to by its last output.
+    An LSTM that reads one context vector per step; its last output is the query of the attention.
 
     Sorokin et al. (2015), section 3, https://arxiv.org/abs/1512.01693.
 
-    With ``selection="reinforce"`` a region is drawn at each step while training, and the scores learn from what the loss
-    turned out to be (Williams 1992): ``grad E[L] = E[grad L + (L - b) grad log p]``. The paper learns the baseline b; here
-    it is the mean loss of the batch's other windows, as unbiased and without parameters (Kool et al. 2019). Unlike the
-    straight-through gradient this one is unbiased, but noisier.
+    With ``selection="reinforce"`` one region is sampled at each step of training, and the scores learn by the score-function
+    gradient (Williams 1992): ``grad E[L] = E[grad L + (L - b) grad log p]``. The paper learns the baseline b; here it is the
+    mean loss of the batch's other windows, which is unbiased too and has no parameters (Kool et al. 2019). Unlike the
+    straight-through gradient this one is unbiased, but it has more variance.
 
-    :param input_size: size of all regions side by side, ``n_regions * d``, or ``n_regions * (d + 1)`` with masks
+    :param input_size: size of all regions concatenated, ``n_regions * d``, or ``n_regions * (d + 1)`` with masks
     :param n_regions: number n of regions
     :param hidden_size: size of the hidden state, which is the output, and the query of the next step
     :param score: a score with a query: ``"additive"`` (the paper's), ``"bilinear"`` or ``"dot_product"``
     :param attention_size: size of the space in which regions are scored
-    :param selection: ``"soft"``, a weighted sum; ``"straight_through"`` or ``"reinforce"``, one region
+    :param selection: ``"soft"``, a weighted sum of all regions; ``"straight_through"`` or ``"reinforce"``, one region
     :param temperature: below 1 sharpens the weights, above 1 flattens them
     :param forget_bias: as for ``LSTMCore``
-    :param masked: whether the last number of each region says if it is real (1) or padding (0)
+    :param masked: whether the last number of each region tells if the region is real (1) or padding (0)
     :raises ValueError: if the regions do not divide the input, or the selection is unknown
     """
 
@@ -67,7 +67,7 @@ class AttentionLSTMCore(MemoryCore):
         self.n_regions = n_regions
         self.selection = selection
         self.masked = masked
-        region_size = input_size // n_regions - masked
+        region_size = input_size // n_regions - masked  # without the number that holds the mask
         attention_class = HardAttention if selection == "straight_through" else SoftAttention
         self.attention = attention_class(region_size, score, hidden_size, attention_size, temperature=temperature)
         self.lstm = LSTMCore(region_size, hidden_size, forget_bias)
@@ -81,7 +81,7 @@ class AttentionLSTMCore(MemoryCore):
         contexts, weights = self.attend(inputs, state)
         if self.selection == "reinforce":
             chosen = sample_categorical(weights) if self.training else weights.argmax(dim=-1)
-            # Weights of 0 are drawn only where no region is real, and there is nothing to learn there
+            # A weight of 0 is sampled only where no region is real; there is nothing to learn there, but log 0 is infinite
             log_chosen = weights.gather(-1, chosen.unsqueeze(-1)).clamp(min=th.finfo(weights.dtype).tiny).log().flatten()
             rows = th.arange(len(inputs), device=inputs.device)
             contexts = self._regions(inputs)[0][rows, chosen.squeeze(-1)]
@@ -91,9 +91,9 @@ class AttentionLSTMCore(MemoryCore):
 
     def attend(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, th.Tensor]:
         """
-        Where the memory looks.
+        Attend to the regions of one step.
 
-        :param inputs: the regions of one step, ``[B, n * d]``
+        :param inputs: the regions, ``[B, n * d]``
         :param state: the memory before it
         :return: contexts ``[B, d]`` and attention weights ``[B, 1, n]``
         """
@@ -102,13 +102,14 @@ class AttentionLSTMCore(MemoryCore):
         return contexts.squeeze(1), weights
 
     def _regions(self, inputs: th.Tensor) -> tuple[th.Tensor, th.Tensor | None]:
-        """Regions ``[B, n, d]`` and which of them are real, ``[B, n]``."""
+        """Regions ``[B, n, d]`` and their mask, True on real regions, ``[B, n]``; ``None`` if all are real."""
         regions = inputs.unflatten(-1, (self.n_regions, -1))
         return (regions[..., :-1], regions[..., -1] > 0.5) if self.masked else (regions, None)
 
     def surrogate_loss(self, losses: th.Tensor, state: CoreState) -> th.Tensor | float:
         if self.selection != "reinforce":
             return 0.0
+        # (L - b) grad log p, with b the mean over the other windows; one window alone has the baseline 0
         baselines = (losses.sum() - losses) / max(len(losses) - 1, 1)
         return ((losses - baselines) * state[2]).sum()
 
@@ -134,10 +135,11 @@ class DARQNPolicy(RecurrentDQNPolicy):
         core_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        with th.device("meta"):  # for the number of regions, nothing needs to be allocated or drawn
+        with th.device("meta"):  # only the number of regions is needed, so no weights are allocated, and none drawn
             n_regions = make_tokenizer(observation_space, **(features_extractor_kwargs or {})).n_tokens
         masked = bool((features_extractor_kwargs or {}).get("mask_keys"))
-        # The regions lie side by side in the core's inputs: nothing may mix them before, and the head sees the memory only
+        # The core's inputs are the regions, concatenated, so no layer may mix them before; and as in the paper the head gets
+        # the memory's outputs only
         own = dict(features_extractor_class=RegionExtractor, core=AttentionLSTMCore, encoder_arch=[], skip_connection=False)
         super().__init__(
             observation_space,

@@ -1,4 +1,4 @@
-"""Q-networks with a memory, and the policies that hold an online and a target one."""
+"""Q-networks with a memory, and the policies that hold an online and a target network."""
 
 import warnings
 from collections.abc import Sequence
@@ -33,16 +33,16 @@ class RecurrentQNetwork(QNetwork):
 
     :param observation_space: Observation space
     :param action_space: Action space
-    :param features_extractor: turns observations into vectors
+    :param features_extractor: maps observations to feature vectors
     :param features_dim: size of these vectors
     :param core: name or class of the memory core
     :param core_kwargs: further arguments of the core
     :param encoder_arch: sizes of the layers between the features and the core
     :param net_arch: sizes of the hidden layers of the head
     :param activation_fn: Activation function
-    :param dueling: Q = V + A - mean A (Wang et al. 2016, eq. 9); V and A share the hidden layers, which costs half of what
-        a stream for each does
-    :param skip_connection: whether the head sees the core's inputs beside its outputs
+    :param dueling: Q = V + A - mean A (Wang et al. 2016, eq. 9); V and A share the hidden layers, at half the cost of the
+        paper's two streams
+    :param skip_connection: whether the head gets the core's inputs in addition to its outputs
     :param normalize_images: Whether to normalize images or not, dividing by 255.0
     """
 
@@ -69,7 +69,7 @@ class RecurrentQNetwork(QNetwork):
             observation_space,
             action_space,
             features_extractor,
-            latent_dim,  # SB3 builds `q_net` on top of the memory
+            latent_dim,  # the size of SB3's features, on top of which it builds `q_net`, our head
             net_arch,
             activation_fn,
             normalize_images,
@@ -77,7 +77,7 @@ class RecurrentQNetwork(QNetwork):
         self.encoder = encoder
         self.core = core_module
         self.dueling = dueling
-        if dueling:  # the last layer gives V first, then A: both share the hidden layers
+        if dueling:  # one more output than actions: V, then the advantages
             n_actions = int(action_space.n)
             self.q_net = nn.Sequential(*create_mlp(latent_dim, 1 + n_actions, self.net_arch, activation_fn))
         self.skip_connection = skip_connection
@@ -91,7 +91,12 @@ class RecurrentQNetwork(QNetwork):
         )
 
     def initial_state(self, batch_size: int) -> CoreState:
-        """The memory before an episode's first step, ``[B, ...]``."""
+        """
+        The memory before an episode's first step.
+
+        :param batch_size: number of rows B
+        :return: a core state ``[B, ...]``
+        """
         return self.core.initial_state(batch_size)
 
     def state_or_initial(self, state: Sequence[np.ndarray] | None, batch_size: int) -> CoreState:
@@ -108,10 +113,10 @@ class RecurrentQNetwork(QNetwork):
 
     def reset_rows(self, state: CoreState, rows: th.Tensor) -> CoreState:
         """
-        Put some rows back to the initial state.
+        Reset some rows to the initial state.
 
         :param state: ``[B, ...]``
-        :param rows: which ones, bool ``[B]``
+        :param rows: True on the rows to reset, bool ``[B]``
         :return: the new state
         """
         return where_rows(rows, self.initial_state(len(rows)), state)
@@ -141,7 +146,13 @@ class RecurrentQNetwork(QNetwork):
         return self._q_values(inputs, outputs), state
 
     def advance(self, obs: PyTorchObs, state: CoreState) -> CoreState:
-        """The memory after T steps, ``obs`` being ``[T, B, ...]``."""
+        """
+        T steps without their Q-values.
+
+        :param obs: ``[T, B, ...]``
+        :param state: the memory before the first
+        :return: the memory after the last
+        """
         return self.core.unroll(self.encode_sequence(obs), state)[1]
 
     def burn_in(self, batch: SequenceReplayBufferSamples) -> CoreState:
@@ -157,26 +168,36 @@ class RecurrentQNetwork(QNetwork):
         state = self.initial_state(len(batch.episode_starts))
         if batch.core_state:
             state = where_rows(batch.episode_starts, state, state_from_arrays(batch.core_state, like=state))
-        # One fused unroll from each length to the next, in which the rows that are done stand still. There are few lengths:
-        # 0, burn_in_length, and multiples of sequence_period between them
+        # One fused unroll from each burn-in length to the next longer one, in which the state of windows whose burn-in has
+        # ended stays as it is. There are few different lengths: 0, burn_in_length, and multiples of sequence_period between.
         start = 0
         for end in np.unique(batch.burn_in_lengths[batch.burn_in_lengths > 0]):
             continues = th.as_tensor(batch.burn_in_lengths >= end, device=batch.mask.device)
             with th.no_grad():
                 steps = map_obs(itemgetter(slice(start, end)), batch.burn_in_observations)
                 advanced = self.advance(steps, state)
-            # Outside: a learned initial state gets its gradient from the windows at an episode's start
+            # Outside of no_grad: a learned initial state gets its gradient from windows that start without burn-in
             state = where_rows(continues, advanced, state)
             start = end
         return state
 
     def encode(self, obs: PyTorchObs) -> th.Tensor:
-        """What the core reads of observations ``[B, ...]``: features, then the encoder, ``[B, F]``."""
+        """
+        The core's inputs: encoded features.
+
+        :param obs: ``[B, ...]``
+        :return: ``[B, F]``
+        """
         return self.encoder(self.extract_features(obs, self.features_extractor))
 
     def encode_sequence(self, obs: PyTorchObs) -> th.Tensor:
-        """The same of ``[T, B, ...]``, ``[T, B, F]``."""
-        # SB3's preprocessing knows one batch axis, so time is folded into it and out again
+        """
+        The core's inputs at T steps.
+
+        :param obs: ``[T, B, ...]``
+        :return: ``[T, B, F]``
+        """
+        # SB3's preprocessing knows one batch axis only, so time and batch are flattened into one: [T, B, ...] -> [T B, ...]
         return self.encode(map_obs(lambda array: array.flatten(0, 1), obs)).unflatten(0, (batch_size(obs), -1))
 
     def _q_values(self, inputs: th.Tensor, outputs: th.Tensor) -> th.Tensor:
@@ -187,7 +208,7 @@ class RecurrentQNetwork(QNetwork):
         return values + advantages - advantages.mean(dim=-1, keepdim=True)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
-        """Greedy actions for observations that are an episode's first, ``[B]``."""
+        """Greedy actions ``[B]`` at the first observations of episodes."""
         return self(observation, self.initial_state(batch_size(observation)))[0].argmax(dim=1)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
@@ -196,14 +217,14 @@ class RecurrentQNetwork(QNetwork):
 
 class RecurrentDQNPolicy(DQNPolicy):
     """
-    Policy with a recurrent Q-network and its target, for vectors.
+    Policy with a recurrent Q-network and its target network, for vectors.
 
     :param observation_space: Observation space
     :param action_space: Action space
     :param lr_schedule: Learning rate schedule (could be constant)
     :param net_arch: sizes of the hidden layers of the head, after the memory
     :param activation_fn: Activation function
-    :param features_extractor_class: Features extractor to use; ``None`` means the policy's own: flattened vectors,
+    :param features_extractor_class: Features extractor to use; ``None`` means the policy's own: FlattenExtractor,
         NatureCNN or CombinedExtractor
     :param features_extractor_kwargs: Keyword arguments to pass to the features extractor.
     :param normalize_images: Whether to normalize images or not, dividing by 255.0 (True by default)
@@ -212,9 +233,10 @@ class RecurrentDQNPolicy(DQNPolicy):
         ``None`` means ``dict(fused=True)`` for Adam, which changes only its speed
     :param core: the memory: a key of ``sb3_attn.memory.CORES``, or a ``MemoryCore`` subclass
     :param core_kwargs: further arguments of the core, such as ``dict(hidden_size=256)``
-    :param encoder_arch: sizes of the layers between features and memory
+    :param encoder_arch: sizes of the layers between features and memory; ``None`` means one layer of 64, or none after
+        NatureCNN, which ends with a layer of its own
     :param dueling: learn the state's value and the actions' advantages rather than the Q-values themselves
-    :param skip_connection: whether the head sees the memory's inputs beside its outputs
+    :param skip_connection: whether the head gets the memory's inputs in addition to its outputs
     :param lstm_hidden_size: sb3-contrib's name for ``core_kwargs=dict(hidden_size=...)`` of an LSTM
     """
 
@@ -247,7 +269,7 @@ class RecurrentDQNPolicy(DQNPolicy):
             optimizer_kwargs = default_optimizer_kwargs(optimizer_class)
         if lstm_hidden_size is not None:
             core_kwargs = _with_lstm_hidden_size(core, core_kwargs, lstm_hidden_size)
-        # Not DQNPolicy's own constructor: it would build the networks before the memory is known
+        # Not DQNPolicy's own constructor: it would build the networks without the memory
         super(DQNPolicy, self).__init__(
             observation_space,
             action_space,
@@ -296,7 +318,7 @@ class RecurrentDQNPolicy(DQNPolicy):
 
     def forward(self, obs: PyTorchObs, state: CoreState) -> tuple[th.Tensor, CoreState]:  # type: ignore[override]
         """
-        One greedy step; what an exported policy computes.
+        One greedy step. An exported policy computes this.
 
         :param obs: ``[B, ...]``
         :param state: the memory before it
@@ -313,11 +335,11 @@ class RecurrentDQNPolicy(DQNPolicy):
         deterministic: bool = False,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """
-        Greedy actions for observations and the memory of what came before.
+        Greedy actions, given observations and the memory of the steps before them.
 
         :param observation: the input observation
-        :param state: what the last call returned; ``None`` at the start of all episodes
-        :param episode_start: where the observation is an episode's first, and the memory is reset, bool ``[B]``
+        :param state: the state that the last call returned; ``None`` at the start of all episodes
+        :param episode_start: whether the observation is an episode's first, so that the memory is reset, bool ``[B]``
         :param deterministic: makes no difference here; the algorithm's ``predict`` explores
         :return: the actions, and the memory after the step as numpy arrays, batch axis first
         """
@@ -342,13 +364,13 @@ class RecurrentDQNPolicy(DQNPolicy):
         return action if vectorized_env else action.squeeze(axis=0), map_state(_to_numpy, core_state)
 
     def _warn_if_forgetful(self, state: tuple[np.ndarray, ...] | None, episode_start: np.ndarray | None) -> None:
-        """Warn once when every call starts a new memory, which a loop over the steps of an episode never means."""
+        """Warn once if calls follow each other without a state, which is never intended in a loop over an episode's steps."""
         if state is None and (episode_start is None or not np.all(episode_start)):
             self._n_stateless_calls += 1
             if self._n_stateless_calls == 2:
                 warnings.warn(
-                    "predict() was called again without a state, so the memory starts anew at every step; pass on the "
-                    "state it returns: `action, state = model.predict(obs, state=state, episode_start=episode_start)`.",
+                    "predict() was called again without a state, so the memory is reset at every step; pass on the state "
+                    "that it returns: `action, state = model.predict(obs, state=state, episode_start=episode_start)`.",
                     stacklevel=4,
                 )
         elif self._n_stateless_calls < 2:
@@ -380,12 +402,12 @@ MlpPolicy = RecurrentDQNPolicy
 
 
 class CnnPolicy(RecurrentDQNPolicy):
-    """Policy with a recurrent Q-network and its target, for images. Parameters as for ``RecurrentDQNPolicy``."""
+    """Policy with a recurrent Q-network and its target network, for images. Parameters as for ``RecurrentDQNPolicy``."""
 
     default_features_extractor = NatureCNN
 
 
 class MultiInputPolicy(RecurrentDQNPolicy):
-    """Policy with a recurrent Q-network and its target, for Dict observations. Parameters as for ``RecurrentDQNPolicy``."""
+    """Policy with a recurrent Q-network and its target network, for Dicts. Parameters as for ``RecurrentDQNPolicy``."""
 
     default_features_extractor = CombinedExtractor

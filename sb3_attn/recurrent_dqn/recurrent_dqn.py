@@ -1,4 +1,4 @@
-"""Deep Q-learning with a memory."""
+"""Deep Q-learning with a memory: acting, the update, and the checks of its arguments."""
 
 import warnings
 from functools import partial
@@ -28,7 +28,7 @@ from sb3_attn.recurrent_dqn.saving import SaveAndLoad
 from sb3_attn.replay import PrioritizedSequenceReplayBuffer, SequenceReplayBuffer, SequenceReplayBufferSamples
 from sb3_attn.replay.sequence_buffer import check_lengths
 
-#: Arguments of earlier versions, which their zips and YAML files still have
+#: From the former name of an argument to the present one, for the zips and YAML files of earlier versions
 FORMER_ARGUMENTS = {"bootstrap_n": "n_steps", "epsilon_ladder": "per_env_epsilons"}
 
 #: Arguments of sb3-contrib's recurrent policies that have no counterpart here, and what to do instead
@@ -44,43 +44,42 @@ SelfRecurrentDQN = TypeVar("SelfRecurrentDQN", bound="RecurrentDQN")
 
 class RecurrentDQN(SaveAndLoad, DQN):
     """
-    Deep recurrent Q-network: DQN for environments that do not show everything at once.
+    Deep recurrent Q-network: DQN for partially observable environments.
 
-    DRQN (Hausknecht & Stone 2015, https://arxiv.org/abs/1507.06527) with what R2D2 added (Kapturowski et al. 2019,
-    https://openreview.net/forum?id=r1lyTjAqYX), each part a switch of its own, and Peng's Q(lambda).
+    DRQN (Hausknecht & Stone 2015, https://arxiv.org/abs/1507.06527) with the additions of R2D2 (Kapturowski et al. 2019,
+    https://openreview.net/forum?id=r1lyTjAqYX), each of which has a switch of its own, and Peng's Q(lambda).
 
     :param policy: The policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy, DARQNPolicy)
     :param env: The environment to learn from (if registered in Gym, can be str)
     :param learning_rate: The learning rate, it can be a function of the current progress remaining (from 1 to 0)
     :param buffer_size: number of steps in the replay buffer
-    :param learning_starts: how many steps to collect before learning starts
+    :param learning_starts: number of steps to collect before learning starts
     :param batch_size: number of windows in a gradient update
     :param tau: the soft update coefficient ("Polyak update", between 0 and 1) default 1 for hard update
     :param gamma: the discount factor
     :param train_freq: Update the model every ``train_freq`` steps. Alternatively pass a tuple of frequency and unit
         like ``(5, "step")`` or ``(2, "episode")``.
     :param gradient_steps: How many gradient steps to do after each rollout; ``-1`` means as many as steps done
-    :param replay_buffer_class: a ``SequenceReplayBuffer``; ``None`` means the one ``prioritized_replay`` asks for
+    :param replay_buffer_class: a ``SequenceReplayBuffer`` class; ``None`` means the one that fits ``prioritized_replay``
     :param replay_buffer_kwargs: Keyword arguments to pass to the replay buffer on creation.
-    :param optimize_memory_usage: accepted for the sake of DQN's users, and changes nothing: each observation is stored
-        once anyway
+    :param optimize_memory_usage: accepted because DQN has it; changes nothing, since each observation is stored once anyway
     :param target_update_interval: update the target network every ``target_update_interval`` environment steps.
     :param exploration_fraction: fraction of entire training period over which the exploration rate is reduced
     :param exploration_initial_eps: initial value of random action probability
     :param exploration_final_eps: final value of random action probability
     :param max_grad_norm: The maximum value for the gradient clipping
-    :param double_q: choose the next action by the online network (van Hasselt et al. 2016)
+    :param double_q: let the online network choose the next action, and the target network value it (van Hasselt et al. 2016)
     :param n_steps: number of rewards before the bootstrap, if ``td_lambda`` is ``None``
     :param td_lambda: learn from Peng's Q(lambda) over the window; ``None`` means n-step returns
     :param value_rescaling: learn h(Q) instead of Q (see ``sb3_attn.common.td.signed_hyperbolic``)
     :param trace_length: number of trained steps in a window; ``None`` means whole episodes
     :param burn_in_length: largest number of steps before them that warm the memory up, without gradient; ``None`` means 8,
         or 0 for whole episodes, which have no steps before them
-    :param sequence_period: distance of the starts of two trained parts; ``None`` means ``trace_length``
+    :param sequence_period: distance between the starts of two trained parts; ``None`` means ``trace_length``
     :param stored_state: start windows from the state that acting had there, rather than from the initial one
-    :param prioritized_replay: draw windows by the size of their TD errors
+    :param prioritized_replay: draw windows in proportion to a power of their TD errors
     :param per_env_epsilons: a constant epsilon for each environment (see ``sb3_attn.common.exploration.ape_x_epsilons``)
-        instead of the schedule; ``predict(deterministic=False)`` then explores as the greediest of them does
+        instead of the schedule; ``predict(deterministic=False)`` then explores with the smallest of them
     :param stats_window_size: Window size for the rollout logging, specifying the number of episodes to average
         the reported success rate, mean episode length, and mean reward over
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
@@ -187,7 +186,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
         self.stored_state = stored_state
         self.prioritized_replay = prioritized_replay
         self.per_env_epsilons = per_env_epsilons
-        # The memory of acting: before the observation at hand, and around the step that is under way
+        # The memory of the environments that act: before the current observation; and during a step, before and after it
         self._core_state: CoreState | None = None
         self._step_states: tuple[CoreState, CoreState] | None = None
         if _init_setup_model:
@@ -201,7 +200,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
     def _setup_model(self) -> None:
         rename_attributes(self.__dict__, FORMER_ARGUMENTS)
         self._check_arguments()
-        if self.replay_buffer is None:  # SB3 would build it without the lengths
+        if self.replay_buffer is None:  # SB3 would build one without the lengths
             self.replay_buffer = self.replay_buffer_class(
                 self.buffer_size,
                 self.observation_space,
@@ -214,10 +213,11 @@ class RecurrentDQN(SaveAndLoad, DQN):
                 stored_state=self.stored_state,
                 **self.replay_buffer_kwargs,
             )
-        with warnings.catch_warnings():  # SB3's, that a replay buffer of one's own knows nothing of n_steps; td.py does it
+        with warnings.catch_warnings():
+            # SB3 warns that a custom replay buffer has to compute n-step returns itself; common/td.py computes them
             warnings.filterwarnings("ignore", "`n_steps=.*` is ignored")
             super()._setup_model()
-        if self.per_env_epsilons:
+        if self.per_env_epsilons:  # for `predict` and the logs; acting takes all epsilons
             self.exploration_schedule = ConstantSchedule(ape_x_epsilons(self.n_replay_envs)[-1])
 
     def _check_arguments(self) -> None:
@@ -230,12 +230,12 @@ class RecurrentDQN(SaveAndLoad, DQN):
         assert buffer_class is not None, "the constructor has chosen one"
         if not issubclass(self.policy_class, RecurrentDQNPolicy):
             raise ValueError(
-                f"policy={self.policy_class.__name__} is no RecurrentDQNPolicy; use one of {sorted(self.policy_aliases)}. "
-                "If it comes from a zip, another algorithm saved that: load it with the class that saved it."
+                f"policy={self.policy_class.__name__} is not a RecurrentDQNPolicy; use one of {sorted(self.policy_aliases)}. "
+                "If it comes from a zip, another algorithm saved that zip: load it with the class that saved it."
             )
         if not issubclass(buffer_class, SequenceReplayBuffer):
             raise ValueError(
-                f"replay_buffer_class={buffer_class.__name__} does not keep sequences; leave it out, or use "
+                f"replay_buffer_class={buffer_class.__name__} does not store sequences; leave it out, or use "
                 "SequenceReplayBuffer, PrioritizedSequenceReplayBuffer or a subclass (hindsight replay is not supported)."
             )
         if self.prioritized_replay != issubclass(buffer_class, PrioritizedSequenceReplayBuffer):
@@ -253,7 +253,9 @@ class RecurrentDQN(SaveAndLoad, DQN):
         check_lengths(self.trace_length, self.burn_in_length, self.sequence_period)
         assert isinstance(self.action_space, spaces.Discrete), "SB3 has refused all others"
         if self.action_space.start != 0:
-            raise ValueError(f"the actions are {self.action_space}; number them from 0, with an ActionWrapper for example.")
+            raise ValueError(
+                f"action_space={self.action_space} must start at 0; shift it with an ActionWrapper around the environment."
+            )
         for name in ("batch_size", "n_steps", "target_update_interval"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
@@ -267,11 +269,11 @@ class RecurrentDQN(SaveAndLoad, DQN):
 
     def _check_buffer_size(self) -> None:
         """
-        Check that the replay buffer holds a window for each environment.
+        Check that the replay buffer has room for a window of each environment.
 
         Called by the constructor only: ``buffer_size=1`` is the usual way to load a model that will not learn.
 
-        :raises ValueError: if it does not
+        :raises ValueError: if it has not
         """
         n_steps, sequence_length = self.buffer_size // self.n_replay_envs, self.burn_in_length + (self.trace_length or 1)
         if n_steps < sequence_length:
@@ -290,7 +292,8 @@ class RecurrentDQN(SaveAndLoad, DQN):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         if self._step_states is not None:
-            # A callback ended the last `learn()` between the environments' step and its storage: `_last_obs` is stale
+            # A callback ended the last `learn()` after the environments stepped and before the step was stored, so
+            # `_last_obs` is one step behind; without it SB3 resets the environments
             self._step_states, self._last_obs = None, None
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         assert self._last_obs is not None, "SB3 has reset the environment"
@@ -300,6 +303,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         if not isinstance(callback, list):
             callback = [callback if isinstance(callback, BaseCallback) else ConvertCallback(callback)]
+        # First in the list, so that a NaN stops training before any callback saves the model
         return super()._init_callback([FiniteGuard(), *callback], progress_bar)
 
     def _sample_action(
@@ -313,7 +317,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
                 state = self.q_net.reset_rows(state, th.as_tensor(self._last_episode_starts, device=self.device))
             greedy_actions, next_state = self.policy(obs, state)
         self._step_states = state, next_state
-        # Epsilon comes after the forward pass: the memory must see every observation, also when the action is random
+        # Epsilon comes after the forward pass: the memory must see every observation, also where the action is random
         if self.num_timesteps < learning_starts:
             explore = np.ones(n_envs, dtype=bool)
         else:
@@ -338,7 +342,8 @@ class RecurrentDQN(SaveAndLoad, DQN):
     ) -> None:
         assert self._step_states is not None, "_sample_action() comes first"
         state, next_state = self._step_states
-        # SB3's own method unwraps VecNormalize and final observations; only the last call needs to know of the memory
+        # SB3's own method handles VecNormalize and final observations, then calls `replay_buffer.add`. Only that call has to
+        # know of the memory, so it gets an object whose `add` already has the state.
         add = partial(replay_buffer.add, core_state=state, episode_starts=self._last_episode_starts)
         recorder = cast(ReplayBuffer, SimpleNamespace(add=add))
         super()._store_transition(recorder, buffer_action, new_obs, reward, dones, infos)
@@ -355,22 +360,24 @@ class RecurrentDQN(SaveAndLoad, DQN):
         for _ in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
 
-            # Each network warms up its own memory, then both unroll over the same T + 1 observations
+            # Each network warms up its own memory, then both unroll over the same T + 1 observations: [T + 1, B, actions]
             q_values, core_state = self.q_net.unroll(batch.observations, self.q_net.burn_in(batch))
             with th.no_grad():
                 target_q_values, _ = self.q_net_target.unroll(batch.observations, self.q_net_target.burn_in(batch))
+                # The value of the next observation, [T, B]: of the action that the online network would choose there
                 next_actions = (q_values if self.double_q else target_q_values)[1:].argmax(dim=-1, keepdim=True)
                 next_values = target_q_values[1:].gather(-1, next_actions).squeeze(-1)
                 targets = self._targets(batch, next_values)
             chosen_q_values = q_values[:-1].gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
 
-            # Huber loss over the trained steps, each window weighted once
+            # Huber loss, [T, B] -> [B]: each window is weighted once, and the sum over windows is the mean over trained steps
             step_losses = F.smooth_l1_loss(chosen_q_values, targets, reduction="none")
             window_losses = batch.importance_weights * th.where(batch.mask, step_losses, 0.0).sum(dim=0) / batch.mask.sum()
             loss = window_losses.sum()
             losses.append(loss.item())
             check_finite_loss(losses[-1], self.num_timesteps, self._n_updates + len(losses))
 
+            # A core that samples adds a term for the gradient of its sampling (REINFORCE); all others add 0
             self.policy.optimizer.zero_grad()
             (loss + self.q_net.core.surrogate_loss(window_losses.detach(), core_state)).backward()
             th.nn.utils.clip_grad_norm_(self.q_net.parameters(), self.max_grad_norm)
@@ -412,12 +419,12 @@ class RecurrentDQN(SaveAndLoad, DQN):
         deterministic: bool = False,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """
-        Actions for observations and the memory of what came before, with epsilon-greedy exploration.
+        Epsilon-greedy actions, given observations and the memory of the steps before them.
 
         :param observation: the input observation
-        :param state: what the last call returned; ``None`` at the start of all episodes
-        :param episode_start: where the observation is an episode's first, and the memory is reset, bool ``[B]``
-        :param deterministic: whether to leave exploration out; the memory advances either way
+        :param state: the state that the last call returned; ``None`` at the start of all episodes
+        :param episode_start: whether the observation is an episode's first, so that the memory is reset, bool ``[B]``
+        :param deterministic: whether to take greedy actions only; the memory advances either way
         :return: the actions, and the memory after the step as numpy arrays, batch axis first
         """
         actions, state = self.policy.predict(observation, state, episode_start, deterministic)

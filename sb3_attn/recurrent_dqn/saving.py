@@ -1,4 +1,4 @@
-"""Saving without loss, and loading what fits."""
+"""Saving and loading: atomic files, and a check that a loaded replay buffer fits."""
 
 import io
 import pathlib
@@ -13,7 +13,11 @@ from sb3_attn.replay import SequenceReplayBuffer
 
 
 class SaveAndLoad(OffPolicyAlgorithm):
-    """An algorithm whose failed save leaves the old file whole, and whose replay is one of sequences."""
+    """
+    Mixin of an algorithm with a ``SequenceReplayBuffer``.
+
+    A save that fails leaves the old file as it was, and a replay buffer that does not fit the model is refused.
+    """
 
     trace_length: int | None
     burn_in_length: int
@@ -52,11 +56,11 @@ class SaveAndLoad(OffPolicyAlgorithm):
                 f"path={path} holds a replay buffer with {_select(loaded, different)}, but this model needs "
                 f"{_select(expected, different)}; load it into a model with the arguments of the one that saved it."
             )
-        # Its episodes are not those now under way in the environments, so the next `learn()` begins with new ones
+        # The open episodes of the buffer are not those of the environments now, so the next `learn()` resets the environments
         self._last_obs = None
 
     def _expected_replay(self) -> dict[str, Any]:
-        """What has to be the same in a loaded replay, or this model could not learn from it."""
+        """The properties that a replay buffer must have for this model to learn from it."""
         assert self.replay_buffer_class is not None, "the constructor has chosen one"
         return {
             "class": self.replay_buffer_class.__name__,
@@ -71,9 +75,10 @@ class SaveAndLoad(OffPolicyAlgorithm):
 
 
 def _description(buffer: Any) -> dict[str, Any]:
-    """The same of a buffer."""
+    """The same properties of a replay buffer."""
     if not isinstance(buffer, SequenceReplayBuffer):
         return {"class": type(buffer).__name__}
+    # The buffer stores trace_length=None as its largest number of steps
     whole_episodes = buffer.trace_length == buffer.buffer_size
     return {
         "class": type(buffer).__name__,

@@ -148,7 +148,7 @@ def test_a_bad_argument_is_named(arguments: dict[str, Any], sentence: str) -> No
 
 
 def test_stock_policies_are_refused() -> None:
-    with pytest.raises(ValueError, match="policy=DQNPolicy is no RecurrentDQNPolicy"):
+    with pytest.raises(ValueError, match="policy=DQNPolicy is not a RecurrentDQNPolicy"):
         R2D2(DQN.policy_aliases["MlpPolicy"], Walk, device="cpu")
 
 

@@ -277,7 +277,7 @@ def test_predict_without_a_state_warns_once() -> None:
         model.predict(obs)  # the first step of an episode
         model.predict(obs, episode_start=np.ones(1, bool))  # and of another
         model.predict(obs)
-    with pytest.warns(UserWarning, match="starts anew at every step"):
+    with pytest.warns(UserWarning, match="the memory is reset at every step"):
         model.predict(obs)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

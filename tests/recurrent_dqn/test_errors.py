@@ -29,7 +29,7 @@ BAD_ARGUMENTS = [
     (dict(td_lambda=1.5), r"td_lambda=1\.5 must lie between 0 and 1, or be None"),
     (dict(td_lambda=-0.1), r"td_lambda=-0\.1 must lie between 0 and 1"),
     (dict(td_lambda=0.8, n_steps=3), r"td_lambda=0\.8 and n_steps=3 are two kinds of return"),
-    (dict(replay_buffer_class=ReplayBuffer), "replay_buffer_class=ReplayBuffer does not keep sequences"),
+    (dict(replay_buffer_class=ReplayBuffer), "replay_buffer_class=ReplayBuffer does not store sequences"),
     (dict(replay_buffer_class=SequenceReplayBuffer, prioritized_replay=True), "prioritized_replay=True, but .* uniform"),
     (dict(replay_buffer_class=PrioritizedSequenceReplayBuffer), "prioritized_replay=False, but .* prioritized"),
     (dict(replay_buffer_kwargs=dict(trace_length=3)), r"\['trace_length'\] to the algorithm instead"),
@@ -79,7 +79,7 @@ def test_buffer_size_counts_all_environments() -> None:
 def test_a_policy_of_stock_dqn_is_refused() -> None:
     from stable_baselines3.dqn.policies import MlpPolicy
 
-    with pytest.raises(ValueError, match="policy=DQNPolicy is no RecurrentDQNPolicy; use one of"):
+    with pytest.raises(ValueError, match="policy=DQNPolicy is not a RecurrentDQNPolicy; use one of"):
         RecurrentDQN(MlpPolicy, vec())
 
 
@@ -195,7 +195,7 @@ def test_a_loss_that_is_not_finite_stops_training() -> None:
 def test_the_zip_of_another_algorithm_is_refused(other: type, tmp_path: Path) -> None:
     kwargs = dict(n_steps=8, batch_size=8) if other is PPO else dict(buffer_size=10)
     other("MlpPolicy", vec(), device="cpu", **kwargs).save(tmp_path / "other")
-    with pytest.raises(ValueError, match=r"is no RecurrentDQNPolicy.*another algorithm saved that"):
+    with pytest.raises(ValueError, match=r"is not a RecurrentDQNPolicy.*another algorithm saved that zip"):
         RecurrentDQN.load(tmp_path / "other")
 
 
@@ -239,7 +239,7 @@ def test_arguments_given_to_load_are_checked(tmp_path: Path) -> None:
 def test_actions_that_do_not_start_at_zero_are_refused() -> None:
     env = Counter()
     env.action_space = spaces.Discrete(2, start=5)
-    with pytest.raises(ValueError, match=r"the actions are Discrete\(2, start=5\); number them from 0"):
+    with pytest.raises(ValueError, match=r"action_space=Discrete\(2, start=5\) must start at 0; shift it"):
         make(DummyVecEnv([lambda: env]))
 
 
