@@ -1,4 +1,4 @@
-"""Scores, selections and modules against loops in numpy, PyTorch's own attention, and the properties they promise."""
+"""Scores, selections and modules against loops in numpy, PyTorch's own attention, and their properties."""
 
 import math
 
@@ -124,7 +124,7 @@ def test_hard_weights_pick_one_region_and_have_the_soft_gradient():
     th.testing.assert_close(gradient, expected)
 
 
-def test_hard_attention_draws_by_its_weights_while_training_and_is_deterministic_otherwise():
+def test_hard_attention_draws_in_training_mode_and_is_deterministic_otherwise():
     attention, (regions, _) = make(HardAttention), inputs()
     soft = A.soft_weights(attention.score(regions))
     attention.train()
@@ -136,7 +136,7 @@ def test_hard_attention_draws_by_its_weights_while_training_and_is_deterministic
     assert th.equal(picks[0].argmax(-1), soft.argmax(-1))
 
 
-def test_draws_of_zero_weights_are_never_taken():
+def test_weights_of_zero_are_never_drawn():
     weights = th.tensor([0.0, 0.5, 0.0, 0.5]).expand(1000, -1)
     assert set(A.sample_categorical(weights).tolist()) == {1, 3}
 

@@ -1,4 +1,4 @@
-"""Each memory task against an oracle that remembers, and against every memoryless policy there is."""
+"""Each memory task against an oracle with memory and against all memoryless policies."""
 
 import itertools
 import math
@@ -55,7 +55,7 @@ TASKS: list[tuple[str, dict, Oracle]] = [
 
 
 def play(env: MemoryTask, policy: Callable[[np.ndarray], int], seed: int) -> tuple[float, list[np.ndarray]]:
-    """The return and the observations of one episode of a policy that sees the current observation only."""
+    """The return and the observations of one episode of a policy that depends only on the current observation."""
     observations = [env.reset(seed=seed)[0]]
     total, over = 0.0, False
     while not over:
@@ -95,7 +95,7 @@ def test_an_oracle_with_memory_gets_the_best_return(env_id: str, kwargs: dict, o
 
 
 def distinct_episodes(env: MemoryTask, expected: int) -> list[int]:
-    """One seed for each episode there is, told apart by what an agent sees that always does 0, then one that does 2."""
+    """One seed per possible episode; episodes are distinguished by the observations of always doing 0 and always doing 2."""
     seeds: dict[bytes, int] = {}
     for seed in range(40 * expected):
         seen = [play(env, lambda _, action=action: action, seed)[1] for action in (0, 2 % int(env.action_space.n))]
@@ -132,7 +132,7 @@ def test_no_memoryless_policy_beats_the_ceiling(env: MemoryTask, n_episodes: int
 
 @pytest.mark.parametrize("kinds", [2, 3, 4, 5])
 def test_without_the_kind_the_most_frequent_value_is_the_best_answer(kinds: int) -> None:
-    """All values that the entities may have, each entity being the target once: too many policies to try them all."""
+    """Over all values that the entities may have, each entity being the target once; there are too many policies to try."""
     answers = range(RememberedSearch.VALUES)
     best = [
         max(np.mean([value == answer for value in values]) for answer in answers)
@@ -220,8 +220,8 @@ def test_a_seed_fixes_the_episode(env_id: str) -> None:
 
 
 @pytest.mark.parametrize("env_id", IDS)
-def test_frames_show_what_happened(env_id: str) -> None:
-    """A picture per step for record-video: uint8, even sizes, and each step adds something to see."""
+def test_every_step_changes_the_frame(env_id: str) -> None:
+    """Frames for record-video: uint8, with even sizes, and different after each step."""
     env = gym.make(env_id, render_mode="rgb_array")
     env.reset(seed=0)
     frames = [env.render()]
@@ -246,12 +246,12 @@ def test_frames_show_what_happened(env_id: str) -> None:
         (lambda: MemoryChain(render_mode="human"), "render_mode='human' .*rgb_array"),
     ],
 )
-def test_bad_arguments_are_named(make: Callable, words: str) -> None:
+def test_bad_arguments_are_refused(make: Callable, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make()
 
 
-def test_misuse_is_named() -> None:
+def test_steps_outside_an_episode_and_unknown_actions_are_refused() -> None:
     env = MemoryChain(length=1)
     with pytest.raises(RuntimeError, match="reset"):
         env.step(np.int64(0))

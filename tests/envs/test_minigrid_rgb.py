@@ -1,4 +1,4 @@
-"""MiniGrid's task as images: what is seen, what the moves do, and what happens without MiniGrid."""
+"""MiniGrid's task as images: observations, moves, and the error without MiniGrid."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ except gymnasium.error.DependencyNotInstalled as error:
 
 
 @pytest.mark.parametrize(("n_obstacles", "shown"), [(6, "6"), (-1, "-1"), (2.5, "2.5")])
-def test_bad_arguments_are_named(n_obstacles: float, shown: str) -> None:
+def test_bad_arguments_are_refused(n_obstacles: float, shown: str) -> None:
     with pytest.raises(ValueError, match=f"n_obstacles={shown} .* from 0 to 5"):
         dynamic_obstacles_rgb(n_obstacles=n_obstacles)
 

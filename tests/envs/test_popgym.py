@@ -1,4 +1,4 @@
-"""POPGym's tasks, made the way RL Zoo makes them, under Stable-Baselines3's DQN."""
+"""POPGym's tasks under Stable-Baselines3's DQN, made as RL Zoo makes them."""
 
 import subprocess
 import sys
@@ -37,7 +37,7 @@ def test_runs_under_dqn(name: str) -> None:
 
 
 def test_repeat_previous_8() -> None:
-    """The registered id asks for the suit seven cards back (its k counts the current one as 1) and pays 1 at best."""
+    """The answer is the suit seven cards back, since k counts the current card as 1; the best return is 1."""
     env = gym.make("popgym-RepeatPrevious8-v0")
     cards = [env.reset(seed=0)[0]]
     total, terminated = 0.0, False

@@ -1,4 +1,4 @@
-"""Visual search: each image is read again by a decoder that shares no code with the task."""
+"""Visual search: each image is decoded by a reader that shares no code with the task."""
 
 import itertools
 import math
@@ -89,7 +89,7 @@ def test_fixed_target_color(target_color: str) -> None:
     assert seen[target_color] == 20
 
 
-def test_full_boards_have_room() -> None:
+def test_glyphs_may_fill_all_cells() -> None:
     """All 64 cells without the cue; with it the 63 others."""
     for env in (VisualSearch(n_distractors=63), VisualSearch(n_distractors=62, cued=True)):
         glyphs, squares = decode(env.reset(seed=0)[0])
@@ -98,7 +98,7 @@ def test_full_boards_have_room() -> None:
 
 @pytest.fixture(scope="module", params=[False, True], ids=IDS)
 def drawn(request: pytest.FixtureRequest) -> tuple[bool, list[tuple[dict, dict, int]]]:
-    """Many images of a task: glyphs, squares and the target's cell."""
+    """Glyphs, squares and target cells of many images of a task."""
     env = VisualSearch(cued=request.param, n_distractors=5)  # few: decoding is slow
     env.reset(seed=0)
     images = [env.reset() for _ in range(N_IMAGES)]
@@ -106,7 +106,7 @@ def drawn(request: pytest.FixtureRequest) -> tuple[bool, list[tuple[dict, dict, 
 
 
 def assert_uniform(values: list, possible: list) -> None:
-    """Each of the possible values as often as the others, to 5 standard deviations."""
+    """All possible values are equally frequent, within 5 standard deviations."""
     counts = Counter(values)
     assert counts.keys() <= set(possible)
     expected = len(values) / len(possible)
@@ -162,7 +162,7 @@ def test_the_colours_are_far_apart() -> None:
 
 
 def plurality_accuracy(n_glyphs: int) -> float:
-    """How often the most frequent of ``n_glyphs`` rotations is that of one of them, by all their divisions into four."""
+    """The probability that a glyph has the most frequent of ``n_glyphs`` rotations, summed over all counts of the four."""
     mean = 0.0
     for bars in itertools.combinations(range(n_glyphs + 3), 3):
         counts = np.diff([-1, *bars, n_glyphs + 3]) - 1
@@ -171,8 +171,8 @@ def plurality_accuracy(n_glyphs: int) -> float:
     return mean / n_glyphs
 
 
-def test_what_is_reached_without_finding_the_target() -> None:
-    """The figures of the docstring, by formula and by playing; without the image it is ``chance``."""
+def test_scores_of_agents_that_do_not_find_the_target() -> None:
+    """The figures of the docstring, by formula and by playing; ``chance`` without the image."""
     assert plurality_accuracy(16) == pytest.approx(0.384, abs=5e-4)
     assert plurality_accuracy(3) == pytest.approx(0.5625)
     assert all(plurality_accuracy(n) < 0.5625 for n in (4, 5, 6))
@@ -202,7 +202,7 @@ def test_chance_of_the_registered_tasks() -> None:
 
 @pytest.mark.parametrize("env_id", IDS)
 def test_an_agent_that_finds_the_target_is_always_right(env_id: str) -> None:
-    """As an agent sees it, through SB3's vector environments; info of a step describes the image that was answered."""
+    """Through SB3's vector environments, where the info of a step describes the image that was answered."""
     vec_env = make_vec_env(env_id, n_envs=3, seed=0)
     images = vec_env.reset()
     for _ in range(30):
@@ -224,7 +224,7 @@ def test_a_seed_fixes_the_images(env_id: str) -> None:
     assert len({*images(1), *images(2)}) == 10
 
 
-def test_what_an_agent_does_to_its_image_stays_there() -> None:
+def test_an_agent_may_change_its_image() -> None:
     env = VisualSearch(render_mode="rgb_array")
     image, info = env.reset(seed=0)
     before = image.copy()
@@ -249,12 +249,12 @@ def test_what_an_agent_does_to_its_image_stays_there() -> None:
         (lambda: VisualSearch(render_mode="human"), "render_mode='human' .*rgb_array"),
     ],
 )
-def test_bad_arguments_are_named(make: Callable, words: str) -> None:
+def test_bad_arguments_are_refused(make: Callable, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make()
 
 
-def test_misuse_is_named() -> None:
+def test_steps_outside_an_episode_and_unknown_actions_are_refused() -> None:
     env = VisualSearch()
     with pytest.raises(RuntimeError, match="reset"):
         env.step(np.int64(0))

@@ -1,4 +1,4 @@
-"""PreviousActionReward and FlattenSpaces on each kind of space, around an environment that keeps what it got."""
+"""PreviousActionReward and FlattenSpaces with each kind of space, around an environment that records its actions."""
 
 from typing import Any
 
@@ -88,7 +88,7 @@ def test_actions_that_do_not_start_at_zero() -> None:
 
 
 def test_previous_action_and_reward_through_a_vec_env() -> None:
-    """The final observation of an episode has its last action and reward, the next episode's first one has zeros."""
+    """The final observation of an episode has its last action and reward; the first one of the next has zeros."""
     vec_env = make_vec_env("MemoryChain-v0", n_envs=2, seed=0, env_kwargs={"length": 1}, wrapper_class=PreviousActionReward)
     vec_env.reset()
     for _ in range(3):
@@ -120,7 +120,7 @@ def test_flatten_spaces_flattens_a_nested_dict() -> None:
 @pytest.mark.parametrize(
     "space", [box(2), IMAGE, spaces.Discrete(4), spaces.MultiDiscrete([2, 3]), spaces.Dict({"a": box(2), "b": IMAGE})]
 )
-def test_flatten_spaces_leaves_what_sb3_takes(space: spaces.Space) -> None:
+def test_flatten_spaces_keeps_what_sb3_supports(space: spaces.Space) -> None:
     base = Recorder(space)
     env = FlattenSpaces(base)
     assert env.observation_space is base.observation_space
@@ -173,6 +173,6 @@ def test_wrappers_are_recorded_in_the_spec() -> None:
         (lambda: FlattenSpaces(Recorder(spaces.Tuple((spaces.Sequence(box(1)),)))), "no fixed size"),
     ],
 )
-def test_spaces_that_do_not_fit_are_named(wrap: Any, words: str) -> None:
+def test_unsupported_spaces_are_refused(wrap: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         wrap()

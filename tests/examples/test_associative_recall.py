@@ -1,4 +1,4 @@
-"""examples/associative_recall.py: its parts, and a short run; the whole where training is allowed to take a minute."""
+"""examples/associative_recall.py: its functions and a short run; all of it among the tests that may train for a minute."""
 
 import re
 import runpy
@@ -26,7 +26,7 @@ def example() -> dict:
 
 
 def played(places: list[int] | None = None) -> Episode:
-    """An episode whose questions read their own pair, or the given steps."""
+    """An episode in which each question reads its own pair, or the given step."""
     env = gym.make("AssociativeRecall-v0")
     observations = [env.reset(seed=0)[0]]
     while len(observations) < 2 * N_PAIRS:

@@ -1,4 +1,4 @@
-"""The exported graph, run step by step, is the policy."""
+"""The exported graph, run step by step, equals the policy."""
 
 import runpy
 from pathlib import Path
@@ -25,7 +25,7 @@ def test_exported_steps_equal_predict(tmp_path: Path, core: str) -> None:
 
     env = model.get_env()
     obs, state = env.reset(), None
-    # From the third step on some of a DNC's free slots are used alike but for rounding, which decides where it writes
+    # From the third step on some of a DNC's free slots are equally used except for rounding, which decides where it writes
     for _ in range(2 if core == "dnc" else 20):
         action, state = model.predict(obs, state=state, deterministic=True)
         exported_action, *arrays = session.run(None, dict(zip(names, [obs, *arrays], strict=True)))

@@ -1,4 +1,4 @@
-"""Extractors in stock DQN and in others of SB3's algorithms; tokens of every kind of observation."""
+"""Attention extractors in stock DQN and SB3's other algorithms, with tokens of every kind of observation."""
 
 import gymnasium as gym
 import numpy as np
@@ -58,7 +58,7 @@ class Bandit(gym.Env):
 
 
 def batch(space: spaces.Space, n: int = 3):
-    """Observations as an extractor gets them."""
+    """Preprocessed observations, as an extractor receives them."""
     space.seed(0)
     samples = [space.sample() for _ in range(n)]
     if isinstance(space, spaces.Dict):
@@ -88,7 +88,7 @@ def test_features_and_weights_have_their_shapes(extractor_class, kind):
     ],
     ids=str,
 )
-def test_dqn_sa_has_the_number_of_parameters_of_the_mended_network(policy, kwargs, expected):
+def test_dqn_sa_has_the_number_of_parameters_of_the_corrected_network(policy, kwargs, expected):
     model = DQN(policy, Bandit(ATARI), buffer_size=1, policy_kwargs=dict(features_extractor_kwargs=kwargs))
     assert sum(parameter.numel() for parameter in model.q_net.parameters()) == expected
     assert model.q_net.features_extractor.attend(batch(ATARI))[1].shape == (3, 1, 49)
@@ -100,7 +100,7 @@ def test_weighted_tokens_add_up_to_the_context():
     assert apart.linear[0].in_features == 16 * summed.linear[0].in_features
 
 
-def test_without_coordinates_attention_loses_where_and_with_them_it_does_not():
+def test_attention_sees_where_a_region_is_only_with_coordinates():
     image = batch(RGB, 1)
     moved = th.roll(image, (8, 16), dims=(2, 3))  # whole patches, around the edges
     for coordinates in (False, True):
@@ -119,8 +119,8 @@ def test_entities_are_a_set_and_entries_are_not():
 
 @pytest.mark.parametrize("channels_last", [True, False])
 @pytest.mark.parametrize("trunk", ["nature", "patches", [(16, 8, 4), (32, 3, 2)]], ids=str)
-def test_regions_see_the_pixels_that_they_are_said_to(trunk, channels_last):
-    """Region by region: a changed pixel changes those regions, and only those, whose field covers it."""
+def test_regions_depend_on_the_pixels_of_their_receptive_field(trunk, channels_last):
+    """A changed pixel changes exactly those regions whose field covers it."""
     tokenizer = make_tokenizer(RGB, trunk=trunk, coordinates=False, channels_last=channels_last)
     for layer in tokenizer.trunk:
         if isinstance(layer, nn.Conv2d):  # all signs the same, or ReLU would hide changes
@@ -147,7 +147,7 @@ def test_the_layout_of_images_changes_nothing():
 
 @pytest.mark.parametrize("extractor_class", [SoftAttentionExtractor, SelfAttentionExtractor, RegionExtractor])
 def test_former_names_of_parameters_load(extractor_class):
-    """The tokenizer was once called tokens, and so were those of the keys of a Dict."""
+    """The tokenizer was once called tokens, as were the tokenizers of the keys of a Dict."""
     extractor, other = extractor_class(DICT), extractor_class(DICT)
     former = {
         name.replace("tokenizer.", "tokens.").replace("tokenizers.", "tokens."): parameter
@@ -164,8 +164,8 @@ def test_the_mean_is_the_query_where_the_score_needs_one():
 
 
 @pytest.mark.parametrize(("pooling", "n_read"), [("max", 6), ("mean", 6), (4, 1), (np.int64(4), 1), (-2, 1)])
-def test_self_attention_is_read_out_where_it_is_pooled(pooling, n_read):
-    """Without blocks' attention between them, tokens reach the features through the pooling alone."""
+def test_self_attention_reads_the_tokens_that_it_pools(pooling, n_read):
+    """With the attention between tokens zeroed, they reach the features only through the pooling."""
     extractor = SelfAttentionExtractor(ENTITIES, pooling=pooling)
     with th.no_grad():
         extractor.blocks[0].attention.out_projection.weight.zero_()
@@ -190,7 +190,7 @@ def test_a_token_can_be_the_query(index):
 
 @pytest.mark.parametrize("extractor_class", EXTRACTORS)
 @pytest.mark.parametrize("algorithm", [DQN, QRDQN, PPO, SAC, RecurrentDQN])
-def test_every_algorithm_takes_them(algorithm, extractor_class, tmp_path):
+def test_every_algorithm_learns_with_them(algorithm, extractor_class, tmp_path):
     actions = spaces.Box(-1.0, 1.0, (2,)) if algorithm is SAC else spaces.Discrete(4)
     env = Bandit(ENTITIES, actions)
     kwargs = dict(n_steps=8, batch_size=8) if algorithm is PPO else dict(learning_starts=8, buffer_size=100)

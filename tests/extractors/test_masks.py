@@ -1,4 +1,4 @@
-"""Matrices with a changing number of entities: padding has no weight and no influence."""
+"""Matrices with a varying number of entities: padding has no weight and no influence."""
 
 import gymnasium as gym
 import numpy as np
@@ -51,7 +51,7 @@ def make(variant: str, space: spaces.Dict = SPACE):
 
 
 def batch(space: spaces.Dict = SPACE) -> dict[str, th.Tensor]:
-    """Observations as an extractor gets them, with ``MASK``."""
+    """Preprocessed observations, as an extractor receives them, with ``MASK``."""
     space.seed(0)
     samples = [space.sample() for _ in range(B)]
     tensors = {key: th.as_tensor(np.stack([sample[key] for sample in samples])) for key in space.spaces}
@@ -62,7 +62,7 @@ def batch(space: spaces.Dict = SPACE) -> dict[str, th.Tensor]:
 @pytest.mark.parametrize("space", [SPACE, ALONE], ids=["with others", "alone"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_padding_has_no_weight_and_no_influence(variant, space):
-    """Whatever lies in it, NaN included: features, weights and all gradients are the same."""
+    """Whatever the padding contains, including NaN, features, weights and all gradients are the same."""
     extractor, observations = make(variant, space), batch(space)
     results = []
     for content in (0.0, 1e30, float("nan")):
@@ -84,8 +84,8 @@ def test_padding_has_no_weight_and_no_influence(variant, space):
 
 
 @pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "soft, apart"])
-def test_padding_is_as_if_it_were_not_there(variant):
-    """Against an extractor with the same parameters, over a space without the padding."""
+def test_padding_is_the_same_as_no_padding(variant):
+    """The same as an extractor with the same parameters over a space without the padding."""
     extractor, observations = make(variant), batch()
     for row in range(B):
         real = REAL[row]
@@ -149,7 +149,7 @@ def test_images_may_stand_beside_masked_entities():
 
 
 class Units(gym.Env):
-    """A changing number of units, sometimes none, with NaN in the padding; some steps."""
+    """A varying number of units, sometimes none, with NaN in the padding, for a few steps."""
 
     metadata = {"render_modes": []}
     observation_space = SPACE
@@ -194,7 +194,7 @@ RECURRENT = dict(learning_starts=8, buffer_size=100, trace_length=3, burn_in_len
 
 
 class FiniteUnits(Units):
-    """RecurrentDQN refuses observations that are not finite, wherever it may be."""
+    """Finite padding, since RecurrentDQN refuses observations that are not finite."""
 
     def _observe(self):
         observation = super()._observe()
@@ -242,7 +242,7 @@ def check_training_and_loading(model, before, env, tmp_path):
 @pytest.mark.parametrize("space", [SPACE, ALONE], ids=["with others", "alone"])
 @pytest.mark.parametrize("selection", ["soft", "straight_through", "reinforce"])
 def test_a_memory_never_looks_at_padding(selection, space):
-    """In training mode, too, where regions are drawn."""
+    """Nor in training mode, where regions are drawn."""
     policy = DARQNPolicy(
         space,
         spaces.Discrete(2),

@@ -1,4 +1,4 @@
-"""A memory over stacked frames: which frames it gets, which it leaves out, and that any algorithm of SB3 learns with it."""
+"""A memory over stacked frames: the frames it reads, the blank ones it skips, and learning with any of SB3's algorithms."""
 
 import pickle
 from typing import NamedTuple
@@ -42,7 +42,7 @@ VECTOR = FRAMES["vector"]
 
 
 class Marked(gym.Env):
-    """Every entry of an observation says where it comes from: 50 x environment + 10 x episode + step, from 1 on."""
+    """Every entry of an observation encodes its origin: 50 x environment + 10 x episode + step + 1."""
 
     def __init__(self, space: spaces.Space = VECTOR, number: int = 0, length: int = 6) -> None:
         self.observation_space = space
@@ -74,7 +74,7 @@ class SumState(NamedTuple):
 
 
 class SumCore(MemoryCore):
-    """Not linear in its inputs and never zero, so that every frame, its place and the number of frames show."""
+    """Non-linear in its inputs and never zero, so every frame, its position and the number of frames affect the output."""
 
     def __init__(self, input_size: int) -> None:
         super().__init__(input_size, input_size)
@@ -92,7 +92,7 @@ def vec_env(space: spaces.Space = VECTOR, n_envs: int = 2, n_stack: int = 4) -> 
 
 
 def tensors(observations, space: spaces.Space):
-    """As an extractor gets them."""
+    """Preprocessed observations, as an extractor receives them."""
     if isinstance(observations, dict):
         return preprocess_obs({key: th.as_tensor(array) for key, array in observations.items()}, space)
     return preprocess_obs(th.as_tensor(observations), space)
@@ -131,7 +131,7 @@ def test_frames_come_apart_as_vec_frame_stack_put_them_together(kind):
 
 
 @pytest.mark.parametrize("kind", ["vector", "matrix", "dict"])
-def test_an_axis_of_their_own_holds_the_frames_of_gymnasium(kind):
+def test_gymnasium_stacks_frames_on_an_axis_of_their_own(kind):
     space = spaces.Dict(matrix=FRAMES["matrix"], vector=VECTOR) if kind == "dict" else FRAMES[kind]
     env = FrameStackObservation(Marked(space), 4, padding_type="zero")
     extractor = MemoryExtractor(env.observation_space, n_stack=4, stack_axis=0, core=SumCore)
@@ -229,7 +229,7 @@ def test_the_gradient_reaches_every_real_frame_and_no_blank_one():
 
 
 def test_the_memory_of_an_episode_grows_from_one_frame():
-    """What VecFrameStack hands on, also across an episode's end: 1, 2, ... frames, then 1 again."""
+    """With VecFrameStack there are 1, 2, ... real frames, and 1 again after the end of the episode."""
     env = vec_env(n_envs=1)
     extractor = MemoryExtractor(env.observation_space, core=SumCore)
     observations = env.reset()
@@ -357,7 +357,7 @@ def test_bad_arguments_are_refused(space, kwargs, message):
         MemoryExtractor(space, **kwargs)
 
 
-def test_the_window_of_a_memory_is_as_long_as_the_frames_unless_told_otherwise():
+def test_the_window_of_a_memory_is_n_stack_unless_another_is_given():
     space = spaces.Box(-1, 1, (12,))
     assert sb3_attn.KeyValueMemoryExtractor(space, n_stack=6).core.n_slots == 6
     assert sb3_attn.GTrXLExtractor(space, n_stack=6).core.memory_length == 6
@@ -365,7 +365,7 @@ def test_the_window_of_a_memory_is_as_long_as_the_frames_unless_told_otherwise()
     assert isinstance(sb3_attn.KeyValueMemoryExtractor(space, core="gru").core, sb3_attn.GRUCore)
 
 
-def test_a_normalized_image_is_an_image_when_told_so():
+def test_normalized_image_makes_a_box_an_image():
     space = spaces.Box(0.0, 1.0, (8, 40, 40))
     assert MemoryExtractor(space, normalized_image=True).frames(th.zeros(2, 8, 40, 40))["frame"].shape == (4, 2, 2, 40, 40)
     assert MemoryExtractor(space).frames(th.zeros(2, 8, 40, 40))["frame"].shape == (4, 2, 8, 40, 10)
