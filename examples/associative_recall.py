@@ -97,7 +97,7 @@ def most_read_steps(episode: Episode) -> np.ndarray:
 
     :param episode: An episode with the weights of the memory's reads.
     """
-    weights = episode.attention[0].by_step
+    weights = episode.recorded_weights[0].by_step
     assert weights is not None, "the memory has a slot for every step"
     return weights[:, 0].argmax(axis=1)
 
@@ -114,7 +114,7 @@ def draw(episodes: list[Episode], n_pairs: int) -> Any:
     panels = figure.subplots(1, len(episodes), squeeze=False)[0]
     questions = np.arange(n_pairs, 2 * n_pairs)
     for number, (axes, episode) in enumerate(zip(panels, episodes, strict=True), start=1):
-        draw_tokens(axes, episode.attention[0], head=0)
+        draw_tokens(axes, episode.recorded_weights[0], head=0)
         axes.images[0].set_clim(0, 1)  # the same scale in all panels
         frames = dict(marker="s", s=620, facecolors="none", edgecolors="cyan", linewidths=2)
         axes.scatter(questions, pair_steps(episode.observations, n_pairs), **frames)

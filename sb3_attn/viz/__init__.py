@@ -1,6 +1,26 @@
 """
-See what a model attends to and remembers: recordings, overlays, maps of memories, videos, curves, occlusion saliency (needs
-the ``viz`` extra).
+Pictures of what a model attends to and remembers (needs the ``viz`` extra).
+
+The way from a model to a video, and the module of each step::
+
+    model                                       of any of SB3's algorithms; zoo/loading.py loads one from a zip file
+      |  find_sources      sources.py           the parts of its network that attend, read or write: WeightSource
+      v
+    sources
+      |  record_episode    recording.py         the model acts, and every step's weights are kept: Episode
+      v
+    recorded weights       recorded_weights.py  [T, heads, tokens], and what the tokens are: RecordedWeights, TokenPart
+      |  pixel_map         projection.py        weights of regions to pixels, observations to RGB, maps over images
+      v
+    figures                figures.py           curves of entropy and peak, overlays over images, occlusion
+      |                    heat_maps.py         tokens over time, past steps over present ones, one matrix for each step
+      |  attention_video
+      v
+    video                  video.py             one frame for each step
+
+``report.py`` writes all of these for one episode, as ``sb3-attn show`` does; ``callback.py`` draws figures during training.
+Two measurements stand beside this way: ``occlusion.py`` finds what an action depends on, with or without attention, and
+``atari_ball.py`` how much of the attention is on the ball.
 
 Attention shows what a network takes in, not why it acts: see ``docs/guide/seeing.md``.
 """
@@ -10,19 +30,20 @@ from sb3_attn.viz.callback import AttentionFiguresCallback
 from sb3_attn.viz.figures import attention_maps, curves_figure, occlusion_figure, overlays_figure, save_figure
 from sb3_attn.viz.heat_maps import matrices_figure, tokens_figure
 from sb3_attn.viz.occlusion import occlusion_saliency
-from sb3_attn.viz.projection import overlay, picture, pixel_map
+from sb3_attn.viz.projection import overlay, pixel_map, to_rgb
+from sb3_attn.viz.recorded_weights import ImageGrid, RecordedWeights, TokenPart
 from sb3_attn.viz.recording import Episode, record_episode
-from sb3_attn.viz.sources import SOURCES, find_sources
+from sb3_attn.viz.report import write_report
+from sb3_attn.viz.sources import SOURCES, WeightSource, find_sources
 from sb3_attn.viz.video import attention_video, write_video
-from sb3_attn.viz.weights import Attention, ImageGrid, TokenPart, WeightSource
 
 __all__ = [
     "SOURCES",
-    "Attention",
     "AttentionFiguresCallback",
     "BallAttention",
     "Episode",
     "ImageGrid",
+    "RecordedWeights",
     "TokenPart",
     "WeightSource",
     "attention_maps",
@@ -36,10 +57,11 @@ __all__ = [
     "occlusion_saliency",
     "overlay",
     "overlays_figure",
-    "picture",
     "pixel_map",
     "record_episode",
     "save_figure",
+    "to_rgb",
     "tokens_figure",
+    "write_report",
     "write_video",
 ]

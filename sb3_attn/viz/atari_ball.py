@@ -1,4 +1,4 @@
-"""How much of the attention is where the ball is, in Atari's Pong and Breakout."""
+"""The share of the attention that is on the ball, in Atari's Pong and Breakout."""
 
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -10,8 +10,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_attn.viz.figures import image_parts
 from sb3_attn.viz.projection import coverage
+from sb3_attn.viz.recorded_weights import ImageGrid, RecordedWeights
 from sb3_attn.viz.recording import record_episode
-from sb3_attn.viz.weights import Attention, ImageGrid
 
 #: Height and width of Atari's frame
 FRAME_SIZE = (210, 160)
@@ -19,13 +19,13 @@ FRAME_SIZE = (210, 160)
 
 class Ball(NamedTuple):
     """
-    Where a game keeps its ball: the middle of the ball is ``x = ram[x_address] + x_offset``, in pixels of the frame.
+    The place of a game's ball in Atari's memory: its middle is ``x = ram[x_address] + x_offset``, in pixels of the frame.
 
-    :param x_address: in Atari's memory
-    :param y_address: in Atari's memory
-    :param x_offset: pixels
-    :param y_offset: pixels
-    :param bottom: the row from which on the ball is not drawn any more, though it still falls
+    :param x_address: index of the byte with the column
+    :param y_address: index of the byte with the row
+    :param x_offset: in pixels
+    :param y_offset: in pixels
+    :param bottom: the row from which the ball is no longer drawn, though it still falls
     """
 
     x_address: int
@@ -35,27 +35,30 @@ class Ball(NamedTuple):
     bottom: float
 
 
-#: By the game's name in the environment's id
+#: By the game's name in the environment's id; found by comparing Atari's memory with frames
 BALLS = {
     "Pong": Ball(49, 54, -48.5, -12.5, bottom=210.0),
     "Breakout": Ball(99, 101, -48.5, 10.5, bottom=196.0),
 }
 
 
-class BallAttention(NamedTuple):
-    """Attention near the ball, means over the frames with a ball in play."""
+UNKNOWN = f"only of {' and '.join(BALLS)} is the ball's place in Atari's memory known; choose one of them."
 
-    #: Number of these frames
+
+class BallAttention(NamedTuple):
+    """The attention near the ball: means over the frames with a ball in play."""
+
+    #: Number of frames with a ball in play
     n_frames: int
     #: Number of all steps
     n_steps: int
     #: Weight of the regions that see the ball's middle, ``[heads]``
     mass: np.ndarray
-    #: What it would be if all weights were equal
+    #: ``mass`` if all weights were equal
     even: float
     #: Weight of the one region whose middle is nearest to the ball, ``[heads]``
     nearest: np.ndarray
-    #: What it would be if all weights were equal: 1 / n
+    #: ``nearest`` if all weights were equal: 1 / n
     nearest_even: float
 
     def __str__(self) -> str:
@@ -71,15 +74,15 @@ class BallAttention(NamedTuple):
 
 def ball_position(game: str, ram: np.ndarray) -> tuple[float, float] | None:
     """
-    The middle of the ball.
+    Locate the middle of the ball.
 
     :param game: ``"Pong"`` or ``"Breakout"``
     :param ram: Atari's memory, uint8 ``[128]``
-    :return: column and row of the pixel, of a frame of 210 x 160, the first being 0; ``None`` if no ball is in play
-    :raises ValueError: if the game is another
+    :return: column and row in a frame of 210 x 160 pixels, counted from 0; ``None`` if no ball is in play
+    :raises ValueError: if the game is neither
     """
     ball = _ball(game)
-    # Both games keep a row of 0 between two balls
+    # Both games set the row to 0 between two balls
     if ram[ball.y_address] == 0:
         return None
     x, y = int(ram[ball.x_address]) + ball.x_offset, int(ram[ball.y_address]) + ball.y_offset
@@ -92,17 +95,17 @@ def ball_game(env_id: str) -> str:
 
     :param env_id: such as ``"ALE/Pong-v5"``
     :return: a key of ``BALLS``
-    :raises ValueError: if it is none of them
+    :raises ValueError: if its game is not among them
     """
     for name in BALLS:
         if name in env_id:
             return name
-    raise ValueError(f"env={env_id!r}: only of {' and '.join(BALLS)} it is known where the ball is.")
+    raise ValueError(f"env={env_id!r}: {UNKNOWN}")
 
 
 def measure_ball_attention(
     model: BaseAlgorithm, env: GymEnv, game: str, n_steps: int = 1000, deterministic: bool = True
-) -> list[tuple[Attention, BallAttention]]:
+) -> list[tuple[RecordedWeights, BallAttention]]:
     """
     Let a model play, and measure how much it attends to the ball.
 
@@ -110,43 +113,45 @@ def measure_ball_attention(
     :param env: wrapped as for training; it runs in this process, not in another (``DummyVecEnv``)
     :param game: ``"Pong"`` or ``"Breakout"``
     :param n_steps: number of steps, over as many episodes as it takes
-    :param deterministic: whether to act without exploration
-    :return: for each of the model's sources of weights over an image, the weights and the measurement
-    :raises ValueError: if the game is another, the model has no attention over an image, or no ball was ever in play
+    :param deterministic: act without exploration
+    :return: the weights and the measurement, for each source of weights over an image
+    :raises ValueError: if the game is neither, the model has no attention over an image, or no ball was ever in play
     """
     _ball(game)
-    recorded: list[list[Attention]] = []
+    episodes: list[list[RecordedWeights]] = []
     rams: list[np.ndarray] = []
     while len(rams) < n_steps:
         episode = record_episode(model, env, n_steps - len(rams), deterministic, render=False, probe=_ram)
-        recorded.append(episode.attention)
+        episodes.append(episode.recorded_weights)
         rams += episode.probes
+    positions = [ball_position(game, ram) for ram in rams]
     result = []
-    for parts in zip(*recorded, strict=True):
-        attention = replace(parts[0], weights=np.concatenate([part.weights for part in parts]))
-        if image_parts(attention):
-            result.append((attention, attention_near(attention, [ball_position(game, ram) for ram in rams])))
+    for of_one_source in zip(*episodes, strict=True):
+        weights = np.concatenate([recorded.weights for recorded in of_one_source])
+        recorded = replace(of_one_source[0], weights=weights)
+        if image_parts(recorded):
+            result.append((recorded, attention_near(recorded, positions)))
     if not result:
-        raise ValueError(f"This {type(model).__name__} attends to no image, so nothing can be near the ball.")
+        raise ValueError(f"This {type(model).__name__} does not attend to an image, so no attention can be near the ball.")
     return result
 
 
-def attention_near(attention: Attention, positions: list[tuple[float, float] | None]) -> BallAttention:
+def attention_near(recorded: RecordedWeights, positions: list[tuple[float, float] | None]) -> BallAttention:
     """
-    The attention near something that moves.
+    Measure the attention near something that moves.
 
-    :param attention: over an image, its first
-    :param positions: column and row in a frame of 210 x 160, or ``None``, for each step
+    :param recorded: weights over an image, the first if there are several
+    :param positions: column and row in a frame of 210 x 160 pixels, or ``None``, for each step
     :return: the measurement
     :raises ValueError: if all positions are ``None``
     """
-    part, image = image_parts(attention)[0]
+    part, image = image_parts(recorded)[0]
     steps = [step for step, position in enumerate(positions) if position is not None]
     if not steps:
         raise ValueError(f"No ball was in play in {len(positions)} steps; record more of them.")
     sees, nearest = zip(*(regions_near(image, position) for position in positions if position is not None), strict=True)
-    weights = attention.weights[steps, :, part.start : part.stop]  # [frames, heads, n]
-    n_tokens = attention.weights.shape[-1]
+    weights = recorded.weights[steps, :, part.start : part.stop]  # [frames, heads, n]
+    n_tokens = recorded.weights.shape[-1]
     return BallAttention(
         n_frames=len(steps),
         n_steps=len(positions),
@@ -159,16 +164,16 @@ def attention_near(attention: Attention, positions: list[tuple[float, float] | N
 
 def regions_near(image: ImageGrid, position: tuple[float, float]) -> tuple[np.ndarray, int]:
     """
-    The regions of an image that see a point of the frame, and the one whose middle is nearest to it.
+    Find the regions of an image that see a point of the frame, and the region whose middle is nearest to it.
 
-    :param image: where the regions lie in the image, which is the frame made smaller
+    :param image: the layout of the regions; the image is the whole frame, scaled down
     :param position: column and row in the frame
-    :return: bool ``[n]``, and an index
+    :return: for each region whether it sees the point, bool ``[n]``, and the index of the nearest region
     """
     seen, nearest = [], []
     field = image.receptive_field
     for n, length, frame_length, coordinate in zip(image.grid, image.image_size, FRAME_SIZE, position[::-1], strict=True):
-        # The pixel c covers [c, c + 1) of the frame's length; its middle keeps its place when the frame shrinks
+        # Pixel c covers the interval [c, c + 1) of the frame, so its middle is c + 0.5, which scales with the frame
         point = (coordinate + 0.5) * length / frame_length
         pixel = int(np.clip(point, 0, length - 1))
         seen.append(coverage(n, field, length)[:, pixel])
@@ -178,7 +183,7 @@ def regions_near(image: ImageGrid, position: tuple[float, float]) -> tuple[np.nd
 
 def _ball(game: str) -> Ball:
     if game not in BALLS:
-        raise ValueError(f"game={game!r}: only of {' and '.join(BALLS)} it is known where the ball is.")
+        raise ValueError(f"game={game!r}: {UNKNOWN}")
     return BALLS[game]
 
 

@@ -1,4 +1,4 @@
-"""Occlusion saliency: what the action depends on, found by covering it up."""
+"""Occlusion saliency: the parts of an image that an action depends on, found by covering them."""
 
 from typing import Any
 
@@ -28,29 +28,30 @@ def occlusion_saliency(
     batch_size: int = 64,
 ) -> np.ndarray:
     """
-    How much the score of the chosen action changes if a patch of the image is covered.
+    Measure how much the score of the chosen action changes when a patch of the image is covered.
 
     Zeiler and Fergus (2014), section 4.2; for agents Greydanus et al. (2018), who blur instead of covering. The score is
-    the Q-value, or the logarithm of the action's probability; the action is the greedy one of the observation as it is. A
-    patch covers all frames of a stack. A pixel gets the mean over the patches that cover it. Any model will do, with or
+    the Q-value, or the logarithm of the action's probability; the action is the greedy one for the uncovered observation.
+    A patch covers all frames of a stack. A pixel gets the mean over the patches that cover it. Works with any model, with or
     without attention.
 
     :param model: with discrete actions
-    :param observation: one, as the policy gets it, without a batch axis; images channels first
-    :param key: of the image, if the observation is a Dict; ``None`` means its first image
-    :param patch_size: pixels across
-    :param stride: pixels from one patch to the next
-    :param fill: ``"mean"`` (of each channel), ``"grey"`` (the middle of what the space allows), or a value
-    :param state: the memory of a recurrent model before the step, as ``predict`` returned it
-    :param batch_size: number of covered images at once
+    :param observation: a single observation, as the policy gets it, without a batch axis; images channels first
+    :param key: of the image, if the observation is a Dict; ``None`` takes its first image
+    :param patch_size: side of a patch, in pixels
+    :param stride: distance from one patch to the next, in pixels
+    :param fill: ``"mean"`` (of each channel), ``"grey"`` (the middle of the space's range), or a value
+    :param state: the memory of a recurrent model before the step, as returned by ``predict``
+    :param batch_size: number of covered images to evaluate at once
     :return: absolute changes, ``[H, W]``
-    :raises ValueError: if there is no image, the patch does not fit, or the model's scores are not known
+    :raises ValueError: if there is no image, the patch does not fit, or the policy has no scores that are known here
     """
     key, space = _image_space(model, key)
     image = np.asarray(observation if key is None else observation[key])
     height, width = image.shape[1:]
     if not 1 <= patch_size <= min(height, width) or stride < 1:
         raise ValueError(f"patch_size={patch_size} with stride={stride} does not fit an image of {height} x {width} pixels.")
+    # All patches in one batch of images: the network is then called a few times instead of once for each patch
     covered, grid = _cover(image, patch_size, stride, _fill_values(image, space, fill))
     with evaluation_mode(model):
         scores = action_scores(model, _batch(observation, key, image[None]), state)[0]
@@ -65,13 +66,14 @@ def occlusion_saliency(
 
 def action_scores(model: BaseAlgorithm, observations: Any, state: Any = None) -> np.ndarray:
     """
-    Q-values, or logarithms of the actions' probabilities.
+    Compute Q-values, or the logarithms of the actions' probabilities.
 
     :param model: with discrete actions
     :param observations: as the policy gets them, ``[B, ...]``, or a dict of such arrays
-    :param state: the memory before the step, of one environment, used for all rows; ``None`` at an episode's start
+    :param state: the memory of one environment before the step, repeated for all B observations; ``None`` at an episode's
+        start
     :return: ``[B, actions]``
-    :raises ValueError: if the model has neither
+    :raises ValueError: if the policy has neither
     """
     policy, network = model.policy, acting_network(model)
     tensors, _ = policy.obs_to_tensor(observations)
@@ -89,17 +91,17 @@ def action_scores(model: BaseAlgorithm, observations: Any, state: Any = None) ->
             if isinstance(distribution, Categorical):
                 return distribution.logits.float().cpu().numpy()  # normalised: logarithms of probabilities
     raise ValueError(
-        f"The actions of {type(policy).__name__} with {model.action_space} have no scores that are known here; use a model "
-        "with one discrete action: DQN, QR-DQN, RecurrentDQN, PPO or A2C."
+        f"{type(policy).__name__} with the action space {model.action_space} has no action scores that are known here; use a "
+        "model with one discrete action: DQN, QR-DQN, RecurrentDQN, PPO or A2C."
     )
 
 
 def image_key(space: spaces.Space) -> tuple[bool, str | None]:
     """
-    Whether there is an image in a space, and under which key.
+    Find the first image in a space.
 
     :param space: Observation space
-    :return: ``(True, None)`` if it is an image itself
+    :return: True if there is one, and its key; the key is ``None`` if the space itself is the image
     """
     if isinstance(space, spaces.Dict):
         keys = [name for name, part in space.spaces.items() if image_key(part)[0]]
@@ -118,7 +120,7 @@ def _image_space(model: BaseAlgorithm, key: str | None) -> tuple[str | None, spa
 
 
 def _fill_values(image: np.ndarray, space: spaces.Box, fill: str | float) -> np.ndarray:
-    """What a patch is filled with, ``[C, 1, 1]``."""
+    """The value that fills a patch, for each channel, ``[C, 1, 1]``."""
     if fill == "mean":
         values = image.mean(axis=(1, 2))
     elif fill == "grey":
@@ -131,7 +133,7 @@ def _fill_values(image: np.ndarray, space: spaces.Box, fill: str | float) -> np.
 
 
 def _cover(image: np.ndarray, patch_size: int, stride: int, values: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
-    """Copies of an image, a patch of each covered, ``[rows * columns, C, H, W]``, and rows and columns."""
+    """Copies of an image, each with another patch covered, ``[rows * columns, C, H, W]``, and the grid (rows, columns)."""
     rows, columns = ((length - patch_size) // stride + 1 for length in image.shape[1:])
     covered = np.repeat(image[None], rows * columns, axis=0)
     for i in range(rows):
@@ -142,6 +144,7 @@ def _cover(image: np.ndarray, patch_size: int, stride: int, values: np.ndarray) 
 
 
 def _batch(observation: Any, key: str | None, images: np.ndarray) -> Any:
+    """One observation for each image; all other parts of a Dict are repeated."""
     if key is None:
         return images
     parts = {name: np.repeat(np.asarray(value)[None], len(images), axis=0) for name, value in observation.items()}

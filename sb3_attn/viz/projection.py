@@ -1,12 +1,14 @@
-"""From weights of regions to pixels, and from observations to pictures."""
+"""Projections to pixels: weights of regions to maps, observations to RGB images, and maps over images."""
 
 import numpy as np
 from matplotlib import colormaps
 
 from sb3_attn.extractors.tokenizers import ReceptiveField
 
-#: Bright is much; it stays readable in grey and for the colour-blind
+#: Brighter is more; readable in grey and for the colour-blind
 COLORMAP = "inferno"
+#: The smallest upper end of a scale, so that an image or a map of zeros is not divided by 0
+TINY = 1e-12
 
 
 def pixel_map(
@@ -19,14 +21,15 @@ def pixel_map(
     """
     Give each pixel the weights of the regions that see it.
 
-    Region (i, j) sees the pixels [i * stride, i * stride + size) x [j * stride, j * stride + size). The
-    sum is the share of the attention that can have seen a pixel: a region looks the same wherever it lies, but where fields
-    overlap, even attention is brighter in the middle of an image, which more regions see than its edges. The mean makes even
-    attention an even map, but a region in a corner, which no other sees, brighter than one in the middle.
+    Region (i, j) sees the pixels [i * stride, i * stride + size) x [j * stride, j * stride + size). The sum is the share of
+    the attention that can have seen a pixel: every region looks the same, wherever it lies, but where receptive fields
+    overlap, even attention looks brighter in the middle of an image, which more regions see than its edges. The mean turns
+    even attention into an even map, but a region in a corner, which no other region overlaps, looks brighter than one in
+    the middle.
 
     :param weights: ``[..., n]``, the regions row by row
     :param grid: rows and columns of regions
-    :param receptive_field: size and stride of what a region sees
+    :param receptive_field: size and stride of what one region sees, in pixels
     :param image_size: height and width of the image
     :param reduce: ``"sum"`` or ``"mean"`` over the regions that see a pixel; 0 where none does
     :return: ``[..., height, width]``
@@ -34,6 +37,7 @@ def pixel_map(
     """
     if reduce not in ("mean", "sum"):
         raise ValueError(f"reduce={reduce!r} is unknown; choose 'sum' or 'mean'.")
+    # A region sees a rectangle, so both axes are independent: two small products replace a loop over the regions
     rows, columns = (coverage(n, receptive_field, length) for n, length in zip(grid, image_size, strict=True))
     summed = rows.T @ weights.reshape(*weights.shape[:-1], *grid) @ columns  # [..., height, width]
     if reduce == "sum":
@@ -43,10 +47,10 @@ def pixel_map(
 
 def coverage(n: int, receptive_field: ReceptiveField, length: int) -> np.ndarray:
     """
-    Which pixels the regions see along one axis: 1 or 0, ``[n, length]``.
+    The pixels that each region sees along one axis: 1 or 0, ``[n, length]``.
 
     :param n: number of regions
-    :param receptive_field: size and stride of what a region sees
+    :param receptive_field: size and stride of what one region sees, in pixels
     :param length: number of pixels
     """
     starts = np.arange(n)[:, None] * receptive_field.stride
@@ -54,36 +58,37 @@ def coverage(n: int, receptive_field: ReceptiveField, length: int) -> np.ndarray
     return ((pixels >= starts) & (pixels < starts + receptive_field.size)).astype(np.float64)
 
 
-def picture(image: np.ndarray, n_stack: int = 1) -> np.ndarray:
+def to_rgb(image: np.ndarray, n_stack: int = 1) -> np.ndarray:
     """
-    An observed image as one to look at: the newest frame of a stack, in colour if it has three channels.
+    Turn an observed image into one that can be shown: the newest frame of a stack, in colour if it has three channels.
 
-    :param image: channels first, ``[C, H, W]``; floats are stretched from their least to their largest value
+    :param image: channels first, ``[C, H, W]``; floats are scaled so that the smallest becomes 0 and the largest 255
     :param n_stack: number of frames in it
     :return: RGB, uint8 ``[H, W, 3]``
     """
     channels = len(image) // n_stack if len(image) % n_stack == 0 else len(image)
     frame = image[-channels:]
-    frame = frame[-3:] if channels % 3 == 0 else frame[-1:].repeat(3, axis=0)  # of several the newest
+    # A multiple of three is RGB, and if it is a larger one, the observation itself is a stack; anything else is shown in grey
+    frame = frame[-3:] if channels % 3 == 0 else frame[-1:].repeat(3, axis=0)
     frame = frame.transpose(1, 2, 0)
     if frame.dtype != np.uint8:
         low, high = float(image.min()), float(image.max())
-        frame = (255 * (frame - low) / max(high - low, 1e-12)).astype(np.uint8)
+        frame = (255 * (frame - low) / max(high - low, TINY)).astype(np.uint8)
     return np.ascontiguousarray(frame)
 
 
 def overlay(image: np.ndarray, values: np.ndarray, largest: float | None = None) -> np.ndarray:
     """
-    A picture in grey with a map over it in colour: the larger the value, the less of the picture shows through.
+    Lay a map in colour over an image in grey: the larger the value, the less of the image shows through.
 
     :param image: RGB, uint8 ``[H, W, 3]``
     :param values: at least 0, ``[H, W]``
-    :param largest: the value that gets the brightest colour; ``None`` means the largest there is
+    :param largest: the value that gets the brightest colour; ``None`` takes the largest in ``values``
     :return: RGB, uint8 ``[H, W, 3]``
     """
     largest = float(values.max()) if largest is None else largest
-    strength = np.clip(values / max(largest, 1e-12), 0.0, 1.0)
+    strength = np.clip(values / max(largest, TINY), 0.0, 1.0)
     grey = image.astype(np.float64).mean(axis=-1, keepdims=True)
     colour = 255 * colormaps[COLORMAP](strength)[..., :3]
-    opacity = (0.15 + 0.6 * strength)[..., None]
+    opacity = (0.15 + 0.6 * strength)[..., None]  # a tint everywhere, so that a map of zeros still looks like a map
     return ((1 - opacity) * grey + opacity * colour).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Episodes together with the attention weights of every step."""
+"""Recording: a model acts in an environment, and every step's weights are kept."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -14,32 +14,32 @@ from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, unwrap_vec_normalize, unwrap_vec_wrapper
 
 from sb3_attn.common.observations import map_obs
-from sb3_attn.viz.sources import find_sources
-from sb3_attn.viz.weights import Attention, WeightSource
+from sb3_attn.viz.recorded_weights import RecordedWeights
+from sb3_attn.viz.sources import WeightSource, find_sources
 
 
 @dataclass
 class Episode:
     """
-    T steps of one episode, from its start. An observation is the one that the action of its step answers.
+    The first T steps of one episode. The observation of a step is the one that its action was chosen for.
 
     :param observations: as the policy gets them, ``[T, ...]``, or a dict of such arrays
     :param actions: ``[T, ...]``
     :param rewards: before any normalisation, ``[T]``
-    :param frames: what the environment rendered, RGB, uint8 ``[T, height, width, 3]``; ``None`` if it does not render
-    :param attention: one entry for each source of weights
-    :param states: the memory of a recurrent model before each step; ``None`` at the first, and without a memory
-    :param probes: what ``probe`` returned before each step
-    :param n_stack: number of frames that lie in each observation, one behind the other, the newest last
-    :param finished: whether the episode ended, rather than the recording
-    :param fps: frames per second at which the environment means to be seen
+    :param frames: the rendered frames, RGB, uint8 ``[T, height, width, 3]``; ``None`` if the environment does not render
+    :param recorded_weights: one entry for each source of weights
+    :param states: the memory of a recurrent model before each step; ``None`` at the first step, and without a memory
+    :param probes: the results of ``probe``, one before each step
+    :param n_stack: number of frames stacked in each observation, the newest last
+    :param finished: True if the episode ended, False if the recording was cut off
+    :param fps: frames per second at which the environment is meant to be watched
     """
 
     observations: Any
     actions: np.ndarray
     rewards: np.ndarray
     frames: np.ndarray | None
-    attention: list[Attention]
+    recorded_weights: list[RecordedWeights]
     states: list[Any] = field(default_factory=list)
     probes: list[Any] = field(default_factory=list)
     n_stack: int = 1
@@ -59,22 +59,22 @@ class Episode:
 
     def save(self, path: str | Path) -> None:
         """
-        Write weights, actions and rewards to an ``.npz`` file, with the grids of the images that were attended to.
+        Write weights, actions and rewards to an ``.npz`` file, with the layout of the images that were attended to.
 
-        For each source ``<name>`` there are ``<name>/weights`` ``[T, heads, tokens]``, ``<name>/entropy`` (unless it is no
-        distribution) and ``<name>/peak`` ``[T, heads]``; if it has rows, all three have an axis for them, behind the heads.
+        For each source ``<name>`` there are ``<name>/weights`` ``[T, heads, tokens]``, ``<name>/entropy`` (only if it is a
+        distribution) and ``<name>/peak`` ``[T, heads]``; if it has rows, all three have an axis for them after the heads.
         For each of its images there are ``<name>/<key>/grid``, ``.../receptive_field`` (size, stride), ``.../image_size`` and
-        ``.../tokens`` (first, after the last). The key of an observation that is no Dict is ``image``.
+        ``.../tokens`` (index of the first, index after the last). An image that is not part of a Dict has the key ``image``.
 
         :param path: of the file
         """
         arrays = {"actions": self.actions, "rewards": self.rewards}
-        for attention in self.attention:
-            for quantity in ("weights", "entropy", "peak") if attention.is_distribution else ("weights", "peak"):
-                arrays[f"{attention.name}/{quantity}"] = getattr(attention, quantity)
-            for part in attention.parts:
+        for recorded in self.recorded_weights:
+            for quantity in ("weights", "entropy", "peak") if recorded.is_distribution else ("weights", "peak"):
+                arrays[f"{recorded.name}/{quantity}"] = getattr(recorded, quantity)
+            for part in recorded.parts:
                 if part.image is not None:
-                    prefix = f"{attention.name}/{part.key or 'image'}"
+                    prefix = f"{recorded.name}/{part.key or 'image'}"
                     arrays |= {f"{prefix}/{name}": np.array(value) for name, value in part.image._asdict().items()}
                     arrays[f"{prefix}/tokens"] = np.array((part.start, part.stop))
         np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
@@ -90,34 +90,35 @@ def record_episode(
     probe: Callable[[VecEnv], Any] | None = None,
 ) -> Episode:
     """
-    Let a model act in the first of some environments, and keep what it attends to.
+    Let a model act for one episode, in the first environment of a vectorised one, and record its weights.
 
-    The model is left as it was: no hooks, nothing stored on its modules. The statistics of a ``VecNormalize`` stay, too.
+    The model stays as it was: no hooks are added, and nothing is stored on its modules. The statistics of a ``VecNormalize``
+    are not updated.
 
     :param model: of any of SB3's algorithms, or of ours
-    :param env: wrapped as for training; an image is transposed if need be
-    :param n_steps: where to stop if the episode has not ended; ``None`` waits for its end
-    :param deterministic: whether to act without exploration
-    :param sources: of weights; ``None`` takes all that the model has, an empty list records none
+    :param env: wrapped as for training; images are transposed if necessary
+    :param n_steps: stop after this many steps even if the episode has not ended; ``None`` waits for its end
+    :param deterministic: act without exploration
+    :param sources: the sources of weights to record; ``None`` takes all that the model has, an empty list none
     :param render: keep rendered frames, if the environment renders arrays
-    :param probe: called with the environment before each step; what it returns is kept
+    :param probe: called with the environment before each step; its results are kept in ``Episode.probes``
     :return: the episode
-    :raises ValueError: if the model has no attention, or the environment's spaces are not the model's
+    :raises ValueError: if the model has no source of weights, or the environment's spaces are not the model's
     """
     if n_steps is not None and n_steps < 1:
         raise ValueError(f"n_steps={n_steps} records nothing; give at least 1, or None for the whole episode.")
     sources = find_sources(model) if sources is None else sources
     vec_env = wrap_env(model, env)
     render = render and vec_env.render_mode == "rgb_array"
-    record = _Record(model, vec_env, sources, render, probe)
-    with _as_found(model, vec_env):
-        record.run(n_steps, deterministic)
-    return record.episode()
+    recorder = _Recorder(model, vec_env, sources, render, probe)
+    with restore_modes(model, vec_env):
+        recorder.run(n_steps, deterministic)
+    return recorder.episode()
 
 
 def wrap_env(model: BaseAlgorithm, env: GymEnv) -> VecEnv:
     """
-    Wrap an environment as ``model.set_env`` would, but leave the model alone.
+    Wrap an environment as ``model.set_env`` would, without changing the model.
 
     :param model: of any of SB3's algorithms, or of ours
     :param env: an environment, vectorised or not
@@ -135,8 +136,8 @@ def wrap_env(model: BaseAlgorithm, env: GymEnv) -> VecEnv:
     return vec_env
 
 
-class _Record:
-    """What ``record_episode`` gathers."""
+class _Recorder:
+    """Collects the steps of ``record_episode``."""
 
     def __init__(self, model: BaseAlgorithm, env: VecEnv, sources: Sequence[WeightSource], render: bool, probe: Any) -> None:
         self.model, self.env, self.sources, self.render, self.probe = model, env, sources, render, probe
@@ -153,21 +154,22 @@ class _Record:
         observations: Any = self.env.reset()
         state, starts = None, np.ones(self.env.num_envs, dtype=bool)
         while not self.finished and (n_steps is None or len(self.steps) < n_steps):
-            self.observations.append(first(observations))
+            # Everything that belongs to the observation is kept before the step, which replaces it
+            self.observations.append(first_observation(observations))
             self.states.append(state)
             if self.render:
                 self.frames.append(np.asarray(self.env.get_images()[0]))
             if self.probe is not None:
                 self.probes.append(self.probe(self.env))
             actions, next_state = self.model.predict(observations, state, starts, deterministic)
-            self._attend(observations, state, next_state)
+            self._record_weights(observations, state, next_state)
             observations, rewards, starts, _ = self.env.step(actions)
             if normalize is not None:
                 rewards = normalize.get_original_reward()
             self.steps.append((actions[0], float(rewards[0])))
             state, self.finished = next_state, bool(starts[0])
 
-    def _attend(self, observations: Any, state: Any, next_state: Any) -> None:
+    def _record_weights(self, observations: Any, state: Any, next_state: Any) -> None:
         tensors, _ = self.model.policy.obs_to_tensor(observations)
         with th.no_grad():
             for source, weights in zip(self.sources, self.weights, strict=True):
@@ -180,7 +182,7 @@ class _Record:
             np.stack(actions),
             np.array(rewards),
             np.stack(self.frames) if self.frames else None,
-            [source.attention(np.stack(weights)) for source, weights in zip(self.sources, self.weights, strict=True)],
+            [source.record(np.stack(weights)) for source, weights in zip(self.sources, self.weights, strict=True)],
             self.states,
             self.probes,
             n_stacked(self.env),
@@ -189,9 +191,9 @@ class _Record:
         )
 
 
-def first(observations: Any) -> Any:
+def first_observation(observations: Any) -> Any:
     """
-    The first observation of a batch, copied: an environment may write the next into the same array.
+    Copy the first observation of a batch: an environment may write the next one into the same array.
 
     :param observations: ``[B, ...]``, or a dict of such arrays
     """
@@ -200,7 +202,7 @@ def first(observations: Any) -> Any:
 
 def n_stacked(env: VecEnv) -> int:
     """
-    Number of frames that lie in each observation.
+    The number of frames that are stacked in each observation.
 
     :param env: with or without a ``VecFrameStack``
     """
@@ -214,8 +216,13 @@ def _fps(env: VecEnv) -> float:
 
 
 @contextlib.contextmanager
-def _as_found(model: BaseAlgorithm, env: VecEnv) -> Iterator[None]:
-    """Evaluation mode and frozen statistics, both undone afterwards."""
+def restore_modes(model: BaseAlgorithm, env: VecEnv) -> Iterator[None]:
+    """
+    Evaluation mode and frozen statistics of ``VecNormalize``; both are as before afterwards.
+
+    :param model: of any of SB3's algorithms, or of ours
+    :param env: the vectorised environment
+    """
     normalize = unwrap_vec_normalize(env)
     was_normalize_training = normalize is not None and normalize.training
     if normalize is not None:
@@ -231,7 +238,7 @@ def _as_found(model: BaseAlgorithm, env: VecEnv) -> Iterator[None]:
 @contextlib.contextmanager
 def evaluation_mode(model: BaseAlgorithm) -> Iterator[None]:
     """
-    Networks in evaluation mode: hard attention draws nothing. Undone afterwards.
+    Evaluation mode of the networks, in which hard attention does not sample. The mode is as before afterwards.
 
     :param model: of any of SB3's algorithms, or of ours
     """

@@ -1,7 +1,13 @@
-"""Where weights come from."""
+"""
+Sources of weights: the parts of a model that attend to something, or read and write a memory.
 
+First the contract, then attention, then memories, and last how the sources of a model are found.
+"""
+
+from abc import ABC, abstractmethod
 from typing import Any
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -9,27 +15,123 @@ from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_attn.extractors import AttentionExtractor, MemoryExtractor
+from sb3_attn.common.core_state import where_rows
+from sb3_attn.extractors import CORE_EXTRACTORS, AttentionExtractor, MemoryExtractor
 from sb3_attn.extractors.tokenizers import DictTokenizer, EntityTokenizer, ImageTokenizer, Tokenizer
+from sb3_attn.memory import CORES, GTrXLCore, KeyValueMemoryCore, MemoryCore
 from sb3_attn.recurrent_dqn import RecurrentQNetwork
-from sb3_attn.viz.memories import CoreMemory, ExtractorMemory
-from sb3_attn.viz.weights import ImageGrid, TokenPart, WeightSource, features_extractor
+from sb3_attn.viz.recorded_weights import ImageGrid, RecordedWeights, TokenPart
+
+
+class WeightSource(ABC):
+    """
+    A part of a model that computes weights for each observation.
+
+    ``find_sources`` finds every subclass that is listed in ``SOURCES``; recordings, figures, videos and the command line then
+    work without changes.
+
+    :param network: the part of the policy that acts: the Q-network, the actor, or the policy itself
+    :param parts: a description of the tokens that the weights are over
+    """
+
+    #: For titles and file names
+    name: str
+    #: True if the weights depend on the memory of a recurrent model
+    needs_state = False
+    #: As for ``RecordedWeights``
+    rows: TokenPart | None = None
+    #: As for ``RecordedWeights``
+    is_distribution = True
+
+    def __init__(self, network: Any, parts: tuple[TokenPart, ...]) -> None:
+        self.network = network
+        self.parts = parts
+
+    @classmethod
+    @abstractmethod
+    def from_network(cls, network: Any) -> "list[WeightSource]":
+        """
+        The sources of this kind in a network; an empty list if it has none.
+
+        :param network: as for the constructor
+        """
+
+    @abstractmethod
+    def weights(self, observations: PyTorchObs, state: Any = None, next_state: Any = None) -> th.Tensor:
+        """
+        Compute the weights of one step without changing anything in the network.
+
+        :param observations: as returned by ``policy.obs_to_tensor``, ``[B, ...]``
+        :param state: the memory before the step, as returned by ``predict``; ``None`` at an episode's start, and for a
+            model without memory
+        :param next_state: the memory after the step
+        :return: ``[B, heads, tokens]``, or with rows ``[B, heads, rows, tokens]``
+        """
+
+    def record(self, weights: np.ndarray) -> RecordedWeights:
+        """
+        Put the weights of several steps together with the description of their axes.
+
+        :param weights: results of ``weights``, ``[T, ...]``
+        """
+        return RecordedWeights(self.name, weights, self.parts, self.rows, self.is_distribution)
+
+
+# --- Attention
+
+
+class ExtractorAttention(WeightSource):
+    """The attention of an ``AttentionExtractor``. Parameters as for ``WeightSource``."""
+
+    name = "attention"
+
+    @classmethod
+    def from_network(cls, network: Any) -> list[WeightSource]:
+        extractor = features_extractor(network)
+        if not isinstance(extractor, AttentionExtractor):
+            return []
+        return [cls(network, token_parts(extractor.tokenizer, network.observation_space))]
+
+    def weights(self, observations: PyTorchObs, state: Any = None, next_state: Any = None) -> th.Tensor:
+        inputs = _preprocess(self.network, observations)
+        weights = features_extractor(self.network).attend(inputs, need_weights=True)[1]
+        assert weights is not None, "need_weights=True returns them"
+        return weights
+
+
+class CoreAttention(WeightSource):
+    """The attention of a memory core over its inputs (``DARQNPolicy``). Parameters as for ``WeightSource``."""
+
+    name = "core_attention"
+    needs_state = True
+
+    @classmethod
+    def from_network(cls, network: Any) -> list[WeightSource]:
+        tokenizer = getattr(features_extractor(network), "tokenizer", None)
+        attends = isinstance(network, RecurrentQNetwork) and hasattr(network.core, "attend")
+        if not attends or not isinstance(tokenizer, Tokenizer):
+            return []
+        return [cls(network, token_parts(tokenizer, network.observation_space))]
+
+    def weights(self, observations: PyTorchObs, state: Any = None, next_state: Any = None) -> th.Tensor:
+        inputs = self.network.encode(observations)
+        return self.network.core.attend(inputs, self.network.state_or_initial(state, len(inputs)))[1]
 
 
 def token_parts(tokenizer: Tokenizer, space: spaces.Space) -> tuple[TokenPart, ...]:
     """
-    What an extractor's tokens are.
+    Describe the tokens of a features extractor.
 
     :param tokenizer: the extractor's
-    :param space: its observation space, images channels first
+    :param space: the extractor's observation space, images channels first
     :return: the parts, in the order of the tokens
     """
     if not isinstance(tokenizer, DictTokenizer):
         return (_part(None, tokenizer, space, 0),)
-    assert isinstance(space, spaces.Dict), "only a Dict has them"
+    assert isinstance(space, spaces.Dict), "a DictTokenizer accepts only these"
     parts: list[TokenPart] = []
     for key, module in tokenizer.tokenizers.items():
-        assert isinstance(module, Tokenizer), "nothing else is in there"
+        assert isinstance(module, Tokenizer), "a DictTokenizer holds only these"
         parts.append(_part(key, module, space[key], parts[-1].stop if parts else 0))
     return tuple(parts)
 
@@ -43,52 +145,174 @@ def _part(key: str | None, tokenizer: Tokenizer, space: spaces.Space, start: int
     return TokenPart(key, "entity" if isinstance(tokenizer, EntityTokenizer) else "entry", start, stop)
 
 
-class ExtractorAttention(WeightSource):
-    """The weights of an ``AttentionExtractor``. Parameters as for ``WeightSource``."""
+# --- Memories
 
-    name = "attention"
-
-    @classmethod
-    def from_network(cls, network: Any) -> list[WeightSource]:
-        extractor = features_extractor(network)
-        if not isinstance(extractor, AttentionExtractor):
-            return []
-        return [cls(network, token_parts(extractor.tokenizer, network.observation_space))]
-
-    def weights(self, observations: PyTorchObs, state: Any = None, next_state: Any = None) -> th.Tensor:
-        network = self.network
-        # What BaseModel.extract_features does before it calls the extractor
-        inputs = preprocess_obs(observations, network.observation_space, normalize_images=network.normalize_images)
-        weights = features_extractor(network).attend(inputs, need_weights=True)[1]
-        assert weights is not None, "they were asked for"
-        return weights
+#: Cores whose slots are the last steps, the oldest first: how many steps ago the last slot's step was
+NEWEST_STEP: dict[type[MemoryCore], int] = {GTrXLCore: 0, KeyValueMemoryCore: 1}
+#: What belongs to each pair of slots rather than to each slot: how the first of them is related to the second
+OF_PAIRS = {"link": "slot written before"}
+#: What is no weighting of slots
+NO_DISTRIBUTIONS = ("usage", "link")
 
 
-class CoreAttention(WeightSource):
-    """The weights of a memory core that attends to its inputs (``DARQNPolicy``). Parameters as for ``WeightSource``."""
+class MemoryWeights(WeightSource):
+    """
+    One of the quantities in ``MemoryCore.memory_weights``.
 
-    name = "core_attention"
+    :param network: the part of the policy that acts
+    :param core: the memory, somewhere in the network
+    :param quantity: the name of the quantity
+    :param parts: a description of the last axis
+    :param rows: a description of the last axis but one, if each step has a matrix
+    """
+
+    #: Before the quantity in the source's name
+    prefix: str
+
+    def __init__(
+        self, network: Any, core: MemoryCore, quantity: str, parts: tuple[TokenPart, ...], rows: TokenPart | None
+    ) -> None:
+        super().__init__(network, parts)
+        self.core = core
+        self.quantity = quantity
+        self.name = f"{self.prefix}_{quantity}"
+        self.rows = rows
+        self.is_distribution = quantity not in NO_DISTRIBUTIONS
+
+
+class CoreMemoryWeights(MemoryWeights):
+    """The reads and writes of a recurrent Q-network's memory core. Parameters as for ``MemoryWeights``."""
+
+    prefix = "memory"
     needs_state = True
 
     @classmethod
     def from_network(cls, network: Any) -> list[WeightSource]:
-        tokenizer = getattr(features_extractor(network), "tokenizer", None)
-        if (
-            not isinstance(network, RecurrentQNetwork)
-            or not isinstance(tokenizer, Tokenizer)
-            or not hasattr(network.core, "attend")
-        ):
+        if not isinstance(network, RecurrentQNetwork):
             return []
-        return [cls(network, token_parts(tokenizer, network.observation_space))]
+        newest = newest_step(network.core)
+        sources: list[WeightSource] = []
+        for quantity, n_slots in slots(network.core).items():
+            kind = "slot" if newest is None else "step"
+            part = TokenPart(None, OF_PAIRS.get(quantity, kind), 0, n_slots, newest=newest)
+            rows = TokenPart(None, kind, 0, n_slots) if quantity in OF_PAIRS else None
+            sources.append(cls(network, network.core, quantity, (part,), rows))
+        return sources
 
     def weights(self, observations: PyTorchObs, state: Any = None, next_state: Any = None) -> th.Tensor:
-        network = self.network
-        inputs = network.encode(observations)
-        return network.core.attend(inputs, network.state_or_initial(state, len(inputs)))[1]
+        inputs = self.network.encode(observations)
+        weights = self.core.memory_weights(inputs, self.network.state_or_initial(state, len(inputs)))[self.quantity]
+        # A matrix over pairs of slots has no heads: it becomes the only one
+        return weights.unsqueeze(1) if self.quantity in OF_PAIRS else weights
 
+
+class ExtractorMemoryWeights(MemoryWeights):
+    """
+    The reads and writes of a ``MemoryExtractor`` on its way through the frames of one observation.
+
+    A memory whose slots are past steps gives what it looks back on at the newest frame, over all frames. Any other memory
+    gives a matrix, frames by slots; a quantity over pairs of slots is taken after the newest frame. Parameters as for
+    ``MemoryWeights``.
+    """
+
+    prefix = "frames"
+
+    @classmethod
+    def from_network(cls, network: Any) -> list[WeightSource]:
+        extractor = features_extractor(network)
+        if not isinstance(extractor, MemoryExtractor):
+            return []
+        frames = TokenPart(None, "frame", 0, extractor.n_stack, newest=0)
+        sources: list[WeightSource] = []
+        for quantity, n_slots in slots(extractor.core).items():
+            if newest_step(extractor.core) is not None:
+                part, rows = frames, None
+            else:
+                part = TokenPart(None, OF_PAIRS.get(quantity, "slot"), 0, n_slots)
+                rows = TokenPart(None, "slot", 0, n_slots) if quantity in OF_PAIRS else frames
+            sources.append(cls(network, extractor.core, quantity, (part,), rows))
+        return sources
+
+    def weights(self, observations: PyTorchObs, state: Any = None, next_state: Any = None) -> th.Tensor:
+        weights = self._by_frame(features_extractor(self.network), _preprocess(self.network, observations))
+        newest = newest_step(self.core)
+        if newest is not None:
+            return _over_frames(weights[-1], newest, len(weights))
+        if self.quantity in OF_PAIRS:
+            return weights[-1].unsqueeze(1)
+        return weights.movedim(0, 2)  # [k, B, heads, slots] -> [B, heads, k, slots]
+
+    def _by_frame(self, extractor: MemoryExtractor, observations: PyTorchObs) -> th.Tensor:
+        """The quantity at each frame, 0 before the episode's start, ``[k, B, ...]``."""
+        frames = extractor.frames(observations)
+        inputs = extractor.encode(frames)
+        started = th.arange(len(inputs), device=inputs.device).unsqueeze(1) >= extractor.count_blank(frames)  # [k, B]
+        initial = state = self.core.initial_state(inputs.shape[1])
+        steps = []
+        for frame, rows in zip(inputs, started, strict=True):
+            weights = self.core.memory_weights(frame, state)[self.quantity]
+            steps.append(weights * rows.view(-1, *[1] * (weights.dim() - 1)))
+            # As in the extractor, blank frames leave no trace: the memory stays as it is before the first real one
+            state = where_rows(rows, self.core(frame, state)[1], initial)
+        return th.stack(steps)
+
+
+def slots(core: MemoryCore) -> dict[str, int]:
+    """
+    The quantities that a core shows, and the number of slots that each is over; empty for a core without slots.
+
+    :param core: a memory
+    """
+    state = core.initial_state(1)
+    # A core with slots has a state that is not empty, so its type and device are those that inputs need
+    reference = state[0] if state else th.zeros(())
+    with th.no_grad():
+        weights = core.memory_weights(reference.new_zeros(1, core.input_size), state)
+    return {quantity: tensor.shape[-1] for quantity, tensor in weights.items()}
+
+
+def newest_step(core: MemoryCore) -> int | None:
+    """
+    How many steps ago the last slot's step was, if the slots are the last steps.
+
+    :param core: a memory
+    """
+    return next((steps for kind, steps in NEWEST_STEP.items() if isinstance(core, kind)), None)
+
+
+def _over_frames(weights: th.Tensor, newest: int, n_frames: int) -> th.Tensor:
+    """
+    Spread weights on slots ``[B, heads, N]`` over frames ``[B, heads, k]``.
+
+    The last slot is the frame ``newest`` places before the last frame. A memory may have fewer slots than there are frames,
+    whose oldest ones then get 0, or more, the oldest of which are then empty and left out.
+    """
+    n_kept = min(weights.shape[-1], n_frames - newest)
+    over_frames = weights.new_zeros(*weights.shape[:-1], n_frames)
+    if n_kept > 0:
+        over_frames[..., n_frames - newest - n_kept : n_frames - newest] = weights[..., -n_kept:]
+    return over_frames
+
+
+# --- The sources of a model
 
 #: Tried in this order
-SOURCES: list[type[WeightSource]] = [ExtractorAttention, CoreAttention, CoreMemory, ExtractorMemory]
+SOURCES: list[type[WeightSource]] = [ExtractorAttention, CoreAttention, CoreMemoryWeights, ExtractorMemoryWeights]
+
+
+def find_sources(model: BaseAlgorithm) -> list[WeightSource]:
+    """
+    Find everything that a model attends with, and everything that its memories read and write.
+
+    :param model: of any of SB3's algorithms, or of ours
+    :return: one or more sources
+    :raises ValueError: if there is none
+    """
+    network = acting_network(model)
+    sources = [source for kind in SOURCES for source in kind.from_network(network)]
+    if not sources:
+        raise ValueError(_nothing_to_show(model, network))
+    return sources
 
 
 def acting_network(model: BaseAlgorithm) -> BaseModel:
@@ -105,19 +329,20 @@ def acting_network(model: BaseAlgorithm) -> BaseModel:
     return model.policy
 
 
-def find_sources(model: BaseAlgorithm) -> list[WeightSource]:
+def features_extractor(network: Any) -> Any:
     """
-    All that a model attends with, and what its memories read and write.
+    The features extractor that a network acts with.
 
-    :param model: of any of SB3's algorithms, or of ours
-    :return: one or more sources
-    :raises ValueError: if there is none
+    :param network: as returned by ``acting_network``
     """
-    network = acting_network(model)
-    sources = [source for kind in SOURCES for source in kind.from_network(network)]
-    if not sources:
-        raise ValueError(_nothing_to_show(model, network))
-    return sources
+    # An actor-critic policy may have a second one, for its value function, which does not act
+    extractor = getattr(network, "pi_features_extractor", None)
+    return network.features_extractor if extractor is None else extractor
+
+
+def _preprocess(network: Any, observations: PyTorchObs) -> PyTorchObs:
+    """Do what ``BaseModel.extract_features`` does before it calls the extractor."""
+    return preprocess_obs(observations, network.observation_space, normalize_images=network.normalize_images)
 
 
 def _nothing_to_show(model: BaseAlgorithm, network: Any) -> str:
@@ -128,10 +353,12 @@ def _nothing_to_show(model: BaseAlgorithm, network: Any) -> str:
             found += f", and its {type(part.core).__name__} has no slots to look into"
     if isinstance(network, RecurrentQNetwork):
         found += ", only states, which record_episode(model, env, sources=[]).states keeps"
+    with_slots = [name for name, core in CORES.items() if core.memory_weights is not MemoryCore.memory_weights]
+    extractors = [name for name, extractor in CORE_EXTRACTORS.items() if extractor.default_core in with_slots]
     return (
         f"This {type(model).__name__} has no attention and no memory to show: {found}; train it with "
         "policy_kwargs=dict(features_extractor_class=SoftAttentionExtractor) (or HardAttentionExtractor, "
-        "SelfAttentionExtractor; over stacked frames NTMExtractor, DNCExtractor, KeyValueMemoryExtractor, "
-        "GTrXLExtractor), a RecurrentDQN also with policy_kwargs=dict(core='ntm') (or 'dnc', 'key_value', "
-        "'gtrxl'), or look at occlusion saliency, which any model that sees images has."
+        f"SelfAttentionExtractor; over stacked frames {', '.join(extractors)}), a RecurrentDQN also with a memory in "
+        f"policy_kwargs, {' or '.join(f'core={name!r}' for name in with_slots)}, or look at occlusion saliency, which works "
+        "for any model that sees images."
     )

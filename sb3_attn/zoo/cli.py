@@ -1,8 +1,9 @@
 """
 The ``sb3-attn`` command: RL Zoo's own programs, run in a process where our algorithms are registered.
 
-Arguments are passed on as they are. Where we add a default we put it *in front* of the user's arguments, because
-argparse keeps the last value it reads: whatever the user gives wins, however it is spelled.
+The first argument names the command; all others are passed on unchanged, since each program has an argparse parser of its own.
+A parser in between would take ``--help`` and abbreviated options away from them. Defaults of ours are put *in front* of the
+user's arguments: argparse keeps the last value that it reads, so the user's value wins, however the option is spelled.
 """
 
 import argparse
@@ -18,15 +19,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-#: Modules that RL Zoo imports: when one is missing, the extra is the remedy.
+#: Modules that RL Zoo imports. If one is missing, the remedy is to install the zoo extra.
 ZOO_MODULES = {"rl_zoo3", "optuna", "huggingface_sb3", "pytablewriter", "yaml", "imageio_ffmpeg"}
-ZOO_MODULES |= {"pandas", "requests", "seaborn", "scipy"}  # not among its declared dependencies
+ZOO_MODULES |= {"pandas", "requests", "seaborn", "scipy"}  # RL Zoo does not declare these
 
-#: Modules of the other extra, which the commands of our own need
+#: Modules of the viz extra, which our own commands need
 VIZ_MODULES = {"matplotlib", "imageio", "imageio_ffmpeg"}
 
-#: RL Zoo's own defaults are 500 trials, each scored once, at its end, by 5 episodes: too noisy to compare agents that
-#: learn by fits and starts, and without intermediate scores nothing can be pruned.
+#: RL Zoo's own defaults are 500 trials, each scored once, at its end, over 5 episodes. That is too noisy to compare agents
+#: whose learning is uneven, and without intermediate scores no trial can be pruned.
 OPTIMIZE_DEFAULTS = (
     *("--optimize-hyperparameters", "--n-trials", "100", "--n-evaluations", "5"),
     *("--eval-episodes", "20", "--n-eval-envs", "5"),
@@ -36,7 +37,7 @@ PLOTS = {"plot-train": "plot_train", "all-plots": "all_plots", "plot-from-file":
 
 
 def train(arguments: list[str]) -> None:
-    """Train an agent, with the shipped hyperparameters unless --conf-file names others."""
+    """Train an agent, with the shipped hyperparameters unless --conf-file gives others."""
     from sb3_attn.zoo.registration import default_config
 
     config = default_config(_value(arguments, "--algo"), _value(arguments, "--env"))
@@ -45,7 +46,7 @@ def train(arguments: list[str]) -> None:
 
 
 def optimize(arguments: list[str]) -> None:
-    """Search hyperparameters with Optuna."""
+    """Search for hyperparameters with Optuna."""
     train([*OPTIMIZE_DEFAULTS, *arguments])
 
 
@@ -60,13 +61,13 @@ def record_video(arguments: list[str]) -> None:
 
 
 def record_training(arguments: list[str]) -> None:
-    """Join the videos of all checkpoints of a run."""
+    """Record a video of all checkpoints of a training run."""
     with _our_subprocesses(), _ffmpeg_on_path():
         _run_module("rl_zoo3.record_training", _folder_default(arguments) + arguments)
 
 
 def benchmark(arguments: list[str]) -> None:
-    """Score every trained agent of a folder and write the table."""
+    """Score every trained agent in a folder and write a table."""
     with _our_subprocesses():
         _run_module("rl_zoo3.benchmark", arguments)
 
@@ -75,17 +76,17 @@ def plot(arguments: list[str]) -> None:
     """Plot learning curves and compare runs."""
     name = arguments[0] if arguments else ""
     if name not in PLOTS:
-        raise SystemExit(f"sb3-attn plot needs the name of a plot, one of {', '.join(PLOTS)}, not {name!r}.")
+        raise SystemExit(f"sb3-attn plot takes the name of a plot first, one of {', '.join(PLOTS)}, not {name!r}.")
     _call_function("rl_zoo3.plots", PLOTS[name], arguments[1:])
 
 
 def show(arguments: list[str]) -> None:
-    """Film a trained agent and what it attends to; needs the viz extra."""
+    """Record a trained agent together with its attention and memory; needs the viz extra."""
     importlib.import_module("sb3_attn.zoo.show").show(arguments)
 
 
 def ball(arguments: list[str]) -> None:
-    """Measure the attention to the ball in Pong and Breakout; needs the viz extra."""
+    """Measure an agent's attention to the ball in Pong or Breakout; needs the viz extra."""
     importlib.import_module("sb3_attn.zoo.show").ball(arguments)
 
 
@@ -101,7 +102,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "ball": ball,
 }
 
-#: Commands of our own: what they show need not have been trained with RL Zoo, which they do without
+#: Our own commands. They also take models that were not trained with RL Zoo, and run without it.
 OWN_COMMANDS = {"show", "ball"}
 
 
@@ -109,8 +110,8 @@ def main(arguments: list[str] | None = None) -> int:
     """
     Run the command line.
 
-    :param arguments: The command's name and its arguments; ``None`` takes them from ``sys.argv``.
-    :return: The exit status: 0 after success, 2 for an unknown command, 1 when something is not installed.
+    :param arguments: the command's name and its arguments; ``None`` takes them from ``sys.argv``
+    :return: the exit status: 0 after success, 2 for an unknown command, 1 if an optional package is not installed
     """
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in ("-h", "--help"):
@@ -120,7 +121,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"sb3-attn has no command {name!r}; use one of {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2
     saved_argv = sys.argv
-    sys.argv = [f"sb3-attn {name}"]  # RL Zoo's programs read it, and show it in their own help
+    sys.argv = [f"sb3-attn {name}"]  # RL Zoo's programs read it, and print it in their help
     try:
         if name not in OWN_COMMANDS:
             from sb3_attn.zoo.registration import register
@@ -166,8 +167,8 @@ def _is_ours(arguments: list[str]) -> bool:
 
 
 def _folder_default(arguments: list[str]) -> list[str]:
-    # Training writes to logs/, but RL Zoo looks for agents to show in rl-trained-agents/, its download folder for the
-    # SB3 team's published ones. There are none of our algorithms.
+    # Training writes to logs/, but RL Zoo looks for agents in rl-trained-agents/, where it downloads those that the SB3 team
+    # has published. None of them is of our algorithms.
     return ["--folder", "logs"] if _is_ours(arguments) else []
 
 
@@ -178,19 +179,19 @@ def _call_function(module: str, function: str, arguments: list[str]) -> None:
 
 
 def _run_module(module: str, arguments: list[str]) -> None:
-    # These programs have no function to call: their code sits under ``if __name__ == "__main__"``.
+    # These programs have no function to call: their code is under ``if __name__ == "__main__"``
     sys.argv[1:] = arguments
     runpy.run_module(module, run_name="__main__")
 
 
 def our_command(command: list[str]) -> list[str]:
     """
-    Translate a command by which RL Zoo starts one of its own programs into ours.
+    Translate a command with which RL Zoo starts one of its own programs into ours.
 
     :param command: ``["python", "-m", "rl_zoo3.record_video", ...]`` (from ``record_training``) or
-        ``["python", "enjoy.py", ...]`` (from ``benchmark``, which therefore only works inside a checkout of RL Zoo).
-    :return: The ``sb3-attn`` command that does the same with our algorithms registered and this interpreter; any other
-        command unchanged.
+        ``["python", "enjoy.py", ...]`` (from ``benchmark``, which on its own works only in a checkout of RL Zoo)
+    :return: the ``sb3-attn`` command that does the same with this interpreter, where our algorithms are registered; any other
+        command unchanged
     """
     ours = [sys.executable, "-m", "sb3_attn.zoo"]
     if command[:3] == ["python", "-m", "rl_zoo3.record_video"]:
@@ -202,7 +203,7 @@ def our_command(command: list[str]) -> list[str]:
 
 @contextlib.contextmanager
 def _our_subprocesses() -> Iterator[None]:
-    # A new interpreter knows nothing of our registration, so RL Zoo's programs have to be started through this module.
+    # Our algorithms are not registered in a new interpreter, so RL Zoo's programs have to be started through this module
     original = subprocess.call
 
     def call(command: Any, *args: Any, **kwargs: Any) -> int:
@@ -217,8 +218,8 @@ def _our_subprocesses() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _ffmpeg_on_path() -> Iterator[None]:
-    # record_training calls "ffmpeg" through the shell and does not look at its exit status. imageio-ffmpeg, which
-    # moviepy needs, brings one under another name.
+    # record_training calls "ffmpeg" through the shell and ignores its exit status. imageio-ffmpeg, which moviepy depends on,
+    # installs one under another name.
     if shutil.which("ffmpeg"):
         yield
         return

@@ -1,4 +1,4 @@
-"""Makes RL Zoo know our algorithms and environments."""
+"""Registration of our algorithms and environments with RL Zoo."""
 
 import contextlib
 import importlib
@@ -17,12 +17,12 @@ from sb3_attn.zoo.sampling import convert_r2d2_params, convert_rdqn_params, samp
 
 class ZooAlgorithm(NamedTuple):
     """
-    What RL Zoo keeps about one algorithm.
+    An algorithm as RL Zoo needs it.
 
-    :param model_class: The algorithm.
-    :param sampler: ``(trial, n_actions, n_envs, additional_args) -> constructor arguments``: draws the hyperparameters
-        of one Optuna trial.
-    :param converter: ``trial.params -> constructor arguments``: gives the same dictionary from a stored trial.
+    :param model_class: the algorithm
+    :param sampler: ``(trial, n_actions, n_envs, additional_args) -> constructor arguments``: samples the hyperparameters of
+        one Optuna trial
+    :param converter: ``trial.params -> constructor arguments``: gives the same dictionary from a stored trial
     """
 
     model_class: type[BaseAlgorithm]
@@ -30,13 +30,13 @@ class ZooAlgorithm(NamedTuple):
     converter: Callable[[dict[str, Any]], dict[str, Any]]
 
 
-#: Everything registered with RL Zoo, by the name ``--algo`` takes.
+#: Our algorithms, by the names that ``--algo`` takes
 ALGORITHMS = {
     "rdqn": ZooAlgorithm(RecurrentDQN, sample_rdqn_params, convert_rdqn_params),
     "r2d2": ZooAlgorithm(R2D2, sample_r2d2_params, convert_r2d2_params),
 }
 
-#: Optional packages that register environments on import. RL Zoo does the same for its own list.
+#: Optional packages that register environments when they are imported, beside those that RL Zoo imports
 ENVIRONMENT_PACKAGES = ("popgym",)
 
 
@@ -44,9 +44,9 @@ def register() -> None:
     """
     Add our algorithms and environments to RL Zoo in this process. Calling it again changes nothing.
 
-    RL Zoo's modules share three dictionaries, and its command lines read their ``--algo`` choices from them when they
-    run, so the dictionaries are updated in place, never replaced. A process that runs one of RL Zoo's commands has to
-    call this first; the ``sb3-attn`` command does, and so can a ``custom_envs.py`` (see the guide).
+    RL Zoo's modules share three dictionaries, and its programs read the choices of ``--algo`` from them when they run, so
+    the dictionaries are updated in place, never replaced. A process that runs one of RL Zoo's programs has to call this
+    first: the ``sb3-attn`` command does, and a ``custom_envs.py`` can (see the guide).
     """
     from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
     from rl_zoo3.utils import ALGOS
@@ -65,10 +65,10 @@ def zoo_config_path(algo: str) -> Path:
     """
     Find the hyperparameters that are shipped for an algorithm.
 
-    :param algo: ``"dqn"``, for attention in stock DQN, or a name in :data:`ALGORITHMS`.
-    :return: The path of ``zoo_configs/<algo>.yml``: inside the installed package or, in an editable checkout, at the
-        top of the repository.
-    :raises FileNotFoundError: if nothing is shipped for it.
+    :param algo: ``"dqn"``, for attention in stock DQN, or a key of ``ALGORITHMS``
+    :return: the path of ``zoo_configs/<algo>.yml``, inside the installed package or, in an editable checkout, at the top of
+        the repository
+    :raises FileNotFoundError: if none is shipped
     """
     package = Path(sb3_attn.__file__).parent
     for folder in (package, package.parent):
@@ -77,18 +77,18 @@ def zoo_config_path(algo: str) -> Path:
             return path
     raise FileNotFoundError(
         f"There is no zoo_configs/{algo}.yml beside or inside {package}: algo={algo!r} has to be one of "
-        f"{['dqn', *sorted(ALGORITHMS)]}, and the installation complete (reinstall sb3_attn if it is one of them)."
+        f"{['dqn', *sorted(ALGORITHMS)]}; if it is, the installation is incomplete: reinstall sb3_attn."
     )
 
 
 def default_config(algo: str, env_id: str) -> Path | None:
     """
-    The hyperparameters to train with when the user names no file.
+    Choose the file of hyperparameters for a user who gives none.
 
-    :param algo: What ``--algo`` says.
-    :param env_id: What ``--env`` says.
-    :return: Ours for our algorithms; for one of RL Zoo's own, ours where they know the environment; ``None`` leaves
-        RL Zoo to its own files.
+    :param algo: the value of ``--algo``
+    :param env_id: the value of ``--env``
+    :return: our file for our algorithms, and for RL Zoo's own algorithms if it has an entry for the environment; otherwise
+        ``None``, with which RL Zoo takes a file of its own
     """
     if algo in ALGORITHMS:
         return zoo_config_path(algo)

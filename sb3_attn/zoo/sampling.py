@@ -1,43 +1,49 @@
 """
 Search spaces for ``sb3-attn optimize``.
 
-RL Zoo lets what a sampler returns replace the YAML's entries one by one, and ``policy_kwargs`` is one entry: whatever
-the YAML says in there is lost. So each sampler returns the whole of it, and arguments that depend on one another
-(``td_lambda`` and ``n_steps``; ``trace_length``, ``burn_in_length`` and ``sequence_period``) always come together.
-Every combination is one that the constructor accepts. All parameters are drawn in every trial, also those that another one
-makes idle: Optuna's multivariate TPE learns only from what all trials have.
+RL Zoo replaces the YAML's entries one by one with those that a sampler returns, and ``policy_kwargs`` is a single entry, whose
+value in the YAML is lost. So each sampler returns it complete, and arguments that depend on one another (``td_lambda`` and
+``n_steps``; ``trace_length``, ``burn_in_length`` and ``sequence_period``) are always returned together. Every combination is
+valid. All parameters are sampled in every trial, even those that another one makes irrelevant: Optuna's multivariate TPE learns
+only from parameters that all trials have.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sb3_attn.memory import CORES
+
 if TYPE_CHECKING:
     import optuna
 
-#: Largest number of time steps in one batch: 32 sequences of 128 steps, twice the 2,048 transitions of RL Zoo's DQN.
+#: Largest number of time steps in one batch: 32 sequences of 128 steps, twice the 2,048 transitions that RL Zoo tries for DQN
 MAX_STEPS_PER_BATCH = 4096
 
-#: Smallest and largest number of sequences in one batch.
+#: Smallest and largest number of sequences in one batch
 BATCH_SIZES = (16, 128)
 
-#: All have a ``hidden_size``. NTM and DNC take several times as long for each update and are left to those who name them.
-CORES = ("lstm", "gru", "key_value", "gtrxl")
+#: Cores that are left out: identity remembers nothing, and on a CPU an update of NTM or DNC takes several times as long as one
+#: of the others
+NOT_SEARCHED = ("identity", "ntm", "dnc")
+
+#: Cores to choose from; each takes a ``hidden_size``
+SEARCHED_CORES = tuple(name for name in CORES if name not in NOT_SEARCHED)
 
 LAYERS: dict[str, list[int]] = {"none": [], "small": [64], "medium": [128], "big": [256]}
 
 
 def sample_rdqn_params(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
     """
-    Draw the hyperparameters of one trial of ``RecurrentDQN``.
+    Sample the hyperparameters of one trial of ``RecurrentDQN``.
 
     The size of the replay buffer, the start of learning and the number of environments stay as in the YAML.
 
-    :param trial: The Optuna trial.
-    :param n_actions: Not used (RL Zoo's samplers of continuous control need it).
-    :param n_envs: Not used: a stored trial is converted back without it.
-    :param additional_args: Not used (hindsight replay).
-    :return: Arguments for the constructor.
+    :param trial: the Optuna trial
+    :param n_actions: not used (RL Zoo's samplers for continuous control need it)
+    :param n_envs: not used, since a stored trial is converted without it
+    :param additional_args: not used (hindsight replay needs it)
+    :return: arguments of the constructor
     """
     params = {
         **_sample_shared_params(trial),
@@ -52,26 +58,25 @@ def sample_rdqn_params(trial: optuna.Trial, n_actions: int, n_envs: int, additio
 
 def sample_r2d2_params(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
     """
-    Draw the hyperparameters of one trial of ``R2D2``.
+    Sample the hyperparameters of one trial of ``R2D2``.
 
-    The size of the replay buffer, the start of learning, and where and how many actors step their environments stay as in
-    the YAML.
+    The size of the replay buffer, the start of learning, and number and backend of the actors stay as in the YAML.
 
-    :param trial: The Optuna trial.
-    :param n_actions: Not used (RL Zoo's samplers of continuous control need it).
-    :param n_envs: Not used: a stored trial is converted back without it.
-    :param additional_args: Not used (hindsight replay).
-    :return: Arguments for the constructor.
+    :param trial: the Optuna trial
+    :param n_actions: not used (RL Zoo's samplers for continuous control need it)
+    :param n_envs: not used, since a stored trial is converted without it
+    :param additional_args: not used (hindsight replay needs it)
+    :return: arguments of the constructor
     """
     params = {
         **_sample_shared_params(trial),
         "returns": trial.suggest_categorical("returns", ["n-step", "lambda"]),
         "n_steps": trial.suggest_int("n_steps", 1, 10),
         "period_fraction": trial.suggest_categorical("period_fraction", [0.5, 1.0]),
-        # Where windows do not overlap, the number of steps trained for each one that comes: the cost of a trial
+        # The cost of a trial: if windows do not overlap, the number of steps trained on for each step collected
         "samples_per_insert": trial.suggest_float("samples_per_insert", 2, 128, log=True),
         "target_update_interval": trial.suggest_int("target_update_interval", 20, 2500, log=True),
-        # From PyTorch's to the paper's, with which small rewards are hardly learned
+        # From PyTorch's default to the paper's value, with which small rewards are hardly learned
         "adam_eps": trial.suggest_float("adam_eps", 1e-8, 1e-3, log=True),
     }
     return _noted(trial, convert_r2d2_params(params))
@@ -80,17 +85,17 @@ def sample_r2d2_params(trial: optuna.Trial, n_actions: int, n_envs: int, additio
 def _sample_shared_params(trial: optuna.Trial) -> dict[str, Any]:
     return {
         "learning_rate": trial.suggest_float("learning_rate", 1e-4, 3e-3, log=True),
-        # Cue tasks with an answer at each step like gammas as low as 0.5, delayed rewards need 0.99 and more.
+        # Tasks with an answer at every step are learned best with a gamma as low as 0.5, delayed rewards need 0.99 or more
         "one_minus_gamma": trial.suggest_float("one_minus_gamma", 0.002, 0.5, log=True),
         "td_lambda": trial.suggest_float("td_lambda", 0.0, 0.95),
         "value_rescaling": trial.suggest_categorical("value_rescaling", [False, True]),
         "prioritized_replay": trial.suggest_categorical("prioritized_replay", [False, True]),
         "batch_size_pow": trial.suggest_int("batch_size_pow", 4, 7),
-        # A window longer than the episode is the whole episode.
+        # A window that is longer than the episode holds the whole episode
         "trace_length_pow": trial.suggest_int("trace_length_pow", 4, 7),
         "burn_in_fraction": trial.suggest_categorical("burn_in_fraction", [0.0, 0.25, 0.5]),
         "max_grad_norm": trial.suggest_float("max_grad_norm", 0.5, 40.0, log=True),
-        "core": trial.suggest_categorical("core", CORES),
+        "core": trial.suggest_categorical("core", SEARCHED_CORES),
         "hidden_size_pow": trial.suggest_int("hidden_size_pow", 5, 8),
         "encoder_arch": trial.suggest_categorical("encoder_arch", list(LAYERS)),
         "net_arch": trial.suggest_categorical("net_arch", list(LAYERS)),
@@ -99,7 +104,7 @@ def _sample_shared_params(trial: optuna.Trial) -> dict[str, Any]:
 
 
 def _noted(trial: optuna.Trial, hyperparams: dict[str, Any]) -> dict[str, Any]:
-    # What the trial's table would otherwise show only in another form
+    # The table of trials would otherwise show these only in the form in which they are sampled
     for name in ("gamma", "batch_size", "trace_length", "burn_in_length"):
         trial.set_user_attr(name, hyperparams[name])
     return hyperparams
@@ -109,8 +114,8 @@ def convert_rdqn_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     """
     Turn a trial's parameters into arguments of ``RecurrentDQN``.
 
-    :param sampled_params: ``trial.params``, as :func:`sample_rdqn_params` drew them.
-    :return: Arguments for the constructor, ``policy_kwargs`` complete.
+    :param sampled_params: ``trial.params``, as sampled by ``sample_rdqn_params``
+    :return: arguments of the constructor, with complete ``policy_kwargs``
     """
     params = dict(sampled_params)
     trace_length = 2 ** params.pop("trace_length_pow")
@@ -140,8 +145,8 @@ def convert_r2d2_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     """
     Turn a trial's parameters into arguments of ``R2D2``.
 
-    :param sampled_params: ``trial.params``, as :func:`sample_r2d2_params` drew them.
-    :return: Arguments for the constructor, ``policy_kwargs`` complete.
+    :param sampled_params: ``trial.params``, as sampled by ``sample_r2d2_params``
+    :return: arguments of the constructor, with complete ``policy_kwargs``
     """
     params = dict(sampled_params)
     period_fraction, adam_eps = params.pop("period_fraction"), params.pop("adam_eps")

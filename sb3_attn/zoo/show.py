@@ -1,4 +1,4 @@
-"""The commands ``sb3-attn show`` and ``sb3-attn ball``: what a saved model attends to and remembers."""
+"""The commands ``sb3-attn show`` and ``sb3-attn ball``, which look into a saved model; ``sb3_attn.viz`` does the work."""
 
 import argparse
 import ast
@@ -8,40 +8,36 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_attn.viz.atari_ball import ball_game, measure_ball_attention
-from sb3_attn.viz.figures import attention_maps, curves_figure, image_parts, occlusion_figure, save_figure
-from sb3_attn.viz.heat_maps import matrices_figure, tokens_figure
-from sb3_attn.viz.loading import ALGORITHMS, load_model, make_env, model_path
-from sb3_attn.viz.occlusion import image_key, occlusion_saliency
-from sb3_attn.viz.projection import picture
-from sb3_attn.viz.recording import Episode, record_episode, wrap_env
+from sb3_attn.viz.occlusion import image_key
+from sb3_attn.viz.recording import record_episode, wrap_env
+from sb3_attn.viz.report import summary, write_occlusion, write_report
 from sb3_attn.viz.sources import find_sources
-from sb3_attn.viz.video import FORMATS, attention_video, write_video
-from sb3_attn.viz.weights import Attention
-from sb3_attn.zoo import registration
+from sb3_attn.viz.video import FORMATS
+from sb3_attn.zoo.loading import LOADABLE, load_model, make_env, model_path
+from sb3_attn.zoo.registration import register
 
 
 def show(arguments: list[str]) -> None:
     """
     Run ``sb3-attn show``.
 
-    :param arguments: of the command line
-    :raises SystemExit: with a sentence, if something does not fit
+    :param arguments: the command line after the name of the command
+    :raises SystemExit: with a sentence for the user, if the arguments, the model and the environment do not fit
     """
     parser = _parser("show", "Record a saved model and show what it attends to and remembers.")
     parser.add_argument("--out", type=Path, default=Path("show"), help="folder to write to (show)")
     parser.add_argument("--episodes", type=_positive, default=1, help="number of episodes (1)")
-    parser.add_argument("--steps", type=_positive, default=1000, help="longest recording of an episode (1000)")
-    parser.add_argument("--format", choices=FORMATS, default="mp4", help="of the videos (mp4)")
+    parser.add_argument("--steps", type=_positive, default=1000, help="number of steps after which a recording stops (1000)")
+    parser.add_argument("--format", choices=FORMATS, default="mp4", help="format of the videos (mp4)")
     parser.add_argument("--fps", type=float, help="frames per second (the environment's)")
     parser.add_argument("--no-render", action="store_true", help="do not render the environment")
     parser.add_argument(
-        "--occlusion", type=_positive, metavar="N", help="occlusion saliency of N observations of each episode, of any model"
+        "--occlusion", type=_positive, metavar="N", help="add occlusion saliency of N observations per episode; for any model"
     )
     args = parser.parse_args(arguments)
     with _sentences("show"):
@@ -57,9 +53,11 @@ def show(arguments: list[str]) -> None:
             episode = record_episode(model, env, args.steps, not args.stochastic, sources, render=render)
             ended = "" if episode.finished else " (cut off)"
             print(f"Episode {number}: {len(episode)} steps{ended}, return {episode.rewards.sum():g}")
-            _write(episode, args.out / f"episode_{number}", args.format, args.fps)
+            write_report(episode, args.out, f"episode_{number}", args.format, args.fps)
+            for line in summary(episode):
+                print(f"  {line}")
             if args.occlusion:
-                _write_occlusion(model, episode, args.occlusion, args.out / f"episode_{number}_occlusion.png")
+                write_occlusion(model, episode, args.occlusion, args.out / f"episode_{number}_occlusion.png")
         env.close()
     print(f"Written to {args.out}/")
 
@@ -68,8 +66,8 @@ def ball(arguments: list[str]) -> None:
     """
     Run ``sb3-attn ball``.
 
-    :param arguments: of the command line
-    :raises SystemExit: with a sentence, if something does not fit
+    :param arguments: the command line after the name of the command
+    :raises SystemExit: with a sentence for the user, if the arguments, the model and the environment do not fit
     """
     parser = _parser("ball", "Measure how much a model attends to the ball, in Atari's Pong and Breakout.")
     parser.add_argument("--steps", type=_positive, default=1000, help="number of steps (1000)")
@@ -77,34 +75,38 @@ def ball(arguments: list[str]) -> None:
     with _sentences("ball"):
         game = ball_game(args.env)
         model, env = _load(args)
-        for attention, measured in measure_ball_attention(model, env, game, args.steps, not args.stochastic):
-            print(f"{attention.name}: {measured}")
+        for recorded, measured in measure_ball_attention(model, env, game, args.steps, not args.stochastic):
+            print(f"{recorded.name}: {measured}")
         env.close()
 
 
 def _parser(name: str, description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"sb3-attn {name}", description=description)
-    parser.add_argument("model", type=Path, help="zip file of a model; in a folder of a training run its settings are used")
+    parser.add_argument(
+        "model", type=Path, help="zip file of a model; the settings of an RL Zoo run are used if they lie beside it"
+    )
     parser.add_argument("--env", required=True, help="id of the environment")
-    parser.add_argument("--algo", help=f"algorithm, {', '.join(ALGORITHMS)} (what the saved policy fits)")
-    parser.add_argument("--seed", type=int, default=0, help="of environment and exploration (0)")
-    parser.add_argument("--env-kwargs", nargs="+", default=[], metavar="KEY:VALUE", help="arguments of the environment")
-    parser.add_argument("--gym-packages", nargs="+", default=[], help="packages to import, which register environments")
-    parser.add_argument("--vec-normalize", type=Path, metavar="FILE", help="statistics saved by VecNormalize")
-    parser.add_argument("--stochastic", action="store_true", help="explore as in training, rather than act greedily")
+    parser.add_argument("--algo", help=f"algorithm, {', '.join(LOADABLE)} (the first that has the saved policy)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of environment and exploration (0)")
+    parser.add_argument(
+        "--env-kwargs", nargs="+", default=[], metavar="KEY:VALUE", help="arguments of the environment's constructor"
+    )
+    parser.add_argument("--gym-packages", nargs="+", default=[], help="packages to import because they register environments")
+    parser.add_argument("--vec-normalize", type=Path, metavar="FILE", help="a saved VecNormalize")
+    parser.add_argument("--stochastic", action="store_true", help="explore as in training instead of acting greedily")
     parser.add_argument("--device", default="auto", help="PyTorch device (auto)")
     return parser
 
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} has to be a whole number, at least 1")
+        raise argparse.ArgumentTypeError(f"{text!r} has to be a whole number of at least 1")
     return int(text)
 
 
 @contextlib.contextmanager
 def _sentences(name: str) -> Any:
-    """Errors that are a sentence for the user end the command with it, without a traceback."""
+    """End the command with the sentence of an error that is meant for the user, without a traceback."""
     try:
         yield
     except (ValueError, FileNotFoundError, gym.error.Error) as error:
@@ -121,8 +123,7 @@ def _load(args: argparse.Namespace) -> tuple[BaseAlgorithm, VecEnv]:
     path = model_path(args.model)
     _import_environments(args.gym_packages)
     set_random_seed(args.seed)
-    algorithms = {**{name: ours.model_class for name, ours in registration.ALGORITHMS.items()}, **ALGORITHMS}
-    model = load_model(path, args.algo, args.device, algorithms)
+    model = load_model(path, args.algo, args.device)
     env_kwargs = _env_kwargs(args.env_kwargs)
     settings = _settings_folder(path, args.env)
     if settings is None:
@@ -133,7 +134,7 @@ def _load(args: argparse.Namespace) -> tuple[BaseAlgorithm, VecEnv]:
 def _import_environments(packages: list[str]) -> None:
     importlib.import_module("sb3_attn.envs")
     with contextlib.suppress(ModuleNotFoundError):
-        registration.register()
+        register()
         importlib.import_module("rl_zoo3.import_envs")
     try:
         for package in packages:
@@ -147,23 +148,23 @@ def _env_kwargs(pairs: list[str]) -> dict[str, Any]:
     for pair in pairs:
         key, colon, value = pair.partition(":")
         if not colon:
-            raise ValueError(f"--env-kwargs {pair} is no key:value, such as length:5.")
+            raise ValueError(f"--env-kwargs {pair} is not a key:value; write it as in length:5.")
         try:
             kwargs[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
-            kwargs[key] = value  # a word without quotes
+            kwargs[key] = value  # a string may be given without quotes
     return kwargs
 
 
 def _settings_folder(path: Path, env_id: str) -> Path | None:
-    """Where training with RL Zoo left the settings of a model; ``None`` if it did not."""
-    # RL Zoo's EnvironmentName: without a module to import, and without slashes
+    """The folder in which RL Zoo saved the settings of a model's training; ``None`` if there is none."""
+    # As RL Zoo's EnvironmentName writes the id: without a module to import, and without slashes
     folder = path.parent / env_id.rpartition(":")[2].replace("/", "-")
     return folder if (folder / "config.yml").is_file() else None
 
 
 def _zoo_env(settings: Path, env_id: str, env_kwargs: dict[str, Any], seed: int) -> VecEnv:
-    """The environment as RL Zoo's ``enjoy`` makes it from the settings of a run."""
+    """Make the environment from the settings of a training run, as RL Zoo's ``enjoy`` does."""
     import yaml
     from rl_zoo3 import create_test_env, get_saved_hyperparams
 
@@ -171,7 +172,7 @@ def _zoo_env(settings: Path, env_id: str, env_kwargs: dict[str, Any], seed: int)
     kwargs: dict[str, Any] = dict(hyperparams.pop("env_kwargs", None) or {})
     arguments = settings / "args.yml"
     if arguments.is_file():
-        # As RL Zoo reads it: the file holds Python objects
+        # The loader that RL Zoo uses for it, since the file holds Python objects
         saved = yaml.load(arguments.read_text(encoding="utf-8"), Loader=yaml.UnsafeLoader)
         kwargs = dict(saved.get("env_kwargs") or kwargs)
     kwargs |= env_kwargs
@@ -192,44 +193,3 @@ def _renders(env_id: str) -> bool:
     entry_point = gym.spec(env_id).entry_point
     creator = gym.envs.registration.load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
     return "rgb_array" in (getattr(creator, "metadata", None) or {}).get("render_modes", ())
-
-
-def _write(episode: Episode, stem: Path, video_format: str, fps: float | None) -> None:
-    episode.save(stem.with_name(f"{stem.name}.npz"))
-    for attention in episode.attention:
-        prefix = f"{stem.name}_{attention.name}"
-        write_video(stem.with_name(f"{prefix}.{video_format}"), attention_video(episode, attention), fps or episode.fps)
-        if attention.rows is not None:
-            save_figure(matrices_figure(attention), stem.with_name(f"{prefix}_matrices.png"))
-            continue
-        save_figure(tokens_figure(attention), stem.with_name(f"{prefix}_tokens.png"))
-        if not attention.is_distribution:
-            continue
-        save_figure(curves_figure(attention), stem.with_name(f"{prefix}_curves.png"))
-        even = np.log(np.maximum(attention.n_available, 1)).mean()
-        for head in range(attention.weights.shape[1]):
-            entropy, peak, total = (getattr(attention, name)[:, head].mean() for name in ("entropy", "peak", "total"))
-            less = f", sum {total:.2f}" if total < 0.995 else ""
-            print(f"  {attention.name}, head {head + 1}: entropy {entropy:.2f} nats (even: {even:.2f}), peak {peak:.2f}{less}")
-
-
-def _write_occlusion(model: BaseAlgorithm, episode: Episode, number: int, path: Path) -> None:
-    key = image_key(model.observation_space)[1]
-    steps = np.unique(np.linspace(0, len(episode) - 1, number).round().astype(int))
-    images, saliency = [], []
-    for step in steps:
-        observation = episode.observation(step)
-        saliency.append(occlusion_saliency(model, observation, key, state=episode.states[step]))
-        images.append(picture(observation if key is None else observation[key], episode.n_stack))
-    maps = _maps(episode.attention, key)
-    titles = [f"step {step}" for step in steps]
-    save_figure(occlusion_figure(images, saliency, None if maps is None else [maps[step] for step in steps], titles), path)
-
-
-def _maps(attentions: list[Attention], key: str | None) -> np.ndarray | None:
-    """The attention on an image, of the first source that attends to it."""
-    for attention in attentions:
-        for part, _ in image_parts(attention):
-            if part.key == key:
-                return attention_maps(attention, part)
-    return None

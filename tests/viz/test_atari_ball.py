@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecFrameStack
 
 from sb3_attn import SoftAttentionPolicy
 from sb3_attn.extractors.tokenizers import ReceptiveField
-from sb3_attn.viz import Attention, ImageGrid, TokenPart, ball_position, measure_ball_attention
+from sb3_attn.viz import ImageGrid, RecordedWeights, TokenPart, ball_position, measure_ball_attention
 from sb3_attn.viz.atari_ball import attention_near, regions_near
 
 gym.register_envs(ale_py)
@@ -85,7 +85,7 @@ def test_the_regions_that_see_the_ball():
 def test_mass_against_even_attention():
     part = TokenPart(None, "region", 0, 49, ATARI)
     positions = [(80.0, 100.0), None, (5.0, 200.0)]
-    even = attention_near(Attention("attention", np.full((3, 2, 49), 1 / 49), (part,)), positions)
+    even = attention_near(RecordedWeights("attention", np.full((3, 2, 49), 1 / 49), (part,)), positions)
     assert (even.n_frames, even.n_steps) == (2, 3)
     np.testing.assert_allclose(even.mass, even.even)
     np.testing.assert_allclose(even.nearest, 1 / 49)
@@ -94,11 +94,11 @@ def test_mass_against_even_attention():
     for step in (0, 2):
         sees, nearest = regions_near(ATARI, positions[step])
         weights[step, 0, nearest] = weights[step, 1, np.flatnonzero(~sees)[0]] = 1
-    looking = attention_near(Attention("attention", weights, (part,)), positions)
+    looking = attention_near(RecordedWeights("attention", weights, (part,)), positions)
     assert looking.mass.tolist() == looking.nearest.tolist() == [1, 0]
     assert "2 of 3 frames" in str(looking) and "head 1: 1.000" in str(looking)
     with pytest.raises(ValueError, match="No ball was in play in 2 steps"):
-        attention_near(Attention("attention", weights[:2], (part,)), [None, None])
+        attention_near(RecordedWeights("attention", weights[:2], (part,)), [None, None])
 
 
 def test_a_model_that_plays():

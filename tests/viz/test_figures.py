@@ -71,27 +71,27 @@ def test_the_panels_show_frame_observation_and_heads(image_episode):
 
     from sb3_attn.viz.video import _overlay_panels
 
-    figure, update = _overlay_panels(image_episode, image_episode.attention[0])
+    figure, update = _overlay_panels(image_episode, image_episode.recorded_weights[0])
     assert isinstance(figure, Figure)
     assert [axes.get_title() for axes in figure.axes[:4]] == ["rendered", "observed", "head 1", "head 2"]
     rendered, observed, head, _ = update(3)
-    part = image_parts(image_episode.attention[0])[0][0]
+    part = image_parts(image_episode.recorded_weights[0])[0][0]
     np.testing.assert_array_equal(rendered.get_array(), image_episode.frames[3])
     np.testing.assert_array_equal(observed.get_array(), image_episode.observations[3].transpose(1, 2, 0))
-    maps = attention_maps(image_episode.attention[0], part)
+    maps = attention_maps(image_episode.recorded_weights[0], part)
     largest = np.quantile(maps.max(axis=(1, 2, 3)), 0.99)
     np.testing.assert_array_equal(head.get_array(), overlay(observed.get_array(), maps[3, 0], largest))
 
 
 def test_maps_are_of_the_parts_own_tokens():
     episode = record_episode(make_model(DQN, make_env("dict")), make_env("dict"))
-    (part, image), attention = image_parts(episode.attention[0])[0], episode.attention[0]
+    (part, image), attention = image_parts(episode.recorded_weights[0])[0], episode.recorded_weights[0]
     assert part.key == "image" and part.stop - part.start == 25
     expected = pixel_map(attention.weights[..., part.start : part.stop], image.grid, image.receptive_field, (64, 64))
     np.testing.assert_array_equal(attention_maps(attention, part), expected)
-    assert observed_image(episode, part, 0).shape == (64, 64, 3)
+    assert observed_image(episode, part.key, 0).shape == (64, 64, 3)
     (vector,) = (other for other in attention.parts if other.image is None)
-    with pytest.raises(ValueError, match="The part 'vector: entry' is no image"):
+    with pytest.raises(ValueError, match="The part 'vector: entry' is not an image"):
         attention_maps(attention, vector)
 
 
@@ -101,7 +101,7 @@ def test_other_endings_are_refused(tmp_path):
 
 
 def test_curves_and_tokens(episode, tmp_path):
-    attention = episode.attention[0]
+    attention = episode.recorded_weights[0]
     curves = curves_figure(attention)
     upper, lower = curves.axes
     np.testing.assert_array_equal(upper.lines[1].get_ydata(), attention.entropy[:, 1])
@@ -118,7 +118,7 @@ def test_curves_and_tokens(episode, tmp_path):
 def test_one_step_can_be_drawn(tmp_path):
     episode = record_episode(make_model(DQN, make_env("image")), make_env("image"), n_steps=1)
     assert not episode.finished
-    save_figure(curves_figure(episode.attention[0]), tmp_path / "curves.png")
+    save_figure(curves_figure(episode.recorded_weights[0]), tmp_path / "curves.png")
     assert len(list(attention_video(episode))) == 1
 
 
@@ -129,6 +129,6 @@ def test_overlays_have_a_row_for_each_picture():
 
 
 def test_no_figure_of_pyplot_is_opened(image_episode):
-    curves_figure(image_episode.attention[0])
+    curves_figure(image_episode.recorded_weights[0])
     if "matplotlib.pyplot" in sys.modules:
         assert not sys.modules["matplotlib.pyplot"].get_fignums()

@@ -17,7 +17,15 @@ from viz_toys import LENGTH, make_env
 import sb3_attn
 from sb3_attn import MemoryExtractor, RecurrentDQN
 from sb3_attn.memory import MemoryCore
-from sb3_attn.viz import Attention, TokenPart, curves_figure, find_sources, matrices_figure, record_episode, tokens_figure
+from sb3_attn.viz import (
+    RecordedWeights,
+    TokenPart,
+    curves_figure,
+    find_sources,
+    matrices_figure,
+    record_episode,
+    tokens_figure,
+)
 from sb3_attn.viz.sources import acting_network, features_extractor
 from sb3_attn.viz.video import _matrix_panels, attention_video
 
@@ -69,9 +77,9 @@ def stacked(algorithm, core, n_stack=3, **kwargs):
     return algorithm("MlpPolicy", env, policy_kwargs=policy_kwargs, seed=0, device="cpu", **sizes), env
 
 
-def recorded(model, env=None) -> dict[str, Attention]:
+def recorded(model, env=None) -> dict[str, RecordedWeights]:
     episode = record_episode(model, make_env("vector") if env is None else env)
-    return {attention.name: attention for attention in episode.attention}
+    return {attention.name: attention for attention in episode.recorded_weights}
 
 
 # --- A memory carried through the episode
@@ -105,7 +113,7 @@ def test_the_matrices_of_chosen_steps():
 
 def test_the_video_of_a_matrix():
     episode = record_episode(recurrent(CountingCore), make_env("vector"))
-    link = episode.attention[2]
+    link = episode.recorded_weights[2]
     assert len(list(attention_video(episode, link))) == LENGTH
     rendered, matrix = _matrix_panels(episode, link)[1](3)
     np.testing.assert_array_equal(rendered.get_array(), episode.frames[3])
@@ -124,14 +132,14 @@ SHAPES = {
 def test_weights_are_those_of_the_core(core):
     model = recurrent(core)
     episode = record_episode(model, make_env("vector"))
-    assert {attention.name: attention.weights.shape[1:] for attention in episode.attention} == SHAPES[core]
+    assert {attention.name: attention.weights.shape[1:] for attention in episode.recorded_weights} == SHAPES[core]
     network = model.q_net
     with th.no_grad():
         state = network.initial_state(1)
         for step in range(LENGTH):
             inputs = th.as_tensor(episode.observation(step)[None])
             for attention, expected in zip(
-                episode.attention, network.core.memory_weights(inputs, state).values(), strict=True
+                episode.recorded_weights, network.core.memory_weights(inputs, state).values(), strict=True
             ):
                 found = attention.weights[step]
                 np.testing.assert_allclose(found, expected[0].reshape(found.shape), atol=1e-6)
@@ -169,7 +177,7 @@ def recall_model() -> RecurrentDQN:
 def test_retrieval_is_drawn_at_the_step_that_was_read():
     env = make_vec_env("AssociativeRecall-v0", seed=0)
     episode = record_episode(recall_model(), env)
-    drawn = tokens_figure(episode.attention[0]).axes[0].images[0]
+    drawn = tokens_figure(episode.recorded_weights[0]).axes[0].images[0]
     assert drawn.origin == "lower"
     keys = episode.observations[:, :4].argmax(axis=1).tolist()
     for step in range(4, 8):
@@ -200,7 +208,7 @@ def test_transformer_attention_is_drawn_at_the_step_that_was_attended_to():
 
 
 def test_first_steps_do_not_set_the_scale():
-    attention = Attention("reads", np.tril(np.ones((8, 8)))[:, None, ::-1] / np.arange(1, 9)[:, None, None], (STEPS,))
+    attention = RecordedWeights("reads", np.tril(np.ones((8, 8)))[:, None, ::-1] / np.arange(1, 9)[:, None, None], (STEPS,))
     image = tokens_figure(attention).axes[0].images[0]
     assert image.get_clim() == (0, pytest.approx(1 / 4))  # those of step 3, the first with half of the steps to look back on
     assert image.get_array()[0, 0] == 1
@@ -219,22 +227,22 @@ def test_last_steps_become_steps_of_the_episode(n_steps, n_tokens, newest):
             else:
                 expected[step, :, looked_at] = weights[step, :, token]
     part = TokenPart(None, "step", 0, n_tokens, newest=newest)
-    attention = Attention("reads", weights, (part,))
+    attention = RecordedWeights("reads", weights, (part,))
     np.testing.assert_array_equal(attention.by_step, expected)
     available = (expected > 0).sum(axis=-1)[:, 0]
-    np.testing.assert_array_equal(np.maximum(attention.n_available, 0), available)
+    np.testing.assert_array_equal(attention.n_reachable, available)
 
 
 def test_where_steps_of_the_episode_cannot_be_drawn_the_tokens_are():
     part = TokenPart(None, "step", 0, 3, newest=1)
-    many = Attention("reads", np.zeros((13, 1, 3)), (part,))
-    before_the_start = Attention("reads", np.full((2, 1, 3), 1 / 3), (part,))
+    many = RecordedWeights("reads", np.zeros((13, 1, 3)), (part,))
+    before_the_start = RecordedWeights("reads", np.full((2, 1, 3), 1 / 3), (part,))
     for attention in (many, before_the_start):
         assert attention.by_step is None
         axes = tokens_figure(attention).axes[0]
         np.testing.assert_array_equal(axes.images[0].get_array(), attention.weights[:, 0].T)
         assert [label.get_text() for label in axes.get_yticklabels()] == ["t - 1", "t - 2", "t - 3"]
-    assert Attention("reads", np.zeros((2, 1, N_SLOTS)), SLOTS).by_step is None
+    assert RecordedWeights("reads", np.zeros((2, 1, N_SLOTS)), SLOTS).by_step is None
 
 
 # --- A memory over stacked frames
@@ -247,7 +255,7 @@ def test_frames_of_an_observation(algorithm, core):
     model, env = stacked(algorithm, core)
     episode = record_episode(model, env)
     extractor = features_extractor(acting_network(model))
-    for attention in episode.attention:
+    for attention in episode.recorded_weights:
         quantity = attention.name.removeprefix("frames_")
         for step in range(LENGTH):
             state, expected = extractor.core.initial_state(1), []
@@ -279,7 +287,7 @@ def test_rows_of_a_batch_begin_where_their_episodes_do():
     (source, *_) = find_sources(model)
     with th.no_grad():
         together = source.weights(th.as_tensor(episode.observations)).numpy()
-    np.testing.assert_array_equal(together, episode.attention[0].weights)
+    np.testing.assert_array_equal(together, episode.recorded_weights[0].weights)
     assert [int(weights.sum()) for weights in together[:, 0]] == [1, 2, 3, 3, 3]
 
 
@@ -316,7 +324,7 @@ def test_entropy_is_of_shares_and_the_sum_is_drawn_where_it_is_less_than_1(tmp_p
     weights = np.zeros((3, 1, N_SLOTS), np.float32)
     weights[1, 0, :2] = 0.25
     weights[2, 0, 3] = 0.5
-    attention = Attention("memory_write", weights, SLOTS)
+    attention = RecordedWeights("memory_write", weights, SLOTS)
     np.testing.assert_allclose(attention.entropy[:, 0], [0, np.log(2), 0], atol=1e-6)
     entropy, peak, total = curves_figure(attention).axes
     np.testing.assert_allclose(entropy.lines[0].get_ydata(), [np.nan, np.log(2), 0], atol=1e-6)
@@ -327,7 +335,7 @@ def test_entropy_is_of_shares_and_the_sum_is_drawn_where_it_is_less_than_1(tmp_p
 
 def test_what_is_no_distribution_has_no_curves(tmp_path):
     episode = record_episode(recurrent(CountingCore), make_env("vector"))
-    _, usage, link = episode.attention
+    _, usage, link = episode.recorded_weights
     for attention in (usage, link):
         with pytest.raises(ValueError, match=f"'{attention.name}' has no single distribution"):
             curves_figure(attention)

@@ -9,7 +9,7 @@ pytest.importorskip("imageio")
 from gymnasium import spaces
 
 from sb3_attn.extractors.tokenizers import ImageTokenizer, ReceptiveField
-from sb3_attn.viz import overlay, picture, pixel_map
+from sb3_attn.viz import overlay, pixel_map, to_rgb
 
 
 def pixel_map_by_loop(weights, grid, size, stride, height, width, mean):
@@ -58,13 +58,13 @@ def test_even_attention_is_an_even_mean_and_all_attention_a_sum_of_one():
 )
 def test_a_picture_is_the_newest_frame(channels, n_stack, expected):
     image = np.broadcast_to(np.arange(channels, dtype=np.uint8)[:, None, None], (channels, 2, 5))
-    frame = picture(image, n_stack)
+    frame = to_rgb(image, n_stack)
     assert frame.shape == (2, 5, 3) and frame.dtype == np.uint8
     assert frame[0, 0].tolist() == expected
 
 
 def test_normalised_images_are_stretched():
-    frame = picture(np.array([[[-2.0, 0.0, 2.0]]], dtype=np.float32))
+    frame = to_rgb(np.array([[[-2.0, 0.0, 2.0]]], dtype=np.float32))
     assert frame[0, :, 0].tolist() == [0, 127, 255]
 
 

@@ -37,7 +37,7 @@ def test_the_weights_are_those_of_the_observations(algorithm, kind):
     episode = record_episode(model, make_env(kind, n_envs=2))
     n_tokens = {"image": 25, "vector": 4, "entities": 3, "dict": 29}[kind]
     assert len(episode) == LENGTH and episode.finished and episode.fps == 7
-    (attention,) = episode.attention
+    (attention,) = episode.recorded_weights
     assert attention.weights.shape == (LENGTH, 2, n_tokens)
     np.testing.assert_allclose(attention.weights.sum(axis=-1), 1, rtol=1e-5)
     assert np.ptp(attention.weights, axis=0).max() > 1e-3  # they depend on the observation
@@ -127,7 +127,7 @@ def test_the_model_is_left_as_it_was(algorithm, training):
 def test_hard_attention_takes_the_likeliest_also_while_training():
     model = make_model(DQN, make_env("image"), HardAttentionExtractor)
     model.policy.set_training_mode(True)
-    first, second = (record_episode(model, make_env("image")).attention[0].weights for _ in range(2))
+    first, second = (record_episode(model, make_env("image")).recorded_weights[0].weights for _ in range(2))
     np.testing.assert_array_equal(first, second)
     np.testing.assert_allclose(first.max(axis=-1), 1)
 
@@ -144,7 +144,7 @@ def test_a_core_that_attends_is_recorded_with_its_memory():
     model = make_darqn(make_env("image"))
     scale(model)
     episode = record_episode(model, make_env("image"))
-    (attention,) = episode.attention
+    (attention,) = episode.recorded_weights
     assert attention.name == "core_attention" and attention.weights.shape == (LENGTH, 1, 25)
     network = model.policy.q_net
     with th.no_grad():
@@ -170,15 +170,15 @@ def test_a_new_source_is_found(monkeypatch):
 
     monkeypatch.setattr("sb3_attn.viz.sources.SOURCES", [*SOURCES, Reads])
     episode = record_episode(make_model(RecurrentDQN, make_env("vector")), make_env("vector"))
-    assert [attention.name for attention in episode.attention] == ["attention", "read_weights"]
-    assert episode.attention[1].weights.shape == (LENGTH, 1, 8)
+    assert [attention.name for attention in episode.recorded_weights] == ["attention", "read_weights"]
+    assert episode.recorded_weights[1].weights.shape == (LENGTH, 1, 8)
 
 
 def test_no_attention_is_a_sentence():
     model = make_model(DQN, make_env("vector"), FlattenExtractor)
     with pytest.raises(ValueError, match=r"This DQN has no attention .* extractor is FlattenExtractor; train it with .*Soft"):
         record_episode(model, make_env("vector"))
-    assert record_episode(model, make_env("vector"), sources=[]).attention == []
+    assert record_episode(model, make_env("vector"), sources=[]).recorded_weights == []
 
 
 def test_what_does_not_fit_is_a_sentence():
@@ -191,7 +191,7 @@ def test_what_does_not_fit_is_a_sentence():
 
 def test_entropy_and_peak():
     model = make_model(DQN, make_env("dict"))
-    attention = record_episode(model, make_env("dict")).attention[0]
+    attention = record_episode(model, make_env("dict")).recorded_weights[0]
     for step in range(LENGTH):
         for head in range(2):
             row = attention.weights[step, head].astype(float)
@@ -206,7 +206,7 @@ def test_saved_weights(tmp_path):
     episode = record_episode(model, make_env("dict"))
     episode.save(tmp_path / "episode.npz")
     with np.load(tmp_path / "episode.npz") as arrays:
-        np.testing.assert_array_equal(arrays["attention/weights"], episode.attention[0].weights)
+        np.testing.assert_array_equal(arrays["attention/weights"], episode.recorded_weights[0].weights)
         np.testing.assert_array_equal(arrays["rewards"], episode.rewards)
         assert arrays["attention/image/grid"].tolist() == [5, 5]
         assert arrays["attention/image/receptive_field"].tolist() == [16, 12]

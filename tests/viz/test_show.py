@@ -156,9 +156,9 @@ def test_errors_are_sentences(tmp_path):
     assert "does not fit the model" in fails(["show", path, "--env", "CartPole-v1", *out])
     assert "algo='ppo' does not have such a policy; give dqn" in fails(["show", path, "--env", SEARCH, "--algo", "ppo", *out])
     assert "algo='dnq' is unknown; give dqn" in fails(["show", path, "--env", SEARCH, "--algo", "dnq", *out])
-    assert "is no key:value" in fails(["show", path, "--env", SEARCH, "--env-kwargs", "length=5", *out])
+    assert "is not a key:value" in fails(["show", path, "--env", SEARCH, "--env-kwargs", "length=5", *out])
     (tmp_path / "text.zip").write_text("text")
-    assert "is no model that Stable-Baselines3 saved" in fails(["show", tmp_path / "text.zip", "--env", SEARCH, *out])
+    assert "is not a model that Stable-Baselines3 saved" in fails(["show", tmp_path / "text.zip", "--env", SEARCH, *out])
     assert not (tmp_path / "out").exists()
 
 

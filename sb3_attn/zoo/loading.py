@@ -1,6 +1,5 @@
-"""Models and environments from a zip file and an environment's id."""
+"""Models and environments from a zip file and the id of an environment."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +14,26 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 
-from sb3_attn.r2d2 import R2D2
-from sb3_attn.recurrent_dqn import RecurrentDQN
 from sb3_attn.viz.recording import wrap_env
+from sb3_attn.zoo.registration import ALGORITHMS
 
 gym.register_envs(ale_py)
 
-#: By the names that RL Zoo has for them; where a policy fits several the first is taken
-ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"rdqn": RecurrentDQN, "r2d2": R2D2, "qrdqn": QRDQN, "dqn": DQN, "ppo": PPO}
+#: Ours and those that can attend, by RL Zoo's names. Where a policy fits several, the first is taken: ours come first, since
+#: their policies are subclasses of DQN's.
+LOADABLE: dict[str, type[BaseAlgorithm]] = {name: algorithm.model_class for name, algorithm in ALGORITHMS.items()}
+LOADABLE |= {"qrdqn": QRDQN, "dqn": DQN, "ppo": PPO}
 
-#: Not needed to act, and the first thing to break between versions of Python
+#: Replacements for what is not needed to act: pickled functions are the first thing to break between versions of Python
 NOT_NEEDED = {"learning_rate": 0.0, "lr_schedule": lambda _: 0.0, "clip_range": lambda _: 0.0}
 
 
 def model_path(path: str | Path) -> Path:
     """
-    The file of a model, whose ending may be left out.
+    Find the file of a model, with or without its suffix.
 
-    :param path: of ``model.save``
-    :return: the path
+    :param path: as given to ``model.save``
+    :return: the path of the file
     :raises FileNotFoundError: if there is none
     """
     path = Path(path)
@@ -43,42 +43,32 @@ def model_path(path: str | Path) -> Path:
     raise FileNotFoundError(f"There is no model {str(path)!r}; give the zip file that model.save() or training wrote.")
 
 
-def load_model(
-    path: str | Path,
-    algo: str | None = None,
-    device: str = "auto",
-    algorithms: Mapping[str, type[BaseAlgorithm]] = ALGORITHMS,
-) -> BaseAlgorithm:
+def load_model(path: str | Path, algo: str | None = None, device: str = "auto") -> BaseAlgorithm:
     """
-    Load a model to look at it, not to train it on: it gets no replay buffer.
+    Load a model to look at, not to train: it gets no replay buffer.
 
-    :param path: of ``model.save``
-    :param algo: a key of ``algorithms``; ``None`` takes the first that the saved policy fits
+    :param path: as given to ``model.save``
+    :param algo: a key of ``LOADABLE``; ``None`` takes the first algorithm that has the saved policy
     :param device: Device on which the code should run
-    :param algorithms: by name
     :return: the model
-    :raises ValueError: if the file is no model, or of another algorithm
-    :raises FileNotFoundError: if there is no file
+    :raises ValueError: if the file is not a model, or is one of another algorithm
+    :raises FileNotFoundError: if there is no such file
     """
     path = model_path(path)
     try:
         data = load_from_zip_file(path, device="cpu", custom_objects=NOT_NEEDED)[0] or {}
         policy_class = data["policy_class"]
     except (ValueError, KeyError, AssertionError) as error:
-        raise ValueError(f"{path} is no model that Stable-Baselines3 saved ({error}); give another file.") from error
-    fitting = [name for name, kind in algorithms.items() if _fits(policy_class, kind)]
-    name = algo or (fitting[0] if fitting else "")
-    if name not in algorithms or name not in fitting:
-        known = "is unknown" if algo and algo not in algorithms else "does not have such a policy"
-        remedy = f"only models of {', '.join(algorithms)} can be shown"
-        if fitting:
-            remedy = f"give {' or '.join(fitting)}, or leave it out"
-        raise ValueError(f"{path} was saved with {policy_class.__name__}, and algo={algo!r} {known}; {remedy}.")
-    # A replay buffer of the size in training could take gigabytes
+        raise ValueError(f"{path} is not a model that Stable-Baselines3 saved ({error}); give another file.") from error
+    fitting = [name for name, algorithm in LOADABLE.items() if _has_policy(algorithm, policy_class)]
+    name = algo or next(iter(fitting), None)
+    if name is None or name not in fitting:
+        raise ValueError(f"{path} was saved with {policy_class.__name__}, {_misfit(name, fitting)}.")
     no_buffer: dict[str, Any] = {}
-    if issubclass(algorithms[name], OffPolicyAlgorithm):
+    if issubclass(LOADABLE[name], OffPolicyAlgorithm):
+        # A replay buffer of the size used in training could take gigabytes
         no_buffer = dict(buffer_size=1, optimize_memory_usage=False)
-    return algorithms[name].load(path, device=device, custom_objects=NOT_NEEDED, **no_buffer)
+    return LOADABLE[name].load(path, device=device, custom_objects=NOT_NEEDED, **no_buffer)
 
 
 def make_env(
@@ -89,16 +79,16 @@ def make_env(
     normalize_path: str | Path | None = None,
 ) -> VecEnv:
     """
-    The environment that a model's observation space asks for.
+    Make an environment with the wrappers that a model's observation space implies.
 
-    One of Atari's gets ``AtariWrapper``, without clipped rewards and episodes that end with each life, unless the model saw
-    whole frames. Frames are stacked if the model saw several at once.
+    Atari games get ``AtariWrapper``, unless the model saw whole frames; rewards are not clipped, and an episode does not end
+    with the loss of a life. Frames are stacked if the model saw several at once.
 
-    :param model: loaded
-    :param env_id: of a registered environment
+    :param model: a loaded model
+    :param env_id: id of a registered environment
     :param env_kwargs: Optional keyword argument to pass to the env constructor
     :param seed: the initial seed for the random number generator
-    :param normalize_path: file of a ``VecNormalize`` that was saved with the model
+    :param normalize_path: file of the ``VecNormalize`` that was saved with the model
     :return: one environment, vectorised
     :raises ValueError: if the environment is unknown, or its spaces are not the model's
     """
@@ -109,6 +99,7 @@ def make_env(
     except (gym.error.UnregisteredEnv, ModuleNotFoundError) as error:
         raise ValueError(f"env={env_id!r} is unknown ({error}); import the package that registers it.") from error
     is_image = isinstance(space, spaces.Box) and len(space.shape) == 3
+    # 210 x 160 is the whole frame, as Atari renders it
     if "AtariEnv" in entry_point and is_image and space.shape[1:] != (210, 160):
         wrapper_kwargs = dict(screen_size=space.shape[1], terminal_on_life_loss=False, clip_reward=False)
         env = make_atari_env(env_id, wrapper_kwargs=wrapper_kwargs, **make_kwargs)
@@ -121,18 +112,26 @@ def make_env(
     return wrap_env(model, VecFrameStack(env, n_frames) if n_frames > 1 else env)
 
 
-def _fits(policy_class: type, algorithm: type[BaseAlgorithm]) -> bool:
+def _has_policy(algorithm: type[BaseAlgorithm], policy_class: type) -> bool:
     return issubclass(policy_class, tuple(algorithm.policy_aliases.values()))
 
 
+def _misfit(algo: str | None, fitting: list[str]) -> str:
+    if not fitting:
+        return f"which none of the known algorithms has; only models of {', '.join(LOADABLE)} can be shown"
+    fault = "does not have such a policy" if algo in LOADABLE else "is unknown"
+    return f"and algo={algo!r} {fault}; give {' or '.join(fitting)}, or leave it out"
+
+
 def _n_frames(wanted: spaces.Space, offered: spaces.Space) -> int:
-    """How many frames have to be stacked to get from the environment's observations to the model's."""
+    """The number of frames to stack so that the environment's observations fit the model's space; 1 if none does."""
     if isinstance(wanted, spaces.Dict) and isinstance(offered, spaces.Dict):
         counts = {_n_frames(wanted[key], offered[key]) for key in wanted.spaces if key in offered.spaces}
         return counts.pop() if len(counts) == 1 else 1
     if not isinstance(wanted, spaces.Box) or not isinstance(offered, spaces.Box) or len(wanted.shape) != len(offered.shape):
         return 1
-    # Images are channels first in the model; in the environment either
+    # Images are channels first in the model, and channels first or last in the environment; so both axes are tried. All
+    # other axes have to match, in any order, since a transposed image has them elsewhere
     ratio = 1
     for axis in (0, -1):
         channels, total = offered.shape[axis], wanted.shape[0 if len(wanted.shape) == 3 else -1]

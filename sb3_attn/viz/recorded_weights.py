@@ -1,0 +1,141 @@
+"""Weights as plain arrays, together with a description of the axes they are over."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from sb3_attn.extractors.tokenizers import ReceptiveField
+
+
+class ImageGrid(NamedTuple):
+    """The layout of an image's regions."""
+
+    #: Rows and columns of regions
+    grid: tuple[int, int]
+    #: The pixels that one region sees
+    receptive_field: ReceptiveField
+    #: Height and width of the image
+    image_size: tuple[int, int]
+
+
+class TokenPart(NamedTuple):
+    """
+    A run of consecutive tokens of one kind.
+
+    :param key: the key of the Dict observation that the tokens come from; ``None`` for any other observation
+    :param kind: ``"region"`` of an image, ``"entity"`` of a matrix, ``"entry"`` of a vector, ``"slot"`` or ``"step"`` of a
+        memory, or any word that a source chooses
+    :param start: index of the first token
+    :param stop: index after the last token
+    :param image: the layout of the tokens, if they are regions of an image
+    :param newest: if the tokens are consecutive steps in time, oldest first, the number of steps between the last of them
+        and the present step; otherwise ``None``
+    """
+
+    key: str | None
+    kind: str
+    start: int
+    stop: int
+    image: ImageGrid | None = None
+    newest: int | None = None
+
+    @property
+    def label(self) -> str:
+        """The kind, and the key if there is one, for titles and axes."""
+        return self.kind if self.key is None else f"{self.key}: {self.kind}"
+
+    @property
+    def names(self) -> list[str]:
+        """A name for each token, such as ``"speed: entry 2"``, or ``"t - 3"`` for three steps ago."""
+        n_tokens = self.stop - self.start
+        if self.newest is None:
+            return [f"{self.label} {i}" for i in range(n_tokens)]
+        return [f"t - {ago}" if ago else "t" for ago in self.newest + np.arange(n_tokens)[::-1]]
+
+
+@dataclass
+class RecordedWeights:
+    """
+    The weights of one source over several steps: attention, or what a memory reads, writes, uses or links.
+
+    :param name: the name of the source
+    :param weights: ``[T, heads, tokens]``, or with rows ``[T, heads, rows, tokens]``
+    :param parts: a description of the tokens
+    :param rows: a description of the rows, if each step has a matrix
+    :param is_distribution: True if the weights of a step share at most 1 among the tokens; False if each token has a value of
+        its own, such as the usage of a slot
+    """
+
+    name: str
+    weights: np.ndarray
+    parts: tuple[TokenPart, ...]
+    rows: TokenPart | None = None
+    is_distribution: bool = True
+
+    @property
+    def title(self) -> str:
+        """The name with spaces, for titles."""
+        return self.name.replace("_", " ")
+
+    @property
+    def entropy(self) -> np.ndarray:
+        """
+        -sum_i a_i ln a_i in nats, ``[T, heads]``: 0 if all weight is on one token, ln n if it is spread evenly.
+
+        Weights that sum to less than 1 are divided by their sum first.
+        """
+        # Where all weights are 0 the smallest positive number avoids 0 / 0, and the entropy is 0
+        shares = self.weights / np.maximum(self.total, np.finfo(self.weights.dtype).tiny)[..., None]
+        # 0 ln 0 is 0, its limit
+        return -np.sum(shares * np.log(shares, where=shares > 0, out=np.zeros_like(shares)), axis=-1)
+
+    @property
+    def peak(self) -> np.ndarray:
+        """The largest weight, ``[T, heads]``."""
+        return self.weights.max(axis=-1)
+
+    @property
+    def total(self) -> np.ndarray:
+        """The sum of the weights, ``[T, heads]``."""
+        return self.weights.sum(axis=-1)
+
+    @property
+    def n_reachable(self) -> np.ndarray:
+        """
+        The number of tokens that each step can put weight on, ``[T]``.
+
+        It is smaller in the first steps if the tokens are past steps, since none lies before the start of the episode.
+        """
+        n_steps, n_tokens = len(self.weights), self.weights.shape[-1]
+        newest = self.parts[0].newest
+        if newest is None:
+            return np.full(n_steps, n_tokens)
+        # The newest step that t reaches is t - newest; together with those before it, back to step 0, that makes one more
+        return np.clip(np.arange(n_steps) + 1 - newest, 0, n_tokens)
+
+    @property
+    def by_step(self) -> np.ndarray | None:
+        """
+        Weights on past steps, arranged by the steps of the episode, which has to be recorded from its start.
+
+        Entry ``[t, head, s]`` is the weight that step t puts on step s; it is 0 if s is later than t. ``None`` if the tokens
+        are not steps, if there is weight on something before the start, or if the episode is more than four times as long
+        as the memory: then a picture of all steps would show a thin diagonal line.
+
+        :return: ``[T, heads, T]``
+        """
+        n_steps, _, n_tokens = self.weights.shape[:3]
+        newest = self.parts[0].newest
+        if newest is None or self.rows is not None or n_steps > 4 * n_tokens:
+            return None
+        # The last token of step t is step t - newest, and each token before it is one step older
+        steps, tokens = np.indices((n_steps, n_tokens))
+        past = steps - newest - (n_tokens - 1 - tokens)
+        exists = past >= 0
+        weights = self.weights.swapaxes(1, 2)  # [T, tokens, heads], so that one index array selects all heads
+        if weights[~exists].any():
+            return None
+        by_step = np.zeros((n_steps, n_steps, weights.shape[-1]), weights.dtype)
+        by_step[steps[exists], past[exists]] = weights[exists]
+        return by_step.swapaxes(1, 2)

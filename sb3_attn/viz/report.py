@@ -1,0 +1,88 @@
+"""The files of one recorded episode, as ``sb3-attn show`` writes them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from sb3_attn.viz.figures import attention_maps, curves_figure, image_parts, observed_image, occlusion_figure, save_figure
+from sb3_attn.viz.heat_maps import matrices_figure, tokens_figure
+from sb3_attn.viz.occlusion import image_key, occlusion_saliency
+from sb3_attn.viz.recorded_weights import RecordedWeights
+from sb3_attn.viz.recording import Episode
+from sb3_attn.viz.video import attention_video, write_video
+
+
+def write_report(episode: Episode, folder: Path, name: str, video_format: str = "mp4", fps: float | None = None) -> None:
+    """
+    Write an episode's weights, and for each source a video and figures.
+
+    The files are ``<name>.npz``, ``<name>_<source>.mp4``, and ``<name>_<source>_tokens.png`` and ``..._curves.png``, or
+    ``..._matrices.png`` for a source with rows. A source that is not a distribution has no curves.
+
+    :param episode: a recording
+    :param folder: an existing folder
+    :param name: the beginning of all file names
+    :param video_format: ``"mp4"`` or ``"gif"``
+    :param fps: frames per second; ``None`` takes the environment's
+    """
+    episode.save(folder / f"{name}.npz")
+    for recorded in episode.recorded_weights:
+        stem = f"{name}_{recorded.name}"
+        write_video(folder / f"{stem}.{video_format}", attention_video(episode, recorded), fps or episode.fps)
+        if recorded.rows is not None:
+            save_figure(matrices_figure(recorded), folder / f"{stem}_matrices.png")
+            continue
+        save_figure(tokens_figure(recorded), folder / f"{stem}_tokens.png")
+        if recorded.is_distribution:
+            save_figure(curves_figure(recorded), folder / f"{stem}_curves.png")
+
+
+def summary(episode: Episode) -> list[str]:
+    """
+    Entropy, peak and sum of every head, as means over the episode.
+
+    :param episode: a recording
+    :return: one line for each head of each source that has a single distribution at each step
+    """
+    lines = []
+    for recorded in episode.recorded_weights:
+        if recorded.rows is not None or not recorded.is_distribution:
+            continue
+        even = np.log(np.maximum(recorded.n_reachable, 1)).mean()
+        for head in range(recorded.weights.shape[1]):
+            entropy, peak, total = (quantity[:, head].mean() for quantity in (recorded.entropy, recorded.peak, recorded.total))
+            less = f", sum {total:.2f}" if total < 0.995 else ""  # anything larger is printed as 1.00
+            lines.append(
+                f"{recorded.name}, head {head + 1}: entropy {entropy:.2f} nats (even: {even:.2f}), peak {peak:.2f}{less}"
+            )
+    return lines
+
+
+def write_occlusion(model: BaseAlgorithm, episode: Episode, n_observations: int, path: Path) -> None:
+    """
+    Write a figure of occlusion saliency, beside the attention to the same image if there is any.
+
+    :param model: the model that was recorded
+    :param episode: a recording of it
+    :param n_observations: number of observations, evenly spread over the episode
+    :param path: of the figure
+    :raises ValueError: if the observations have no image
+    """
+    key = image_key(model.observation_space)[1]
+    steps = np.unique(np.linspace(0, len(episode) - 1, n_observations).round().astype(int))
+    saliency = [occlusion_saliency(model, episode.observation(step), key, state=episode.states[step]) for step in steps]
+    images = [observed_image(episode, key, step) for step in steps]
+    maps = _maps(episode.recorded_weights, key)
+    titles = [f"step {step}" for step in steps]
+    save_figure(occlusion_figure(images, saliency, None if maps is None else [maps[step] for step in steps], titles), path)
+
+
+def _maps(recorded_weights: Sequence[RecordedWeights], key: str | None) -> np.ndarray | None:
+    """The attention to an image, ``[T, heads, H, W]``, of the first source that attends to it."""
+    for recorded in recorded_weights:
+        for part, _ in image_parts(recorded):
+            if part.key == key:
+                return attention_maps(recorded, part)
+    return None
