@@ -37,7 +37,7 @@ def tokens_figure(recorded: RecordedWeights, mark_parts: bool = True) -> Figure:
     rows[-1].set_xlabel("step")
     weight_bar(figure, list(rows), recorded)
     kind = recorded.parts[0].label if len(recorded.parts) == 1 else "token"
-    past = "past " if recorded.parts[0].newest is not None else ""
+    past = "past " if recorded.parts[0].newest_age is not None else ""
     quantity = f"{recorded.title}: weight" if recorded.is_distribution else recorded.title
     figure.suptitle(f"{quantity} of each {past}{kind} over {n_steps} steps")
     return figure
@@ -102,7 +102,7 @@ def draw_tokens(axes: Axes, recorded: RecordedWeights, head: int, mark_parts: bo
         return
     _heat_map(axes, recorded, recorded.weights[:, head].T)
     names, first_part = token_names(recorded.parts), recorded.parts[0]
-    if first_part.newest is not None:
+    if first_part.newest_age is not None:
         every = -(-len(names) // MAX_NAMES)  # rounded up
         places = range(len(names) - 1, -1, -every)  # from the newest backwards, so that it always has its name
         axes.set_yticks(places, [names[place] for place in places], fontsize="small")
@@ -133,16 +133,16 @@ def draw_matrix(axes: Axes, recorded: RecordedWeights, step: int, head: int) -> 
     rows = recorded.rows
     assert rows is not None, "the callers have checked"
     axes.set(xlabel=rows.label, ylabel=recorded.parts[0].label)
-    if rows.newest is not None and len(rows.names) <= MAX_NAMES:
+    if rows.newest_age is not None and len(rows.names) <= MAX_NAMES:
         axes.set_xticks(range(len(rows.names)), rows.names, fontsize="small", rotation=90)
 
 
 def _draw_past(axes: Axes, recorded: RecordedWeights, weights: np.ndarray) -> None:
     """Draw weights ``[T, T]`` of present steps, from left to right, on past steps, from bottom to top."""
     present, past = np.indices(weights.shape)
-    newest = recorded.parts[0].newest
-    assert newest is not None, "only then there are weights by step"
-    slots_ago = present - newest - past  # 0 for the last slot, which is step t - newest
+    newest_age = recorded.parts[0].newest_age
+    assert newest_age is not None, "only then there are weights by step"
+    slots_ago = present - newest_age - past  # 0 for the last slot, which is step t - newest
     out_of_reach = (slots_ago < 0) | (slots_ago >= recorded.weights.shape[-1])  # still to come, or too long ago
     _heat_map(axes, recorded, np.ma.masked_where(out_of_reach, weights).T, origin="lower")
     axes.set_facecolor("lightgrey")  # shows where the heat map is masked

@@ -29,7 +29,7 @@ class TokenPart(NamedTuple):
     :param start: index of the first token
     :param stop: index after the last token
     :param image: the layout of the tokens, if they are regions of an image
-    :param newest: if the tokens are consecutive steps in time, oldest first, the number of steps between the last of them
+    :param newest_age: if the tokens are consecutive steps in time, oldest first, the number of steps between the last of them
         and the present step; otherwise ``None``
     """
 
@@ -38,7 +38,7 @@ class TokenPart(NamedTuple):
     start: int
     stop: int
     image: ImageGrid | None = None
-    newest: int | None = None
+    newest_age: int | None = None
 
     @property
     def label(self) -> str:
@@ -49,9 +49,9 @@ class TokenPart(NamedTuple):
     def names(self) -> list[str]:
         """A name for each token, such as ``"speed: entry 2"``, or ``"t - 3"`` for three steps ago."""
         n_tokens = self.stop - self.start
-        if self.newest is None:
+        if self.newest_age is None:
             return [f"{self.label} {i}" for i in range(n_tokens)]
-        return [f"t - {ago}" if ago else "t" for ago in self.newest + np.arange(n_tokens)[::-1]]
+        return [f"t - {age}" if age else "t" for age in self.newest_age + np.arange(n_tokens)[::-1]]
 
 
 @dataclass
@@ -108,11 +108,11 @@ class RecordedWeights:
         It is smaller in the first steps if the tokens are past steps, since none lies before the start of the episode.
         """
         n_steps, n_tokens = len(self.weights), self.weights.shape[-1]
-        newest = self.parts[0].newest
-        if newest is None:
+        newest_age = self.parts[0].newest_age
+        if newest_age is None:
             return np.full(n_steps, n_tokens)
-        # The newest step that t reaches is t - newest; together with those before it, back to step 0, that makes one more
-        return np.clip(np.arange(n_steps) + 1 - newest, 0, n_tokens)
+        # The newest step that t reaches is t - newest_age; together with those before it, back to step 0, that makes one more
+        return np.clip(np.arange(n_steps) + 1 - newest_age, 0, n_tokens)
 
     @property
     def by_step(self) -> np.ndarray | None:
@@ -126,12 +126,12 @@ class RecordedWeights:
         :return: ``[T, heads, T]``
         """
         n_steps, _, n_tokens = self.weights.shape[:3]
-        newest = self.parts[0].newest
-        if newest is None or self.rows is not None or n_steps > 4 * n_tokens:
+        newest_age = self.parts[0].newest_age
+        if newest_age is None or self.rows is not None or n_steps > 4 * n_tokens:
             return None
-        # The last token of step t is step t - newest, and each token before it is one step older
+        # The last token of step t is step t - newest_age, and each token before it is one step older
         steps, tokens = np.indices((n_steps, n_tokens))
-        past = steps - newest - (n_tokens - 1 - tokens)
+        past = steps - newest_age - (n_tokens - 1 - tokens)
         exists = past >= 0
         weights = self.weights.swapaxes(1, 2)  # [T, tokens, heads], so that one index array selects all heads
         if weights[~exists].any():

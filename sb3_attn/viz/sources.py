@@ -16,9 +16,10 @@ from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_attn.common.core_state import where_rows
-from sb3_attn.extractors import CORE_EXTRACTORS, AttentionExtractor, MemoryExtractor
+from sb3_attn.extractors import AttentionExtractor, MemoryExtractor
+from sb3_attn.extractors.memory import CORE_EXTRACTORS
 from sb3_attn.extractors.tokenizers import DictTokenizer, EntityTokenizer, ImageTokenizer, Tokenizer
-from sb3_attn.memory import CORES, GTrXLCore, KeyValueMemoryCore, MemoryCore
+from sb3_attn.memory import CORES, MemoryCore, WeightsInfo
 from sb3_attn.recurrent_dqn import RecurrentQNetwork
 from sb3_attn.viz.recorded_weights import ImageGrid, RecordedWeights, TokenPart
 
@@ -147,13 +148,6 @@ def _part(key: str | None, tokenizer: Tokenizer, space: spaces.Space, start: int
 
 # --- Memories
 
-#: Cores whose slots are the last steps, the oldest first: how many steps ago the last slot's step was
-NEWEST_STEP: dict[type[MemoryCore], int] = {GTrXLCore: 0, KeyValueMemoryCore: 1}
-#: What belongs to each pair of slots rather than to each slot: how the first of them is related to the second
-OF_PAIRS = {"link": "slot written before"}
-#: What is no weighting of slots
-NO_DISTRIBUTIONS = ("usage", "link")
-
 
 class MemoryWeights(WeightSource):
     """
@@ -175,9 +169,10 @@ class MemoryWeights(WeightSource):
         super().__init__(network, parts)
         self.core = core
         self.quantity = quantity
+        self.info = weights_info(core, quantity)
         self.name = f"{self.prefix}_{quantity}"
         self.rows = rows
-        self.is_distribution = quantity not in NO_DISTRIBUTIONS
+        self.is_distribution = self.info.is_distribution
 
 
 class CoreMemoryWeights(MemoryWeights):
@@ -190,20 +185,20 @@ class CoreMemoryWeights(MemoryWeights):
     def from_network(cls, network: Any) -> list[WeightSource]:
         if not isinstance(network, RecurrentQNetwork):
             return []
-        newest = newest_step(network.core)
         sources: list[WeightSource] = []
         for quantity, n_slots in slots(network.core).items():
-            kind = "slot" if newest is None else "step"
-            part = TokenPart(None, OF_PAIRS.get(quantity, kind), 0, n_slots, newest=newest)
-            rows = TokenPart(None, kind, 0, n_slots) if quantity in OF_PAIRS else None
+            info = weights_info(network.core, quantity)
+            kind = "slot" if info.newest_age is None else "step"
+            part = TokenPart(None, info.pair_label or kind, 0, n_slots, newest_age=info.newest_age)
+            rows = TokenPart(None, kind, 0, n_slots) if info.pair_label else None
             sources.append(cls(network, network.core, quantity, (part,), rows))
         return sources
 
     def weights(self, observations: PyTorchObs, state: Any = None, next_state: Any = None) -> th.Tensor:
         inputs = self.network.encode(observations)
         weights = self.core.memory_weights(inputs, self.network.state_or_initial(state, len(inputs)))[self.quantity]
-        # A matrix over pairs of slots has no heads: it becomes the only one
-        return weights.unsqueeze(1) if self.quantity in OF_PAIRS else weights
+        # A matrix over pairs of slots, [B, N, N], has no heads: it becomes the only one
+        return weights.unsqueeze(1) if self.info.pair_label else weights
 
 
 class ExtractorMemoryWeights(MemoryWeights):
@@ -222,23 +217,23 @@ class ExtractorMemoryWeights(MemoryWeights):
         extractor = features_extractor(network)
         if not isinstance(extractor, MemoryExtractor):
             return []
-        frames = TokenPart(None, "frame", 0, extractor.n_stack, newest=0)
+        frames = TokenPart(None, "frame", 0, extractor.n_stack, newest_age=0)
         sources: list[WeightSource] = []
         for quantity, n_slots in slots(extractor.core).items():
-            if newest_step(extractor.core) is not None:
+            info = weights_info(extractor.core, quantity)
+            if info.newest_age is not None:
                 part, rows = frames, None
             else:
-                part = TokenPart(None, OF_PAIRS.get(quantity, "slot"), 0, n_slots)
-                rows = TokenPart(None, "slot", 0, n_slots) if quantity in OF_PAIRS else frames
+                part = TokenPart(None, info.pair_label or "slot", 0, n_slots)
+                rows = TokenPart(None, "slot", 0, n_slots) if info.pair_label else frames
             sources.append(cls(network, extractor.core, quantity, (part,), rows))
         return sources
 
     def weights(self, observations: PyTorchObs, state: Any = None, next_state: Any = None) -> th.Tensor:
         weights = self._by_frame(features_extractor(self.network), _preprocess(self.network, observations))
-        newest = newest_step(self.core)
-        if newest is not None:
-            return _over_frames(weights[-1], newest, len(weights))
-        if self.quantity in OF_PAIRS:
+        if self.info.newest_age is not None:
+            return _over_frames(weights[-1], self.info.newest_age, len(weights))
+        if self.info.pair_label:
             return weights[-1].unsqueeze(1)
         return weights.movedim(0, 2)  # [k, B, heads, slots] -> [B, heads, k, slots]
 
@@ -252,7 +247,7 @@ class ExtractorMemoryWeights(MemoryWeights):
         for frame, rows in zip(inputs, started, strict=True):
             weights = self.core.memory_weights(frame, state)[self.quantity]
             steps.append(weights * rows.view(-1, *[1] * (weights.dim() - 1)))
-            # As in the extractor, blank frames leave no trace: the memory stays as it is before the first real one
+            # As in the extractor, blank frames leave no trace: the memory is in its initial state at the first real one
             state = where_rows(rows, self.core(frame, state)[1], initial)
         return th.stack(steps)
 
@@ -271,26 +266,28 @@ def slots(core: MemoryCore) -> dict[str, int]:
     return {quantity: tensor.shape[-1] for quantity, tensor in weights.items()}
 
 
-def newest_step(core: MemoryCore) -> int | None:
+def weights_info(core: MemoryCore, quantity: str) -> WeightsInfo:
     """
-    How many steps ago the last slot's step was, if the slots are the last steps.
+    The core's own description of a quantity, with the defaults if it has none.
 
     :param core: a memory
+    :param quantity: one of the names in ``core.memory_weights``
     """
-    return next((steps for kind, steps in NEWEST_STEP.items() if isinstance(core, kind)), None)
+    return core.weights_info.get(quantity, WeightsInfo())
 
 
-def _over_frames(weights: th.Tensor, newest: int, n_frames: int) -> th.Tensor:
+def _over_frames(weights: th.Tensor, newest_age: int, n_frames: int) -> th.Tensor:
     """
     Spread weights on slots ``[B, heads, N]`` over frames ``[B, heads, k]``.
 
-    The last slot is the frame ``newest`` places before the last frame. A memory may have fewer slots than there are frames,
-    whose oldest ones then get 0, or more, the oldest of which are then empty and left out.
+    The last slot is ``newest_age`` frames before the newest one. A memory may have fewer slots than there are frames, the
+    oldest of which then get 0, or more slots, the oldest of which are then empty and left out.
     """
-    n_kept = min(weights.shape[-1], n_frames - newest)
+    stop = n_frames - newest_age
+    n_kept = min(weights.shape[-1], stop)
     over_frames = weights.new_zeros(*weights.shape[:-1], n_frames)
     if n_kept > 0:
-        over_frames[..., n_frames - newest - n_kept : n_frames - newest] = weights[..., -n_kept:]
+        over_frames[..., stop - n_kept : stop] = weights[..., -n_kept:]
     return over_frames
 
 
@@ -353,7 +350,7 @@ def _nothing_to_show(model: BaseAlgorithm, network: Any) -> str:
             found += f", and its {type(part.core).__name__} has no slots to look into"
     if isinstance(network, RecurrentQNetwork):
         found += ", only states, which record_episode(model, env, sources=[]).states keeps"
-    with_slots = [name for name, core in CORES.items() if core.memory_weights is not MemoryCore.memory_weights]
+    with_slots = [name for name, core in CORES.items() if core.weights_info]
     extractors = [name for name, extractor in CORE_EXTRACTORS.items() if extractor.default_core in with_slots]
     return (
         f"This {type(model).__name__} has no attention and no memory to show: {found}; train it with "

@@ -4,8 +4,8 @@ Search spaces for ``sb3-attn optimize``.
 RL Zoo replaces the YAML's entries one by one with those that a sampler returns, and ``policy_kwargs`` is a single entry, whose
 value in the YAML is lost. So each sampler returns it complete, and arguments that depend on one another (``td_lambda`` and
 ``n_steps``; ``trace_length``, ``burn_in_length`` and ``sequence_period``) are always returned together. Every combination is
-valid. All parameters are sampled in every trial, even those that another one makes irrelevant: Optuna's multivariate TPE learns
-only from parameters that all trials have.
+valid. Each trial samples all parameters, even those that another one makes irrelevant: Optuna's multivariate TPE learns only
+from parameters that all trials have.
 """
 
 from __future__ import annotations

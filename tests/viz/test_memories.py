@@ -16,7 +16,7 @@ from viz_toys import LENGTH, make_env
 
 import sb3_attn
 from sb3_attn import MemoryExtractor, RecurrentDQN
-from sb3_attn.memory import MemoryCore
+from sb3_attn.memory import MemoryCore, WeightsInfo
 from sb3_attn.viz import (
     RecordedWeights,
     TokenPart,
@@ -31,7 +31,7 @@ from sb3_attn.viz.video import _matrix_panels, attention_video
 
 N_SLOTS = 7
 SLOTS = (TokenPart(None, "slot", 0, N_SLOTS),)
-STEPS = TokenPart(None, "step", 0, 8, newest=0)
+STEPS = TokenPart(None, "step", 0, 8, newest_age=0)
 
 
 class Count(NamedTuple):
@@ -40,6 +40,11 @@ class Count(NamedTuple):
 
 class CountingCore(MemoryCore):
     """At step t head h reads slot t + h; usage is t / 10 everywhere; slot t was written after slot t + 1."""
+
+    weights_info = {
+        "usage": WeightsInfo(is_distribution=False),
+        "link": WeightsInfo(is_distribution=False, pair_label="slot written before"),
+    }
 
     def __init__(self, input_size: int) -> None:
         super().__init__(input_size, input_size)
@@ -226,7 +231,7 @@ def test_last_steps_become_steps_of_the_episode(n_steps, n_tokens, newest):
                 weights[step, :, token] = 0
             else:
                 expected[step, :, looked_at] = weights[step, :, token]
-    part = TokenPart(None, "step", 0, n_tokens, newest=newest)
+    part = TokenPart(None, "step", 0, n_tokens, newest_age=newest)
     attention = RecordedWeights("reads", weights, (part,))
     np.testing.assert_array_equal(attention.by_step, expected)
     available = (expected > 0).sum(axis=-1)[:, 0]
@@ -234,7 +239,7 @@ def test_last_steps_become_steps_of_the_episode(n_steps, n_tokens, newest):
 
 
 def test_where_steps_of_the_episode_cannot_be_drawn_the_tokens_are():
-    part = TokenPart(None, "step", 0, 3, newest=1)
+    part = TokenPart(None, "step", 0, 3, newest_age=1)
     many = RecordedWeights("reads", np.zeros((13, 1, 3)), (part,))
     before_the_start = RecordedWeights("reads", np.full((2, 1, 3), 1 / 3), (part,))
     for attention in (many, before_the_start):
