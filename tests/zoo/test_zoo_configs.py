@@ -1,5 +1,7 @@
+import contextlib
 import importlib
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,10 @@ pytest.importorskip("rl_zoo3")
 import gymnasium as gym
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.utils import ALGOS
+from stable_baselines3.common.base_class import BaseAlgorithm
 
+import sb3_attn
+from sb3_attn.memory import GTrXLCore
 from sb3_attn.zoo import register, zoo_config_path
 
 register()
@@ -36,7 +41,7 @@ REQUIRED = {"CartPoleNoVel-v1", "LunarLanderNoVel-v3", "popgym-RepeatFirstEasy-v
 
 
 def is_installed(key: str) -> bool:
-    """Whether the optional package behind an entry's environment is there."""
+    """True if the optional package that an entry's environment comes from is installed."""
     packages = {"popgym": "popgym", "MiniGridRGB": "minigrid"}
     return all(importlib.util.find_spec(name) for prefix, name in packages.items() if key.startswith(prefix))
 
@@ -65,16 +70,46 @@ def test_every_entry_trains(variant: str, key: str, tmp_path) -> None:
     algo = variant.partition(" ")[0]
     if not is_installed(key):
         pytest.skip("an optional package is not installed")
-    env_id = ENV_IDS.get(key, key)
+    train(algo, ENV_IDS.get(key, key), str(zoo_config_path(algo)), SMALL | SMALLER[variant], tmp_path)
+
+
+#: Names of earlier versions: of arguments, of a core, and of a policy
+FORMER_ARGUMENTS = {"rdqn": {"bootstrap_n": 3, "epsilon_ladder": True}, "r2d2": {"bootstrap_n": 3}}
+FORMER_CORE = {"policy": "MlpPolicy", "td_lambda": None, "policy_kwargs": {"core": "gated_transformer"}}
+FORMER_POLICY = {"policy": "sb3_attn.NTMMlpPolicy", "policy_kwargs": {"features_extractor_kwargs": {"n_stack": 1}}}
+
+
+def train_former(algo: str, entry: dict[str, Any], folder: Path) -> BaseAlgorithm:
+    config = folder / "former.yml"
+    config.write_text(yaml.safe_dump({"MemoryChain-v0": {"n_timesteps": 1000, **entry}}))
+    return train(algo, "MemoryChain-v0", str(config), SMALL | SMALLER[algo], folder)
+
+
+@pytest.mark.parametrize("algo", FORMER_ARGUMENTS)
+def test_former_names_of_arguments_and_cores_train(algo: str, tmp_path) -> None:
+    former = FORMER_ARGUMENTS[algo]
+    with contextlib.ExitStack() as warned:
+        for name in former:
+            warned.enter_context(pytest.warns(FutureWarning, match=f"{name} is now called"))
+        model = train_former(algo, former | FORMER_CORE, tmp_path)
+    assert model.n_steps == 3 and model.per_env_epsilons
+    assert type(model.policy.q_net.core) is GTrXLCore
+
+
+def test_a_former_name_of_a_policy_trains(tmp_path) -> None:
+    assert type(train_former("dqn", FORMER_POLICY, tmp_path).policy) is sb3_attn.NTMPolicy
+
+
+def train(algo: str, env_id: str, config: str, hyperparams: dict[str, Any], folder: Path) -> BaseAlgorithm:
     manager = ExperimentManager(
         args=None,  # type: ignore[arg-type]
         algo=algo,
         env_id=env_id,
-        log_folder=str(tmp_path),
+        log_folder=str(folder),
         n_timesteps=220,
         eval_freq=-1,
-        hyperparams=SMALL | SMALLER[variant],
-        config=str(zoo_config_path(algo)),
+        hyperparams=hyperparams,
+        config=config,
         device="cpu",
         verbose=0,
         seed=0,
@@ -88,6 +123,7 @@ def test_every_entry_trains(variant: str, key: str, tmp_path) -> None:
     manager.learn(model)
     assert model.num_timesteps >= 220
     assert model._n_updates > 0
+    return model
 
 
 def test_entries_fit_the_zoo_ids() -> None:
