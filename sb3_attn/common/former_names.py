@@ -1,7 +1,7 @@
 """
 Former names, so that models, replay buffers and YAML files of earlier versions still load.
 
-The tables of former arguments, attributes and parameters stand with their classes, those of classes and modules here.
+The tables of former arguments, attributes and parameters are next to their classes, those of classes and modules here.
 """
 
 from __future__ import annotations

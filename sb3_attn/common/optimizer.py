@@ -7,7 +7,7 @@ import torch as th
 
 def default_optimizer_kwargs(optimizer_class: type[th.optim.Optimizer]) -> dict[str, Any]:
     """
-    Arguments of an optimizer whose user gives none: Adam is fused, which changes only its speed.
+    Default keyword arguments of an optimizer: Adam is fused, which changes only its speed.
 
     :param optimizer_class: class of the optimizer
     :return: keyword arguments

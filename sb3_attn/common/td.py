@@ -139,7 +139,7 @@ def sequence_priority(td_error: th.Tensor, mask: th.Tensor, eta: float = 0.9) ->
     :param eta: weight of the largest error
     :return: one priority per sequence, ``[B]``
     """
-    errors = th.where(mask, td_error.abs(), 0.0)
+    errors = th.where(mask, td_error.abs(), 0.0)  # not a product with the mask: padding may be NaN
     return eta * errors.amax(dim=0) + (1 - eta) * errors.sum(dim=0) / mask.sum(dim=0)
 
 

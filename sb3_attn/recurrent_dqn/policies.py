@@ -81,6 +81,7 @@ class RecurrentQNetwork(QNetwork):
             n_actions = int(action_space.n)
             self.q_net = nn.Sequential(*create_mlp(latent_dim, 1 + n_actions, self.net_arch, activation_fn))
         self.skip_connection = skip_connection
+        # SB3 saves these, and rebuilds the network from them
         self._constructor_parameters = dict(
             features_dim=features_dim,
             core=core,
@@ -204,6 +205,7 @@ class RecurrentQNetwork(QNetwork):
         latent = th.cat((outputs, inputs), dim=-1) if self.skip_connection else outputs
         if not self.dueling:
             return self.q_net(latent)
+        # The mean is subtracted so that V and A are determined: without it a constant could move from one to the other
         values, advantages = self.q_net(latent).split((1, int(self.action_space.n)), dim=-1)
         return values + advantages - advantages.mean(dim=-1, keepdim=True)
 
@@ -279,10 +281,11 @@ class RecurrentDQNPolicy(DQNPolicy):
             optimizer_kwargs=optimizer_kwargs,
             normalize_images=normalize_images,
         )
-        if encoder_arch is None:
+        if encoder_arch is None:  # NatureCNN ends with a layer of 512, which is encoder enough
             encoder_arch = [] if features_extractor_class is NatureCNN else [64]
         self.net_arch = [64] if net_arch is None else net_arch
         self.activation_fn = activation_fn
+        # Arguments that DQN's networks do not have, beside those that `DQNPolicy._build` passes to `make_q_net` by net_args
         self._memory_args = dict(
             core=core,
             core_kwargs=core_kwargs,
@@ -298,16 +301,13 @@ class RecurrentDQNPolicy(DQNPolicy):
             "normalize_images": normalize_images,
             **self._memory_args,
         }
-        self._n_stateless_calls = 0
+        self._n_stateless_calls = 0  # calls of `predict` in a row that had no state
         self._build(lr_schedule)
 
     def _check_observation_space(self, observation_space: spaces.Space, extractor: type[BaseFeaturesExtractor]) -> None:
         is_dict = isinstance(observation_space, spaces.Dict)
-        if is_dict != issubclass(extractor, CombinedExtractor) and extractor in (
-            FlattenExtractor,
-            NatureCNN,
-            CombinedExtractor,
-        ):
+        # Only SB3's extractors are known here; one of the user's own may take any space
+        if extractor in (FlattenExtractor, NatureCNN, CombinedExtractor) and is_dict != (extractor is CombinedExtractor):
             remedy = "'MultiInputPolicy'" if is_dict else "'MlpPolicy' for vectors or 'CnnPolicy' for images"
             raise ValueError(f"policy {type(self).__name__} does not fit observation_space={observation_space}; use {remedy}.")
 
@@ -354,6 +354,7 @@ class RecurrentDQNPolicy(DQNPolicy):
         n_envs = batch_size(obs_tensor)
         with th.no_grad():
             core_state = self.q_net.state_or_initial(state, n_envs)
+            # evaluate_policy passes both: at an episode's start the state is still that of the last episode
             if state is not None and episode_start is not None:
                 rows = np.asarray(episode_start, dtype=bool).reshape(-1)
                 if len(rows) != n_envs:
@@ -365,6 +366,7 @@ class RecurrentDQNPolicy(DQNPolicy):
 
     def _warn_if_forgetful(self, state: tuple[np.ndarray, ...] | None, episode_start: np.ndarray | None) -> None:
         """Warn once if calls follow each other without a state, which is never intended in a loop over an episode's steps."""
+        # No state, although not all rows start an episode: right at the first step only, so the second such call warns
         if state is None and (episode_start is None or not np.all(episode_start)):
             self._n_stateless_calls += 1
             if self._n_stateless_calls == 2:

@@ -226,6 +226,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
 
         :raises ValueError: if one does not fit; the sentence says what to change
         """
+        # Classes of policy and replay buffer
         buffer_class = self.replay_buffer_class
         assert buffer_class is not None, "the constructor has chosen one"
         if not issubclass(self.policy_class, RecurrentDQNPolicy):
@@ -243,6 +244,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
                 f"prioritized_replay={self.prioritized_replay}, but replay_buffer_class={buffer_class.__name__} is "
                 f"{'uniform' if self.prioritized_replay else 'prioritized'}; make both say the same (a zip keeps its class)."
             )
+        # Arguments in the wrong place, and lengths
         if taken := {"trace_length", "burn_in_length", "sequence_period", "stored_state"} & self.replay_buffer_kwargs.keys():
             raise ValueError(
                 f"replay_buffer_kwargs={self.replay_buffer_kwargs}: give {sorted(taken)} to the algorithm instead."
@@ -251,6 +253,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
             if name in self.policy_kwargs:
                 raise ValueError(f"policy_kwargs={self.policy_kwargs}: {name} is not supported; {remedy}.")
         check_lengths(self.trace_length, self.burn_in_length, self.sequence_period)
+        # Actions: Q-values are indexed from 0
         assert isinstance(self.action_space, spaces.Discrete), "SB3 has refused all others"
         if self.action_space.start != 0:
             raise ValueError(
@@ -259,6 +262,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
         for name in ("batch_size", "n_steps", "target_update_interval"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        # Kinds of return
         if self.td_lambda is not None and not 0 <= self.td_lambda <= 1:
             raise ValueError(f"td_lambda={self.td_lambda} must lie between 0 and 1, or be None for n-step returns.")
         if self.td_lambda is not None and self.n_steps > 1:
@@ -324,7 +328,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
             epsilons = ape_x_epsilons(n_envs) if self.per_env_epsilons else self.exploration_rate
             explore = np.random.rand(n_envs) < epsilons
         actions = self._replace_randomly(greedy_actions.cpu().numpy(), explore)
-        return actions, actions
+        return actions, actions  # for the environments and for the buffer
 
     def _replace_randomly(self, actions: np.ndarray, explore: np.ndarray) -> np.ndarray:
         actions = np.array(actions)
@@ -347,6 +351,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
         add = partial(replay_buffer.add, core_state=state, episode_starts=self._last_episode_starts)
         recorder = cast(ReplayBuffer, SimpleNamespace(add=add))
         super()._store_transition(recorder, buffer_action, new_obs, reward, dones, infos)
+        # Only now, so that a step which a callback keeps from being stored does not advance the memory either
         self._core_state, self._step_states = next_state, None
         self._last_episode_starts = dones
 
@@ -383,6 +388,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
             th.nn.utils.clip_grad_norm_(self.q_net.parameters(), self.max_grad_norm)
             self.policy.optimizer.step()
 
+            # Priorities are the errors before this update, as in R2D2: no second forward pass
             td_error = targets - chosen_q_values.detach()
             if isinstance(self.replay_buffer, PrioritizedSequenceReplayBuffer):
                 self.replay_buffer.update_priorities(batch, td.sequence_priority(td_error, batch.mask).cpu().numpy())
@@ -445,4 +451,5 @@ class RecurrentDQN(SaveAndLoad, DQN):
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def _excluded_save_params(self) -> list[str]:
+        # The memory of running episodes, which a loaded model does not continue
         return [*super()._excluded_save_params(), "_core_state", "_step_states"]

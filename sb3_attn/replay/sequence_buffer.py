@@ -22,7 +22,7 @@ Observation = np.ndarray | dict[str, np.ndarray]
 
 def as_dict(observation: Any) -> dict[str, Any]:
     """
-    Give any observation the form in which the replay stores it.
+    Convert any observation to the form in which the replay stores it.
 
     :param observation: an array, or a dict of arrays
     :return: a dict of arrays; an array lies under ``SINGLE_KEY``
@@ -217,6 +217,7 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
             for env_index in env_indices[np.asarray(episode_starts, bool) & (self.open_lengths[env_indices] > 0)]:
                 self._close_episode(env_index, timeout=True)
         positions, steps = self.pos[env_indices], self.open_lengths[env_indices]
+        # Before anything is overwritten, since the old episode_steps tell which windows begin here
         self._discard(positions, env_indices)
 
         for key, ring in self._observations.items():
@@ -234,6 +235,7 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
         self.pos[env_indices] = (positions + 1) % self.buffer_size
         self.full[env_indices] |= self.pos[env_indices] == 0
         self.open_lengths[env_indices] += 1
+        # At the end of an episode a window of full length may complete as well: it is added first, and the rest by closing
         self._add_complete_windows(positions, env_indices, steps)
         for i in np.flatnonzero(done):
             timeout = self.handle_timeout_termination and infos[i].get("TimeLimit.truncated", False)
@@ -306,7 +308,7 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
             self._final_observations.pop((int(positions[i]), int(env_indices[i])), None)
 
     def _leaf_indices(self, positions: np.ndarray, env_indices: np.ndarray) -> np.ndarray:
-        """Where steps are in the sum tree; ``np.divmod(indices, n_envs)`` takes it back."""
+        """Indices of steps in the sum tree; ``np.divmod(indices, n_envs)`` is the inverse."""
         return positions * self.n_envs + env_indices
 
     # ---------------------------------------------------------------- reading

@@ -1,4 +1,4 @@
-"""The ladder of epsilons, and files that are replaced whole or not at all."""
+"""Epsilons per environment, and files that are replaced completely or not at all."""
 
 import os
 
@@ -9,7 +9,7 @@ from sb3_attn.common.files import replace_on_success
 
 
 @pytest.mark.parametrize("n_envs", [2, 3, 8, 256])
-def test_ladder_equals_its_formula(n_envs):
+def test_epsilons_equal_their_formula(n_envs):
     expected = [0.4 ** (1 + 7 * i / (n_envs - 1)) for i in range(n_envs)]
     assert ape_x_epsilons(n_envs).tolist() == pytest.approx(expected)
     expected = [0.5 ** (1 + 3 * i / (n_envs - 1)) for i in range(n_envs)]

@@ -62,7 +62,7 @@ def test_rounding_never_finds_an_empty_leaf():
     assert (leaves[found] > 0).all()
 
 
-def test_errors_do_not_pile_up():
+def test_rounding_errors_do_not_accumulate():
     """A tree that adds differences to its sums would keep the rounding of the large numbers."""
     tree = SumTree(2000)
     rng = np.random.default_rng(2)

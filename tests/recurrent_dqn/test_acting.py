@@ -1,4 +1,4 @@
-"""What the memory goes through while acting, and that replay, prediction and evaluation agree with it."""
+"""The memory during acting, with which replay, prediction and evaluation agree."""
 
 import warnings
 from typing import Any
@@ -64,7 +64,7 @@ class ConstantObservation(gym.Env[Any, Any]):
 
 
 def exploring(model: Any, recorder: Recorder) -> np.ndarray:
-    """Which recorded actions differ from the greedy ones, bool ``[time, env]``."""
+    """True where a recorded action differs from the greedy one, bool ``[time, env]``."""
     differ = []
     for obs, before, actions in zip(recorder.observations, recorder.states, recorder.actions, strict=True):
         greedy, _ = model.policy.predict(obs, before)
@@ -92,7 +92,7 @@ def test_predict_tosses_a_coin_for_each_environment_and_advances_all() -> None:
         np.testing.assert_array_equal(first, second)
 
 
-def test_the_ladder_gives_each_environment_its_own_epsilon() -> None:
+def test_each_environment_can_have_its_own_epsilon() -> None:
     model, recorder = acted(8 * 200, DummyVecEnv([ConstantObservation] * 8), per_env_epsilons=True, buffer_size=1600)
     rates = exploring(model, recorder).mean(axis=0)
     np.testing.assert_allclose(rates, ape_x_epsilons(8) * 49 / 50, atol=0.11)

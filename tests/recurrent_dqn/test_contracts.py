@@ -1,4 +1,4 @@
-"""What every algorithm of Stable-Baselines3 promises, kept by one with a memory."""
+"""The promises of every Stable-Baselines3 algorithm, kept by one with a memory."""
 
 import copy
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every mistake gets a sentence, and numbers that are none stop training before anything is saved."""
+"""Every mistake gets a sentence, and NaN or infinity stops training before anything is saved."""
 
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ def test_predict_names_a_gym_tuple_and_a_state_of_other_shapes() -> None:
 
 
 class Broken(Counter):
-    """Returns a number that is none at its seventh step, as observation or as reward."""
+    """Returns NaN or infinity at its seventh step, as observation or as reward."""
 
     def __init__(self, what: str, number: float) -> None:
         super().__init__(length=20)
@@ -141,7 +141,7 @@ def test_a_first_observation_that_is_not_finite_stops_learn() -> None:
 
 @pytest.mark.parametrize("truncates", [True, False])
 def test_a_final_observation_that_is_not_finite_stops_training(truncates: bool) -> None:
-    """The vectorized environment has reset by then: only the info still knows it."""
+    """The vectorized environment has reset by then, so that only the info has it."""
 
     class BrokenEnd(Counter):
         def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
@@ -155,7 +155,7 @@ def test_a_final_observation_that_is_not_finite_stops_training(truncates: bool) 
 
 @pytest.mark.parametrize("truncates", [True, False])
 def test_a_final_observation_that_is_not_there_is_not_checked(truncates: bool) -> None:
-    """Stock DQN takes such vectorized environments; their last steps have the next episode's first observation."""
+    """Stock DQN accepts such vectorized environments, whose final observations are lost."""
 
     class WithoutFinalObservations(DummyVecEnv):
         def step_wait(self) -> Any:
@@ -257,7 +257,7 @@ def test_episode_starts_may_be_of_any_type_but_not_of_any_number() -> None:
 
 
 def test_no_statistics_are_saved_that_are_not_finite(tmp_path: Path) -> None:
-    """Those in memory are spoilt: VecNormalize sees a reward before anyone else."""
+    """The statistics in memory are spoilt, since VecNormalize sees the reward first; those on disk are not."""
     env = VecNormalize(DummyVecEnv([lambda: Broken("reward", np.nan)]))
     with pytest.raises(ValueError, match="non-finite reward at step 7"):
         make(env).learn(40, CheckpointCallback(1, str(tmp_path), save_vecnormalize=True))

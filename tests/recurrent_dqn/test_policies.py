@@ -1,4 +1,4 @@
-"""The network's parts, seen through its values."""
+"""The parts of the network, tested through its Q-values."""
 
 from typing import Any
 
@@ -46,7 +46,7 @@ def test_only_the_skip_connection_leads_past_the_memory(skip_connection: bool) -
 
 
 @pytest.mark.parametrize("activation_fn", [th.nn.ReLU, th.nn.Tanh])
-def test_encoder_and_head_have_the_layers_asked_for(activation_fn: type) -> None:
+def test_encoder_and_head_have_the_given_layers(activation_fn: type) -> None:
     q_net = net(encoder_arch=[7, 5], net_arch=[6], activation_fn=activation_fn)
     layers = [*q_net.encoder, *q_net.q_net]
     assert [(layer.in_features, layer.out_features) for layer in layers[::2]] == [(3, 7), (7, 5), (8 + 5, 6), (6, 1 + 2)]
@@ -76,7 +76,7 @@ def test_r2d2_takes_that_name_instead_of_its_own_default() -> None:
 
 
 @pytest.mark.parametrize("normalize_images", [True, False])
-def test_images_are_divided_by_255_unless_told_otherwise(normalize_images: bool) -> None:
+def test_images_are_divided_by_255_by_default(normalize_images: bool) -> None:
     space = spaces.Box(0, 255, (1, 36, 36), np.uint8)
     q_net = make(vec(space=space), "CnnPolicy", policy_kwargs=dict(normalize_images=normalize_images)).q_net
     seen: list[th.Tensor] = []
@@ -97,7 +97,7 @@ def test_an_unroll_gives_the_values_of_its_steps(core: str) -> None:
         th.testing.assert_close(field, expected)
 
 
-def test_a_network_can_be_built_anew_from_its_constructor_parameters() -> None:
+def test_a_network_can_be_rebuilt_from_its_constructor_parameters() -> None:
     q_net = net(core="gru", core_kwargs=dict(hidden_size=5), encoder_arch=[7], dueling=False, skip_connection=False)
     again = RecurrentQNetwork(**q_net._get_constructor_parameters())
     again.load_state_dict(q_net.state_dict())
@@ -105,7 +105,7 @@ def test_a_network_can_be_built_anew_from_its_constructor_parameters() -> None:
     assert again(obs, again.initial_state(5))[0].equal(q_net(obs, q_net.initial_state(5))[0])
 
 
-def test_a_policy_can_be_built_anew_from_its_constructor_parameters() -> None:
+def test_a_policy_can_be_rebuilt_from_its_constructor_parameters() -> None:
     kwargs = dict(core="gru", core_kwargs=dict(hidden_size=5), encoder_arch=[7], dueling=False, skip_connection=False)
     policy = make(policy_kwargs=kwargs).policy
     again = type(policy)(**policy._get_constructor_parameters())

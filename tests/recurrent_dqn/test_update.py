@@ -1,4 +1,4 @@
-"""One update of RecurrentDQN: what is learned from what."""
+"""One update of RecurrentDQN: gradients, targets and weights against oracles."""
 
 from typing import Any
 
@@ -66,7 +66,7 @@ def test_no_gradient_reaches_a_burn_in_observation(core: str, monkeypatch: pytes
     before = gradient(model, batch, monkeypatch)
     assert batch.observations.grad.abs().sum() > 0
     assert batch.burn_in_observations.grad is None or not batch.burn_in_observations.grad.any()
-    # It does have a say in the value of the update
+    # but the burn-in does change the update
     assert not th.equal(before, gradient(model, changed, monkeypatch))
 
 
@@ -221,7 +221,7 @@ RETURNS = [dict(td_lambda=None), dict(td_lambda=None, n_steps=3), dict(td_lambda
 def test_truncation_bootstraps_and_termination_does_not(
     returns: dict, truncates: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every step pays 1 and the target network says 10 everywhere: at gamma 0.9 the target is 10, unless all ends."""
+    """Every reward is 1 and every target value 10: at gamma 0.9 the target is 10, except at a termination."""
     model = filled(env=vec(truncates=truncates, reward=1.0), gamma=0.9, **returns)
     say_everywhere(model.q_net_target, 10.0)
     batch = model.replay_buffer.sample(64)
@@ -235,7 +235,7 @@ def test_truncation_bootstraps_and_termination_does_not(
 
 @pytest.mark.parametrize("returns", RETURNS, ids=str)
 def test_value_rescaling_is_undone_before_the_return_and_done_after_it(returns: dict, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As above, but what the networks learn is h(10) = sqrt(11) - 1 + 0.01."""
+    """As above, but the networks learn h(10) = sqrt(11) - 1 + 0.01."""
     model = filled(env=vec(truncates=True, reward=1.0), gamma=0.9, value_rescaling=True, **returns)
     say_everywhere(model.q_net_target, 11**0.5 - 0.99)
     batch = model.replay_buffer.sample(64)

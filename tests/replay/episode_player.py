@@ -1,4 +1,4 @@
-"""Plays made-up episodes into a sequence buffer, in which every number says where it came from."""
+"""A player of made-up episodes into a sequence buffer, in which every number encodes its origin."""
 
 from collections.abc import Callable
 
@@ -35,7 +35,7 @@ class EpisodePlayer:
         self.planned = [draw_length() for _ in env_indices]
         #: Lengths so far of the episodes of each environment, the last of which may be open
         self.lengths: list[list[int]] = [[0] for _ in env_indices]
-        #: Lane and number of the episodes that have ended, and whether by termination
+        #: Environment and number of the episodes that have ended, and whether by termination
         self.terminated: dict[tuple[int, int], bool] = {}
 
     def step(self, env_indices: np.ndarray | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Prioritized replay: how often windows are drawn, and what their losses weigh."""
+"""Prioritized replay: the frequencies of windows and the weights of their losses."""
 
 import numpy as np
 import pytest

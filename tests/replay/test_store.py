@@ -1,4 +1,4 @@
-"""What a sequence buffer keeps, and that it comes back as it was: spaces, states, statistics, files, sizes."""
+"""The contents of a sequence buffer, which come back as they were: spaces, states, statistics, files, sizes."""
 
 import pickle
 
