@@ -17,7 +17,6 @@ THEIRS = inspect.signature(DQN).parameters
 
 #: The pages that readers copy from
 PAGES = [ROOT / "README.md", ROOT / "docs" / "index.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]
-PAGES.remove(ROOT / "docs" / "guide" / "seeing.md")
 NEEDS_RAY = {"ray_vec_env.md"}
 
 
