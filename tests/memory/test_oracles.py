@@ -1,14 +1,14 @@
-"""Every core with a memory of entries or slots against the loops in ``oracles.py``."""
+"""Every core with a memory of entries or slots against the loops in ``helpers/oracles.py``."""
 
 from collections.abc import Callable
 
 import numpy as np
-import oracles
 import pytest
 import torch as th
 
 from sb3_attn.common.core_state import CoreState, map_state, where_rows
 from sb3_attn.memory import MemoryCore, make_core
+from tests.helpers import oracles
 
 INPUT, BATCH = 3, 3
 TOLERANCE = dict(rtol=1e-9, atol=1e-11)

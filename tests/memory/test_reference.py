@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reference import run_dnc_access, run_ntm
+
+from tests.helpers.reference import run_dnc_access, run_ntm
 
 DATA = Path(__file__).parents[1] / "data"
 

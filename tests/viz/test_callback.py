@@ -10,10 +10,10 @@ pytest.importorskip("tensorboard")
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from viz_toys import make_darqn, make_env, make_model
 
 from sb3_attn import DNCExtractor, GTrXLExtractor, RecurrentDQN
 from sb3_attn.viz import AttentionFiguresCallback
+from tests.helpers.attention import make_darqn, make_env, make_model
 
 
 @pytest.mark.parametrize("algorithm", [DQN, PPO, RecurrentDQN])

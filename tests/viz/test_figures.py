@@ -11,7 +11,6 @@ imageio = pytest.importorskip("imageio.v2")
 imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
 
 from stable_baselines3 import DQN
-from viz_toys import LENGTH, make_env, make_model
 
 from sb3_attn.viz import (
     attention_maps,
@@ -26,6 +25,7 @@ from sb3_attn.viz import (
 )
 from sb3_attn.viz.figures import image_parts, observed_image
 from sb3_attn.viz.projection import overlay
+from tests.helpers.attention import LENGTH, make_env, make_model
 
 
 @pytest.fixture(scope="module", params=["image", "vector", "dict"])

@@ -12,7 +12,6 @@ pytest.importorskip("imageio")
 
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
-from viz_toys import LENGTH, make_env
 
 import sb3_attn
 from sb3_attn import MemoryExtractor, RecurrentDQN
@@ -28,6 +27,7 @@ from sb3_attn.viz import (
 )
 from sb3_attn.viz.sources import acting_network, features_extractor
 from sb3_attn.viz.video import _matrix_panels, attention_video
+from tests.helpers.attention import LENGTH, make_env
 
 N_SLOTS = 7
 SLOTS = (TokenPart(None, "slot", 0, N_SLOTS),)

@@ -8,10 +8,10 @@ pytest.importorskip("imageio")
 
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
-from viz_toys import ALGORITHMS, make_env, make_model
 
 from sb3_attn.viz import occlusion_figure, occlusion_saliency, record_episode
 from sb3_attn.viz.occlusion import action_scores
+from tests.helpers.attention import ALGORITHMS, make_env, make_model
 
 
 @pytest.mark.parametrize("fill", ["mean", "grey", 7])

@@ -13,11 +13,11 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
-from viz_toys import ALGORITHMS, LENGTH, Walk, make_darqn, make_env, make_model
 
 from sb3_attn import HardAttentionExtractor, RecurrentDQN, SelfAttentionExtractor
 from sb3_attn.viz import SOURCES, TokenPart, WeightSource, find_sources, record_episode
 from sb3_attn.viz.sources import acting_network, features_extractor
+from tests.helpers.attention import ALGORITHMS, LENGTH, Walk, make_darqn, make_env, make_model
 
 #: Dividing an image by 255 leaves the weights of an untrained network all alike, so they are scaled up
 SCALE = 20.0

@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("rl_zoo3")
 
-from zoo_process import ENV_ID, TrainingRun, run_module
+from tests.helpers.processes import ENV_ID, TrainingRun, run_module
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from zoo_process import ENV_ID, TrainingRun
+
+from tests.helpers.processes import ENV_ID, TrainingRun
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
 

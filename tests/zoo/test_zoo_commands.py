@@ -10,11 +10,11 @@ import pytest
 import yaml
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from zoo_process import ENV_ID, TrainingRun, run_module
 
 import sb3_attn.envs  # noqa: F401  # registers the tasks
 from sb3_attn import R2D2, RecurrentDQN
 from sb3_attn.zoo import ALGORITHMS, cli, zoo_config_path
+from tests.helpers.processes import ENV_ID, TrainingRun, run_module
 
 AGENT = ("--algo", "rdqn", "--env", ENV_ID)
 
