@@ -114,7 +114,7 @@ class Broken(Walk):
 def test_what_is_not_finite_is_refused_and_nothing_of_it_is_stored(n_actors: int, number: float, tmp_path: Path) -> None:
     """The eighth step lies in the second trajectory of five."""
     model = make(DummyVecEnv([partial(Broken, number)] * 2), n_actors=n_actors, learning_starts=0)
-    with pytest.raises(ValueError, match=r"environment 0 returned a non-finite reward \(actor 0\) at step 10: .*; mend"):
+    with pytest.raises(ValueError, match=r"environment 0 returned a non-finite reward \(actor 0\) at step 10: .*; fix"):
         model.learn(60, CheckpointCallback(1, str(tmp_path)))
     assert len(list(tmp_path.iterdir())) == 5
     assert model.num_timesteps == 10 and model.replay_buffer.pos.tolist() == [5, 5]
