@@ -1,34 +1,39 @@
 """examples/demo.py: its parts on a small run, and all of it where training is allowed to take a minute."""
 
-import importlib.util
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import pytest
+from stable_baselines3.common.env_util import make_vec_env
 
-from tests.helpers.processes import ENV_ID, TrainingRun
+pytest.importorskip("matplotlib")
+pytest.importorskip("rich")
+
+from sb3_attn import RecurrentDQN
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
+ENV_ID = "MemoryChain-v0"
 
 
 @pytest.fixture(scope="module")
-def demo() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("demo", DEMO)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def demo() -> dict[str, Any]:
+    return runpy.run_path(str(DEMO))
 
 
-def test_scores_and_curve_of_a_run(demo: ModuleType, training_run: TrainingRun, tmp_path: Path, capsys) -> None:
-    demo.evaluate(training_run.folder / f"{ENV_ID}.zip")
+def test_scores_and_learning_curve_of_a_run(demo: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run leaves a zip and, in the same folder, one Monitor file for each environment."""
+    env = make_vec_env(ENV_ID, 2, seed=0, monitor_dir=str(tmp_path), env_kwargs=dict(length=5))
+    model = RecurrentDQN("MlpPolicy", env, buffer_size=1000, device="cpu", seed=0).learn(600)
+    env.close()
+    model.save(tmp_path / "model.zip")
+    demo["evaluate"](tmp_path / "model.zip")
     table = capsys.readouterr().out
     assert re.search(r"without memory\D+0\.00", table)
-    demo.plot(training_run.folder, tmp_path / "curve.png")
+    demo["plot"](tmp_path, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes()[1:4] == b"PNG"
 
 

@@ -22,6 +22,7 @@ AGENT = ("--algo", "rdqn", "--env", ENV_ID)
 def test_train_leaves_a_zip_and_its_settings(training_run: TrainingRun) -> None:
     assert zipfile.is_zipfile(training_run.folder / f"{ENV_ID}.zip")
     assert (training_run.folder / "best_model.zip").exists()
+    assert len(list(training_run.folder.glob("*.monitor.csv"))) == 2
     assert (training_run.folder / "rl_model_600_steps.zip").exists()
     arguments = (training_run.folder / ENV_ID / "args.yml").read_text()
     assert str(zoo_config_path("rdqn")) in arguments
