@@ -11,7 +11,7 @@ pytest.importorskip("rl_zoo3")
 
 import gymnasium as gym
 from rl_zoo3.exp_manager import ExperimentManager
-from rl_zoo3.utils import ALGOS
+from rl_zoo3.utils import ALGOS, get_class_by_name
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 import sb3_attn
@@ -124,6 +124,13 @@ def train(algo: str, env_id: str, config: str, hyperparams: dict[str, Any], fold
     assert model.num_timesteps >= 220
     assert model._n_updates > 0
     return model
+
+
+@pytest.mark.parametrize("name", [name for name in sb3_attn.__all__ if name.endswith("Policy")])
+def test_the_zoo_finds_policies_by_name_and_by_sb3s_three_names(name: str) -> None:
+    policy = get_class_by_name(f"sb3_attn.{name}")
+    for kind in ("Mlp", "Cnn", "MultiInput"):
+        assert get_class_by_name(f"sb3_attn.{name.removesuffix('Policy')}{kind}Policy") is policy
 
 
 def test_entries_fit_the_zoo_ids() -> None:
