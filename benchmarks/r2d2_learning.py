@@ -81,14 +81,14 @@ def learning(seed: int, task: str, n_steps: int, hyperparameters: dict[str, Any]
         "seconds": seconds,
         "kills": len(killed),
         "accounts": {
-            "sent": sum(model.accounts.n_sent.values()),
-            "received": model.accounts.n_received,
-            "inserted": model.accounts.n_inserted,
-            "rejected": dict(model.accounts.n_rejected),
-            "restarts": model.accounts.n_restarts,
+            "sent": sum(model.step_ledger.n_steps_sent.values()),
+            "received": model.step_ledger.n_steps_received,
+            "inserted": model.step_ledger.n_steps_inserted,
+            "rejected": dict(model.step_ledger.n_steps_rejected),
+            "restarts": model.step_ledger.n_restarts,
         },
-        "samples_per_insert": model.n_sampled / max(model.n_inserted, 1),
-        "policy_lag": float(np.mean(model._meter.lags)),  # of the last 100 trajectories
+        "samples_per_insert": model.n_windows_sampled / max(model.n_windows_inserted, 1),
+        "policy_lag": float(np.mean(model._collection.rates.policy_lags)),  # type: ignore[union-attr]  # of the last 100
     }
 
 
@@ -174,10 +174,10 @@ def ratio(seed: int, samples_per_insert: float, n_steps: int) -> dict[str, Any]:
         **ON_RAY,
     )
     model.learn(n_steps)
-    measured = model.n_sampled / max(model.n_inserted, 1)
+    measured = model.n_windows_sampled / max(model.n_windows_inserted, 1)
     return {
-        "inserted": model.n_inserted,
-        "sampled": model.n_sampled,
+        "inserted": model.n_windows_inserted,
+        "sampled": model.n_windows_sampled,
         "updates": model._n_updates,
         "ratio": measured,
         "deviation": measured / samples_per_insert - 1,

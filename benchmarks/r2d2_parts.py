@@ -17,9 +17,8 @@ from benchmarks.reference import MaskedCartPole
 from sb3_attn import R2D2
 from sb3_attn.distributed import connect
 from sb3_attn.distributed.codec import pack, unpack
-from sb3_attn.r2d2.actor import Actor
-from sb3_attn.r2d2.sink import ReplaySink
-from sb3_attn.r2d2.spec import actor_spec
+from sb3_attn.r2d2.actor import Actor, copy_parameters
+from sb3_attn.r2d2.trajectory import insert_trajectory
 
 N_STEPS, N_ENVS = 40, 8
 
@@ -150,20 +149,16 @@ def parts(seed: int, kind: str, n_trajectories: int) -> dict[str, Any]:
         device="cpu",
     )
 
-    def copy_weights(_: None) -> None:
-        model._weights = None
-        model._latest_weights()
-
     times: dict[str, list[float]] = {}
-    actor = Actor(actor_spec(model), 0)
+    actor = Actor(model.actor_spec(), 0)
     again = [None] * n_trajectories
-    times["copy weights out of the network"], _ = timed(copy_weights, again)
-    weights = model._latest_weights()
+    times["copy weights out of the network"], copies = timed(lambda _: copy_parameters(model.q_net, 0), again)
+    weights = copies[-1]
     times["load weights into an actor"], _ = timed(actor.load, [weights] * n_trajectories)
     times["act"], trajectories = timed(actor.collect, [N_STEPS] * n_trajectories)
     times["pack"], packed = timed(pack, trajectories)
     times["unpack"], unpacked = timed(unpack, packed)
-    times["insert into the replay"], _ = timed(ReplaySink(model.replay_buffer).insert, unpacked)
+    times["insert into the replay"], _ = timed(partial(insert_trajectory, model.replay_buffer), unpacked)
     actor.close()
 
     with connect(1, "the benchmark"):

@@ -75,7 +75,7 @@ class Stretch(BaseCallback):
         """Number of trajectories that each actor has sent, at least."""
         model = self.model
         assert isinstance(model, R2D2)
-        n_sent = model.accounts.n_sent.values()
+        n_sent = model.step_ledger.n_steps_sent.values()
         return min(n_sent) // (model.rollout_length * model.n_envs) if len(n_sent) == max(model.n_actors, 1) else 0
 
     def _snapshot(self) -> Snapshot:

@@ -292,8 +292,8 @@ MUTANTS = [
     Mutant(
         "r2d2: state after the step sent",
         "r2d2/actor.py",
-        "[field.cpu().numpy()[due] for field in self._state]",
-        "[field.cpu().numpy()[due] for field in self._next_state]",
+        "(field.cpu().numpy()[mask] for field in self._state)",
+        "(field.cpu().numpy()[mask] for field in self._next_state)",
         "r2d2/test_actor.py",
     ),
     Mutant(
@@ -311,11 +311,11 @@ MUTANTS = [
         "r2d2/test_acting_td_errors.py",
     ),
     Mutant(
-        "r2d2: actors share lanes",
-        "r2d2/sink.py",
+        "r2d2: actors share their part of the replay",
+        "r2d2/trajectory.py",
         "trajectory.actor * n_envs + np.arange(n_envs)",
         "np.arange(n_envs)",
-        "r2d2/test_sink.py",
+        "r2d2/test_insertion.py",
     ),
     Mutant(
         "r2d2: target network one update late",
@@ -327,8 +327,8 @@ MUTANTS = [
     Mutant(
         "r2d2: samples_per_insert ignored",
         "r2d2/r2d2.py",
-        "self.samples_per_insert * self.n_inserted",
-        "self.n_inserted",
+        "self.samples_per_insert * self.n_windows_inserted",
+        "self.n_windows_inserted",
         "r2d2/test_learning.py::test_samples_per_insert_holds",
     ),
 ]

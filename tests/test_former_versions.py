@@ -54,6 +54,18 @@ def test_a_former_replay_buffer() -> None:
     assert all(field.isfinite().all() for field in burnt_in)
 
 
+def test_former_attributes_of_r2d2_in_a_zip() -> None:
+    model = load("r2d2")
+    assert (model.n_windows_inserted, model.n_windows_sampled, model.actor_update_interval) == (36, 144, 20)
+    assert not {"n_inserted", "n_sampled", "weights_period"} & vars(model).keys()
+
+
+def test_former_arguments_of_r2d2() -> None:
+    with pytest.warns(FutureWarning, match="weights_period is now called actor_update_interval"):
+        model = R2D2("MlpPolicy", "CartPole-v1", buffer_size=1000, weights_period=7, device="cpu")  # type: ignore[call-arg]
+    assert model.actor_update_interval == 7
+
+
 @pytest.mark.parametrize("algorithm", [RecurrentDQN, R2D2])
 def test_former_arguments_of_a_constructor(algorithm: type[RecurrentDQN]) -> None:
     kwargs: dict = dict(bootstrap_n=2, td_lambda=None)

@@ -1,4 +1,4 @@
-"""Environments and actors in processes of their own, on one machine or many (needs the ``ray`` extra)."""
+"""Environments and actors in their own processes, on one machine or many (needs the ``ray`` extra)."""
 
 try:
     import ray  # noqa: F401

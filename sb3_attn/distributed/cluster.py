@@ -1,4 +1,4 @@
-"""Connections to a Ray cluster: one that is open already, one to attach to, or one of our own on this machine."""
+"""Connections to a Ray cluster: an open one, one to attach to, or one that is started on this machine."""
 
 import os
 import time
@@ -8,10 +8,10 @@ from contextlib import contextmanager
 import ray
 from ray._private import ray_constants
 
-#: Bytes of shared memory of a cluster we start: for what is under way between two processes; replay never lives there
+#: Bytes of shared memory of a cluster we start. It only holds what is on the way between two processes, never the replay
 OBJECT_STORE_MEMORY = 256 * 2**20
 
-#: Seconds. Ray's own are 5 to 60, too few where the processors are busy with training
+#: Seconds. Ray's defaults of 5 to 60 are too short while the processors are busy with training
 START_TIMEOUTS = {
     "RAY_gcs_rpc_server_connect_timeout_s": "120",
     "RAY_gcs_server_port_wait_time_s": "120",
@@ -19,36 +19,37 @@ START_TIMEOUTS = {
     "RAY_worker_register_timeout_seconds": "180",
 }
 
-#: Seconds for processors to come free. Those of actors that have just ended are counted as taken for a moment
+#: Seconds to wait for free processors; Ray releases those of actors that have just ended with a delay
 FREE_CPUS_WAIT = 10.0
 
-#: Seconds for the one question that a cluster is asked
-ANSWER_TIMEOUT = 120.0
+#: Seconds to wait for the one task that checks a cluster
+CHECK_TIMEOUT = 120.0
 
-#: Only where a cluster has one of these for its address do its ports listen on loopback alone
+#: Only a cluster with one of these addresses has all its ports on loopback
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
-#: ``runtime_env`` of actors: they are many, and small networks or simulators gain nothing from more threads
+#: ``runtime_env`` of actors: there are many of them, and small networks or simulators gain nothing from more threads
 ONE_THREAD = {"env_vars": {"OMP_NUM_THREADS": "1"}}
 
-_n_users = 0  # that share a connection which was opened here
+_n_users = 0  # number of blocks that share the connection opened here
 
 
 @contextmanager
 def connect(n_cpus: float, what: str, address: str | None = None, allow_unauthenticated: bool = False) -> Iterator[None]:
     """
-    Be connected to a Ray cluster inside the block.
+    Connect to a Ray cluster for the duration of the block.
 
-    A connection that is open already is used, whatever ``address`` says, and stays open if others opened it. One opened
-    here ends with the last of the blocks that share it. If that also started the cluster, the cluster ends with it.
+    An open connection is reused, whatever ``address`` says, and stays open if it was not opened here. A connection opened
+    here is closed at the end of the last block that shares it, and so is the cluster if it was started for it.
 
-    :param n_cpus: what the block is going to ask of the cluster, in all
-    :param what: the words for it in an error, such as ``"4 actors"``
-    :param address: of a cluster to attach to; ``None`` means that of the environment variable ``RAY_ADDRESS``, and
+    :param n_cpus: number of CPUs that the block will use in total
+    :param what: what uses them, for an error, such as ``"4 actors"``
+    :param address: address of a cluster to attach to; ``None`` means that of the environment variable ``RAY_ADDRESS``, and
         without one a cluster is started, on loopback and with all processors of this machine
-    :param allow_unauthenticated: attach also where anyone on the network may run code on the cluster
-    :raises RuntimeError: if other machines can reach the cluster and it does not ask for Ray's token
-    :raises ValueError: if the cluster has too few CPUs; Ray itself would wait for them without a word
+    :param allow_unauthenticated: attach even if anyone on the network may run code on the cluster
+    :return: a context manager
+    :raises RuntimeError: if other machines can reach the cluster and it does not require Ray's token
+    :raises ValueError: if the cluster has too few CPUs, for which Ray itself would wait silently
     """
     with _connection(address, allow_unauthenticated):
         _check_authenticated(allow_unauthenticated)
@@ -80,8 +81,8 @@ def _connection(address: str | None, allow_unauthenticated: bool) -> Iterator[No
 def _start() -> None:
     for name, value in {**START_TIMEOUTS, "RAY_USAGE_STATS_ENABLED": "0"}.items():
         os.environ.setdefault(name, value)
-    # Without this Ray listens on all interfaces, also where `_node_ip_address` is on loopback; it is how Ray keeps to
-    # loopback on macOS and Windows. The environment variable behind it is read only once, when Ray is imported.
+    # Otherwise Ray listens on all interfaces, even if `_node_ip_address` is on loopback. On macOS and Windows Ray itself
+    # stays on loopback by this constant. Its environment variable is read only once, when Ray is imported.
     listens_to_others = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
     try:
@@ -91,9 +92,9 @@ def _start() -> None:
 
 
 def _attach(address: str, allow_unauthenticated: bool) -> None:
-    # Refused before anything is sent. What "auto" finds, and what loopback stands for, is known only afterwards
+    # Refused before anything is sent. Which cluster "auto" or a loopback address leads to is only known after attaching
     is_local = address == "auto" or _host(address) in LOOPBACK
-    if not (is_local or allow_unauthenticated or _asks_for_token()):
+    if not (is_local or allow_unauthenticated or _requires_token()):
         raise _unauthenticated(address)
     ray.init(address)
 
@@ -102,28 +103,28 @@ def _check_authenticated(allow_unauthenticated: bool) -> None:
     address = ray.get_runtime_context().gcs_address
     if allow_unauthenticated or _host(address) in LOOPBACK:
         return
-    # Our own settings do not tell: a cluster without tokens lets also those in that bring one
-    task = ray.remote(_asks_for_token).options(num_cpus=0)
-    if not ray.get(task.remote(), timeout=ANSWER_TIMEOUT):
+    # Our own settings prove nothing: a cluster without token authentication also accepts clients that have a token
+    task = ray.remote(_requires_token).options(num_cpus=0)
+    if not ray.get(task.remote(), timeout=CHECK_TIMEOUT):
         raise _unauthenticated(address)
 
 
 def _check_cpus(n_cpus: float, what: str) -> None:
     if ray.util.get_current_placement_group() is not None:
-        return  # its CPUs are reserved for us and count as taken
-    enough = n_cpus - 1e-6  # fractions do not sum up exactly
-    n_there = ray.cluster_resources().get("CPU", 0)
-    if n_there < enough:
-        raise _too_few_cpus(n_cpus, what, f"has {n_there:g}")
+        return  # its CPUs are reserved for us, but not counted as available
+    enough = n_cpus - 1e-6  # sums of fractions are not exact
+    n_total = ray.cluster_resources().get("CPU", 0)
+    if n_total < enough:
+        raise _too_few_cpus(n_cpus, what, f"has {n_total:g}")
     deadline = time.monotonic() + FREE_CPUS_WAIT
     while (n_free := ray.available_resources().get("CPU", 0)) < enough:
         if time.monotonic() > deadline:
-            raise _too_few_cpus(n_cpus, what, f"has {n_free:g} left of {n_there:g}")
+            raise _too_few_cpus(n_cpus, what, f"has {n_free:g} left of {n_total:g}")
         time.sleep(0.1)
 
 
-def _asks_for_token() -> bool:
-    """Whether Ray's token authentication is on in this process, which on a cluster has it from the cluster."""
+def _requires_token() -> bool:
+    """Check whether token authentication is on in this process; a process on a cluster has the setting of the cluster."""
     return os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
 
 
@@ -133,14 +134,14 @@ def _host(address: str) -> str:
 
 def _unauthenticated(address: str) -> RuntimeError:
     return RuntimeError(
-        f"Other machines can reach the Ray cluster at {address}, and whoever reaches it may run code there unless it asks for "
-        "a token; start it with RAY_AUTH_MODE=token and set that here too (`ray get-auth-token` shows the token), or pass "
+        f"Other machines can reach the Ray cluster at {address}, and may run code there unless it requires a token; start it "
+        "with RAY_AUTH_MODE=token and set that here too (`ray get-auth-token` shows the token), or pass "
         "allow_unauthenticated=True if you trust everyone on its network."
     )
 
 
 def _too_few_cpus(n_cpus: float, what: str, has: str) -> ValueError:
     return ValueError(
-        f"{what} need {n_cpus:g} CPUs, and the Ray cluster at {ray.get_runtime_context().gcs_address} {has}; ask for fewer "
+        f"{what} need {n_cpus:g} CPUs, and the Ray cluster at {ray.get_runtime_context().gcs_address} {has}; use fewer "
         "actors or fewer CPUs for each, or give the address of a larger cluster."
     )

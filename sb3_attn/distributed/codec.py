@@ -6,7 +6,7 @@ import zstandard
 
 from sb3_attn.r2d2.trajectory import Trajectory
 
-#: Frames of games become many times smaller on the lowest level already, and higher ones cost more than they save
+#: The lowest level already makes game frames many times smaller; higher ones cost more time than they save in transfer
 LEVEL = 1
 
 
@@ -14,7 +14,7 @@ def pack(trajectory: Trajectory) -> bytes:
     """
     Compress a trajectory.
 
-    :param trajectory: any
+    :param trajectory: of any actor
     :return: bytes for :func:`unpack`
     """
     return zstandard.compress(pickle.dumps(trajectory, protocol=5), LEVEL)
@@ -22,8 +22,9 @@ def pack(trajectory: Trajectory) -> bytes:
 
 def unpack(packed: bytes) -> Trajectory:
     """
-    The trajectory that was packed.
+    Decompress a trajectory.
 
-    :param packed: what :func:`pack` returned
+    :param packed: bytes from :func:`pack`
+    :return: the trajectory
     """
     return pickle.loads(zstandard.decompress(packed))

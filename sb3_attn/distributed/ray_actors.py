@@ -1,4 +1,4 @@
-"""R2D2's actors, each in a Ray actor of its own."""
+"""R2D2's actors on Ray, each in its own process."""
 
 import time
 import uuid
@@ -6,7 +6,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import cloudpickle
@@ -25,19 +25,21 @@ from ray.exceptions import (
 
 from sb3_attn.distributed.cluster import ONE_THREAD, connect
 from sb3_attn.distributed.codec import pack, unpack
-from sb3_attn.distributed.journal import Journal
-from sb3_attn.r2d2.actor import Actor, Weights
-from sb3_attn.r2d2.actors import Actors, WeightsPeriod
-from sb3_attn.r2d2.spec import ActorSpec
+from sb3_attn.distributed.hang_log import HangLog
+from sb3_attn.r2d2.actor import Actor, ActorSpec, Parameters
+from sb3_attn.r2d2.actors import Actors, UpdateSchedule
 from sb3_attn.r2d2.trajectory import Trajectory
 
-#: Seconds: of one wait for a trajectory, of silence before a warning; for what is under way at the end, and to close
-WAIT, SILENCE, DRAIN, CLOSE = 0.5, 120.0, 30.0, 10.0
+#: Seconds that one wait for a trajectory lasts, and of silence before a warning
+WAIT, SILENCE = 0.5, 120.0
 
-#: An actor's process or machine has gone, or the answer with it; the last three are no RayActorErrors
+#: Seconds at the end for the trajectories on the way, and for actors to close their environments
+DRAIN, CLOSE = 30.0, 10.0
+
+#: An actor's process or node died, or its result was lost. The last three do not derive from RayActorError
 LOST = (RayActorError, ObjectLostError, NodeDiedError, OutOfMemoryError)
 
-#: Seconds before an actor that died is asked again, doubled each time until it answers
+#: Seconds before a crashed actor is called again, doubled each time until it answers
 SHORTEST_BACKOFF, LONGEST_BACKOFF = 0.1, 10.0
 
 
@@ -46,13 +48,14 @@ class RayOptions:
     """
     How actors run on Ray: the ``backend_kwargs`` of R2D2.
 
-    :param address: of a Ray cluster to attach to; see :func:`sb3_attn.distributed.connect`
-    :param cpus_per_actor: what an actor takes of the cluster's CPUs; a fraction if its environments wait more than compute
-    :param calls_in_flight: trajectories that an actor is asked for ahead of the learner, so that neither waits
-    :param deterministic: ask one actor after the other and wait for each: slow, and the same as ``backend="sync"``
+    :param address: address of a Ray cluster to attach to; see :func:`sb3_attn.distributed.connect`
+    :param cpus_per_actor: CPUs of the cluster that an actor takes; a fraction if its environments wait more than compute
+    :param calls_in_flight: number of trajectories that are requested from an actor ahead of time, so that neither the actor
+        nor the learner waits
+    :param deterministic: call one actor after the other and wait for each: slow, and the same as ``backend="sync"``
     :param env_timeout: seconds after which a trajectory (``rollout_length`` steps of all environments of an actor) counts as
-        hanging, and its actor is started again
-    :param allow_unauthenticated: attach also where anyone on the network may run code on the cluster
+        hanging, and its actor is restarted
+    :param allow_unauthenticated: attach even if anyone on the network may run code on the cluster
     """
 
     address: str | None = None
@@ -65,12 +68,13 @@ class RayOptions:
 
 def check_options(**options: Any) -> RayOptions:
     """
-    Check how actors are to run.
+    Check the ``backend_kwargs`` of R2D2.
 
     :param options: see :class:`RayOptions`
+    :return: all options
     :raises ValueError: if one is unknown or out of range
     """
-    known = [field.name for field in fields(RayOptions)]
+    known = [option.name for option in fields(RayOptions)]
     if unknown := options.keys() - known:
         raise ValueError(f"backend_kwargs has {sorted(unknown)}; backend='ray' takes {known}.")
     checked = RayOptions(**options)
@@ -80,33 +84,54 @@ def check_options(**options: Any) -> RayOptions:
     return checked
 
 
+@dataclass(eq=False)
+class _ActorHandle:
+    """What the learner knows about an actor."""
+
+    index: int
+    #: Ray's handle
+    remote: Any
+    #: Version of the parameters that it acts with, and a reference to them
+    parameters: tuple[int, ray.ObjectRef]
+    #: Calls that it has not answered yet, the oldest first
+    calls: deque[ray.ObjectRef] = field(default_factory=deque)
+    #: Number of all calls so far
+    n_calls: int = 0
+    #: No call is sent before this time
+    retry_at: float = 0.0
+    #: Crashes since its last answer; those that are its own fault
+    n_failures: int = 0
+    n_deaths: int = 0
+
+
 class RayActors(Actors):
     """
-    Actors in processes of their own, on one machine or many.
+    Actors in their own processes, on one machine or many.
 
-    The learner asks, actors answer; replay and weights stay with the learner, and nothing waits in Ray's object store but
-    what is under way. An actor that dies is started again by Ray, on another machine if its own is gone, and asked again.
+    The learner calls and actors answer; replay and parameters stay with the learner, and Ray's object store holds only what
+    is on the way. An actor that crashes is restarted by Ray, on another machine if its own is gone, and called again.
 
-    :param spec: what actors have to know
-    :param latest_weights: gives the learner's weights as they are
+    :param spec: all that an actor needs to know
+    :param latest_parameters: returns the learner's current parameters
     :param rollout_length: number of steps of each environment in a trajectory
-    :param weights_period: see :class:`sb3_attn.r2d2.actors.WeightsPeriod`
+    :param update_interval: see :class:`sb3_attn.r2d2.actors.UpdateSchedule`
     :param options: see :class:`RayOptions`
     """
 
     def __init__(
         self,
         spec: ActorSpec,
-        latest_weights: Callable[[], Weights],
+        latest_parameters: Callable[[], Parameters],
         rollout_length: int,
-        weights_period: int,
+        update_interval: int,
         **options: Any,
     ) -> None:
-        super().__init__(latest_weights)
+        super().__init__(latest_parameters)
         self.options = check_options(**options)
         self.rollout_length = rollout_length
         self._n_steps = rollout_length * len(spec.env_fns)
-        self._period = WeightsPeriod(spec.n_actors, weights_period)
+        self._schedule = UpdateSchedule(spec.n_actors, update_interval)
+        self._max_deaths = spec.max_env_restarts + 1  # one more, so that a hanging environment is reported first
         self._silent_since: float | None = None
         self._last_put: tuple[int, ray.ObjectRef] | None = None
         with ExitStack() as stack:
@@ -117,96 +142,86 @@ class RayActors(Actors):
                 num_cpus=cpus,
                 num_gpus=0,
                 max_restarts=-1,
-                max_task_retries=0,  # what Ray repeats may overtake, and episodes would be spliced: we ask again ourselves
+                max_task_retries=0,  # Ray's retries may overtake each other and splice episodes, so we retry ourselves
                 runtime_env=ONE_THREAD,
             )(RemoteActor)
-            self._run = f"sb3_attn-{uuid.uuid4().hex}"
+            run = f"sb3_attn-{uuid.uuid4().hex}"
             # Kept, and sent as a reference in a list: Ray forgets large arguments after an actor's first start
             self._spec = ray.put(cloudpickle.dumps(spec))
-            self.actors: list[Any] = [
-                actor_class.remote([self._spec], index, self._run, self.options.env_timeout) for index in range(spec.n_actors)
+            parameters = self._put_parameters()
+            self.handles = [
+                _ActorHandle(index, actor_class.remote([self._spec], index, run, self.options.env_timeout), parameters)
+                for index in range(spec.n_actors)
             ]
-            self._max_deaths = spec.max_env_restarts + 1  # one more, so that an environment that hangs is named first
             stack.callback(self._end)
-            #: Weights that each actor was last told to use
-            self._weights: list[tuple[int, ray.ObjectRef]] = [self._put_weights()] * spec.n_actors
-            #: Calls that each has not answered yet, the oldest first
-            self.calls: list[deque[ray.ObjectRef]] = [deque() for _ in self.actors]
-            #: Number of calls that each was ever sent
-            self._n_asked = [0] * spec.n_actors
-            #: When each may be asked again; since its last answer, how often it did not answer, and how often it died
-            self._ask_from = [0.0] * spec.n_actors
-            self._n_failures = [0] * spec.n_actors
-            self._n_deaths = [0] * spec.n_actors
-            #: In the order in which they answered last, so that none is passed over
-            self._order = deque(range(spec.n_actors))
+            #: In the order of their last answers, so that none is passed over
+            self._order = deque(self.handles)
             self._resources = stack.pop_all()
 
     def receive(self) -> Trajectory | None:
-        self._ask_where_due()
-        oldest = {calls[0]: index for index in self._order if (calls := self.calls[index])}
+        self._send_calls()
+        oldest = {handle.calls[0]: handle for handle in self._order if handle.calls}
         ready = ray.wait(list(oldest), num_returns=1, timeout=WAIT)[0] if oldest else []
         if not ready:
-            self._wait_longer(idle=not oldest)
+            self._wait_longer(is_idle=not oldest)
             return None
-        index = oldest[ready[0]]
-        self._order.remove(index)
-        self._order.append(index)
-        return self._answer(index)
+        handle = oldest[ready[0]]
+        self._order.remove(handle)
+        self._order.append(handle)
+        return self._take_answer(handle)
 
     def drain(self) -> list[Trajectory]:
-        refs = [ref for calls in self.calls for ref in calls]
+        refs = [ref for handle in self.handles for ref in handle.calls]
         ready = ray.wait(refs, num_returns=len(refs), timeout=DRAIN)[0] if refs else []
         trajectories = []
         for ref in ready:
             try:
                 trajectories.append(self._unpack(ray.get(ref)))
-            except RayError:  # noqa: PERF203  whoever is ended need not answer
+            except RayError:  # noqa: PERF203  an actor that is about to be ended need not answer
                 continue
         return trajectories
 
     def close(self) -> None:
         self._resources.close()
 
-    def _ask_where_due(self) -> None:
-        """Keep every actor that lives supplied with calls; a deterministic one only while it is its turn."""
+    def _send_calls(self) -> None:
+        """Keep every live actor supplied with calls; if deterministic, only the one whose turn it is."""
         n_calls = 1 if self.options.deterministic else self.options.calls_in_flight
-        for index in [self._order[0]] if self.options.deterministic else self._order:
-            while len(self.calls[index]) < n_calls and self._ask_from[index] <= time.monotonic():
-                if self._period.is_due(index, self._n_steps):
-                    self._weights[index] = self._put_weights()
-                version, ref = self._weights[index]
-                # In a list the reference stays one: only an actor that has other weights fetches these
-                call = self.actors[index].collect.remote(self.rollout_length, version, [ref], self._n_asked[index])
-                self.calls[index].append(call)
-                self._n_asked[index] += 1
+        for handle in [self._order[0]] if self.options.deterministic else self._order:
+            while len(handle.calls) < n_calls and handle.retry_at <= time.monotonic():
+                if self._schedule.is_due(handle.index, self._n_steps):
+                    handle.parameters = self._put_parameters()
+                version, ref = handle.parameters
+                # In a list the reference stays one: only an actor that has other parameters fetches these
+                handle.calls.append(handle.remote.collect.remote(self.rollout_length, version, [ref], handle.n_calls))
+                handle.n_calls += 1
 
-    def _answer(self, index: int) -> Trajectory | None:
+    def _take_answer(self, handle: _ActorHandle) -> Trajectory | None:
         try:
-            packed = ray.get(self.calls[index].popleft())
+            packed = ray.get(handle.calls.popleft())
         except (RayTaskError, UnserializableException) as error:
-            raise RuntimeError(f"actor {index} failed: {getattr(error, 'cause', error)}") from error
+            raise RuntimeError(f"actor {handle.index} failed: {getattr(error, 'cause', error)}") from error
         except ActorDiedError as error:
-            raise RuntimeError(f"actor {index} is gone for good: {error}") from error
-        except LOST as error:  # it will be asked again when Ray has started it again
-            self._back_off(index, error)
+            raise RuntimeError(f"actor {handle.index} is gone for good: {error}") from error
+        except LOST as error:  # it is called again once Ray has restarted it
+            self._back_off(handle, error)
             return None
-        self._n_failures[index] = self._n_deaths[index] = 0
+        handle.n_failures = handle.n_deaths = 0
         self._silent_since = None
         return self._unpack(packed)
 
-    def _back_off(self, index: int, error: RayError) -> None:
+    def _back_off(self, handle: _ActorHandle, error: RayError) -> None:
         now = time.monotonic()
-        if now < self._ask_from[index]:
-            return  # all its calls fail together; that is one death
-        self._ask_from[index] = now + min(SHORTEST_BACKOFF * 2.0 ** min(self._n_failures[index], 10), LONGEST_BACKOFF)
-        self._n_failures[index] += 1
-        self._period.expire(index)
-        # Ray may have no room for it at present, which is no fault of its own
-        self._n_deaths[index] += "is restarting" not in str(error)
-        if self._n_deaths[index] > self._max_deaths:
+        if now < handle.retry_at:
+            return  # all its calls fail together, which is one crash
+        handle.retry_at = now + min(SHORTEST_BACKOFF * 2.0 ** min(handle.n_failures, 10), LONGEST_BACKOFF)
+        handle.n_failures += 1
+        self._schedule.expire(handle.index)
+        # While Ray has no room to restart it, calls fail without a crash
+        handle.n_deaths += "is restarting" not in str(error)
+        if handle.n_deaths > self._max_deaths:
             raise RuntimeError(
-                f"actor {index} has died {self._n_deaths[index]} times without an answer; look for what ends its process, or "
+                f"actor {handle.index} has died {handle.n_deaths} times without an answer; look for what ends its process, or "
                 f"raise max_env_restarts. The last time: {error}"
             ) from error
 
@@ -214,14 +229,14 @@ class RayActors(Actors):
         self.n_bytes += len(packed)
         return unpack(packed)
 
-    def _put_weights(self) -> tuple[int, ray.ObjectRef]:
-        weights = self.latest_weights()
-        if self._last_put is None or self._last_put[0] != weights.version:
-            self._last_put = weights.version, ray.put(weights)
+    def _put_parameters(self) -> tuple[int, ray.ObjectRef]:
+        parameters = self.latest_parameters()
+        if self._last_put is None or self._last_put[0] != parameters.version:
+            self._last_put = parameters.version, ray.put(parameters)
         return self._last_put
 
-    def _wait_longer(self, idle: bool) -> None:
-        if idle:  # all are being started again
+    def _wait_longer(self, is_idle: bool) -> None:
+        if is_idle:  # all actors are being restarted
             time.sleep(SHORTEST_BACKOFF)
         self._silent_since = self._silent_since or time.monotonic()
         if time.monotonic() - self._silent_since > SILENCE:
@@ -230,19 +245,19 @@ class RayActors(Actors):
 
     def _end(self) -> None:
         if ray.is_initialized():
-            closed = [actor.close.remote() for actor in self.actors]
-            ray.wait(closed, num_returns=len(closed), timeout=CLOSE)  # does not raise, whatever became of them
-            for actor in self.actors:
-                ray.kill(actor)
+            closed = [handle.remote.close.remote() for handle in self.handles]
+            ray.wait(closed, num_returns=len(closed), timeout=CLOSE)  # does not raise, even if they have crashed
+            for handle in self.handles:
+                ray.kill(handle.remote)
 
 
 class RemoteActor:
     """
-    An actor in a process of its own.
+    An actor in its own process.
 
-    :param spec: a reference to the pickle of what it has to know
-    :param index: its number
-    :param run: name of the run, for the journal
+    :param spec: a reference to the pickle of its :class:`sb3_attn.r2d2.actor.ActorSpec`
+    :param index: number of the actor
+    :param run: name of the run, for the hang log
     :param env_timeout: seconds after which a trajectory counts as hanging
     """
 
@@ -250,40 +265,40 @@ class RemoteActor:
         th.set_num_threads(1)
         self._spec = spec
         self._index = index
-        self._journal = Journal(run, index, env_timeout)
+        self._hang_log = HangLog(run, index, env_timeout)
         self._actor: Actor | None = None
 
-    def collect(self, n_steps: int, version: int, weights: list[ray.ObjectRef], n_asked: int) -> bytes:
+    def collect(self, n_steps: int, version: int, parameters: list[ray.ObjectRef], n_calls_before: int) -> bytes:
         """
-        Go on for some steps.
+        Continue for some steps.
 
         :param n_steps: number of steps of each environment
-        :param version: of the weights to act with
-        :param weights: a reference to them
-        :param n_asked: number of calls that were sent before this one; a process whose first it is, though there were
-            others, takes the place of one that died
+        :param version: version of the parameters to act with
+        :param parameters: a reference to them
+        :param n_calls_before: number of calls that were sent before this one. A process that receives its first call after
+            others were sent replaces one that crashed
         :return: a packed trajectory
         """
         if self._actor is None:
-            self._actor = self._make_actor(rebuilt=n_asked > 0)
+            self._actor = self._make_actor(is_restart=n_calls_before > 0)
         if self._actor.version != version:
-            self._actor.load(ray.get(weights[0]))
-        with self._journal.watch():
+            self._actor.load(ray.get(parameters[0]))
+        with self._hang_log.watch():
             return pack(self._actor.collect(n_steps))
 
     def close(self) -> None:
-        """Close the environments, and leave nothing behind."""
+        """Close the environments, and remove the files of the hang log."""
         if self._actor is not None:
             self._actor.close()
-        self._journal.remove()
+        self._hang_log.remove()
 
-    def _make_actor(self, rebuilt: bool) -> Actor:
+    def _make_actor(self, is_restart: bool) -> Actor:
         spec: ActorSpec = cloudpickle.loads(ray.get(self._spec[0]))
-        hang = self._journal.last_hang()
+        hang = self._hang_log.last_hang()
         if hang is not None and hang[1] > spec.max_env_restarts:
-            env, n_hangs, where = hang
+            env, n_hangs, traceback = hang
             raise TimeoutError(
-                f"environment {env} of actor {self._index} has hung {n_hangs} times; mend it, or raise env_timeout if it is "
-                f"only slow. It stood at\n{where}"
+                f"environment {env} of actor {self._index} has hung {n_hangs} times; fix it, or raise env_timeout if it is "
+                f"only slow. The traceback of the last hang:\n{traceback}"
             )
-        return Actor(spec, self._index, rebuilt=rebuilt, current_env=self._journal.current_env)
+        return Actor(spec, self._index, is_restart=is_restart, current_env=self._hang_log.current_env)

@@ -26,18 +26,18 @@ Call = tuple[str, tuple[Any, ...], dict[str, Any]]
 
 class RayVecEnv(VecEnv):
     """
-    Environments in Ray actors, a ``DummyVecEnv`` in each: ``SubprocVecEnv`` with several environments per process, and
-    processes on any machine of a cluster.
+    Environments in Ray actors, a ``DummyVecEnv`` in each: like ``SubprocVecEnv``, but with several environments per process,
+    and with processes on any machine of a cluster.
 
-    A step costs more than through ``SubprocVecEnv``'s pipes: it is for environments that take milliseconds per step.
+    A step costs more than through ``SubprocVecEnv``'s pipes, so this is for environments that take milliseconds per step.
 
-    :param env_fns: functions that make the environments; each is run in its actor
-    :param envs_per_actor: number of environments in an actor, stepped one after the other; the last may have fewer
-    :param cpus_per_actor: what an actor takes of the cluster's CPUs; a fraction if its environments wait more than compute
-    :param address: of a Ray cluster to attach to; see :func:`sb3_attn.distributed.connect`
-    :param allow_unauthenticated: attach also where anyone on the network may run code on the cluster
+    :param env_fns: functions that create the environments; each is run in its actor
+    :param envs_per_actor: number of environments in an actor, stepped one after the other; the last actor may have fewer
+    :param cpus_per_actor: CPUs of the cluster that an actor takes; a fraction if its environments wait more than compute
+    :param address: address of a Ray cluster to attach to; see :func:`sb3_attn.distributed.connect`
+    :param allow_unauthenticated: attach even if anyone on the network may run code on the cluster
     :raises ValueError: if arguments are out of range, an environment cannot be sent or the cluster has too few CPUs
-    :raises RuntimeError: if an environment cannot be made, or the cluster is open to others
+    :raises RuntimeError: if an environment cannot be created, or the cluster is open to others
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class RayVecEnv(VecEnv):
         allow_unauthenticated: bool = False,
     ) -> None:
         if not env_fns:
-            raise ValueError("env_fns=[] has no environment; give a function for each that you want.")
+            raise ValueError("env_fns=[] has no environment; give one function for each environment.")
         if envs_per_actor < 1:
-            raise ValueError(f"envs_per_actor={envs_per_actor} must be positive; give the environments of each actor.")
+            raise ValueError(f"envs_per_actor={envs_per_actor} must be positive; give the number of environments per actor.")
         if cpus_per_actor < 0:
-            raise ValueError(f"cpus_per_actor={cpus_per_actor} must not be negative; give the CPUs of each actor.")
+            raise ValueError(f"cpus_per_actor={cpus_per_actor} must not be negative; give the number of CPUs per actor.")
         pickles = [_pickled(index, env_fn) for index, env_fn in enumerate(env_fns)]
         n_actors = math.ceil(len(env_fns) / envs_per_actor)
         self.envs_per_actor = envs_per_actor
@@ -80,20 +80,20 @@ class RayVecEnv(VecEnv):
         return self._stack(obs), np.concatenate(rewards), np.concatenate(dones), infos
 
     def reset(self) -> VecEnvObs:
-        self._steps = []  # cancelled; an actor does one thing after the other
+        self._steps = []  # results of a step under way are dropped; an actor resets after it
         refs = [
             actor.reset.remote(cloudpickle.dumps((self._seeds[part], self._options[part])))
             for actor, part in zip(self._actors, self._slices, strict=True)
         ]
         obs, rest = zip(*self._wait(refs), strict=True)
         (self.reset_infos,) = _joined(rest)
-        # Seeds and options are only used once
+        # VecEnv uses seeds and options for one reset only
         self._reset_seeds()
         self._reset_options()
         return self._stack(obs)
 
     def close(self) -> None:
-        self._resources.close()  # empty the second time
+        self._resources.close()  # closing it again does nothing
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         if self.render_mode != "rgb_array":
@@ -102,7 +102,7 @@ class RayVecEnv(VecEnv):
         return self.env_method("render")
 
     def has_attr(self, attr_name: str) -> bool:
-        # Asked there: the attribute itself need not be fit to be sent
+        # Checked in the actors, since the attribute itself may not be picklable
         return all(self._call(dict.fromkeys(range(len(self._actors)), ("has_attr", (attr_name,), {}))).values())
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
@@ -120,8 +120,8 @@ class RayVecEnv(VecEnv):
         return self._call_envs(indices, "env_is_wrapped", wrapper_class)
 
     def _call_envs(self, indices: VecEnvIndices, name: str, /, *args: Any, **kwargs: Any) -> list[Any]:
-        """Call a method that takes indices and returns a value for each, or nothing; in the order of the indices."""
-        envs = [range(self.num_envs)[index] for index in self._get_indices(indices)]  # also negative ones
+        """Call a method that takes indices; returns its values in the order of the indices, or None for each."""
+        envs = [range(self.num_envs)[index] for index in self._get_indices(indices)]  # resolves negative ones
         positions: dict[int, list[int]] = {}
         for position, env in enumerate(envs):
             positions.setdefault(env // self.envs_per_actor, []).append(position)
@@ -140,14 +140,14 @@ class RayVecEnv(VecEnv):
         return dict(zip(calls, map(cloudpickle.loads, self._wait(refs, calls)), strict=True))
 
     def _wait(self, refs: Iterable[ray.ObjectRef], actors: Iterable[int] | None = None) -> list[Any]:
-        """Results of calls to all actors, or some of them; an error says whose it was."""
+        """Wait for the results of calls to all or some actors; an error names the environments."""
         results = []
         for i, ref in zip(range(len(self._actors)) if actors is None else actors, refs, strict=True):
             envs = f"environments {list(range(self._slices[i].start, self._slices[i].stop))}"
             try:
                 results.append(ray.get(ref))
             except RayTaskError as error:
-                # Of this kind it is where an attribute is only tried
+                # Callers that probe for an attribute expect an AttributeError
                 kind = AttributeError if isinstance(error.cause, AttributeError) else RuntimeError
                 raise kind(f"{error.cause!r} was raised in the actor of {envs}; the traceback above says where.") from error
             except RayActorError as error:
@@ -158,7 +158,7 @@ class RayVecEnv(VecEnv):
         return results
 
     def _stack(self, parts: Sequence[VecEnvObs]) -> VecEnvObs:
-        """One batch of observations; a copy, since what Ray delivers is read-only."""
+        """Concatenate observations; a copy, since the arrays that Ray delivers are read-only."""
         if isinstance(self.observation_space, spaces.Dict):
             return {key: np.concatenate([part[key] for part in parts]) for key in self.observation_space.spaces}  # type: ignore[call-overload]
         if isinstance(self.observation_space, spaces.Tuple):
@@ -167,25 +167,25 @@ class RayVecEnv(VecEnv):
 
     def _end_actors(self) -> None:
         if not ray.is_initialized():
-            return  # they ended with the connection
+            return  # the actors ended with the connection
         closed = [actor.call.remote(cloudpickle.dumps(("close", (), {}))) for actor in self._actors]
-        ray.wait(closed, num_returns=len(closed), timeout=CLOSE_TIMEOUT)  # does not raise, whatever became of them
+        ray.wait(closed, num_returns=len(closed), timeout=CLOSE_TIMEOUT)  # does not raise, even if they have crashed
         for actor in self._actors:
             ray.kill(actor)
 
 
 class EnvActor:
     """
-    A ``DummyVecEnv`` in a process of its own.
+    A ``DummyVecEnv`` in its own process.
 
-    Batches are sent as arrays, everything else as pickles: out of a pickle come arrays that can be written to.
+    Batches are sent as arrays, everything else as pickles, since arrays out of a pickle are writeable.
     """
 
     def make(self, env_fns: Sequence[bytes]) -> tuple[spaces.Space, spaces.Space]:
         """
-        Make the environments.
+        Create the environments.
 
-        :param env_fns: pickles of the functions that do
+        :param env_fns: pickles of the functions that create them
         :return: observation space and action space
         """
         self.venv = DummyVecEnv([cloudpickle.loads(env_fn) for env_fn in env_fns])
@@ -193,6 +193,8 @@ class EnvActor:
 
     def step(self, actions: np.ndarray) -> tuple[VecEnvObs, np.ndarray, np.ndarray, bytes]:
         """
+        Step the environments.
+
         :param actions: one for each environment
         :return: observations, rewards, dones, and a pickle of infos and reset infos
         """
@@ -201,6 +203,8 @@ class EnvActor:
 
     def reset(self, seeds_and_options: bytes) -> tuple[VecEnvObs, bytes]:
         """
+        Reset the environments.
+
         :param seeds_and_options: pickle of two lists, with an entry for each environment
         :return: observations and a pickle of the reset infos
         """
@@ -209,15 +213,17 @@ class EnvActor:
 
     def call(self, call: bytes) -> bytes:
         """
-        :param call: pickle of name and arguments of a method of ``DummyVecEnv``
-        :return: pickle of what it returned
+        Call a method of the ``DummyVecEnv``.
+
+        :param call: pickle of its name and arguments
+        :return: pickle of its result
         """
         name, args, kwargs = cloudpickle.loads(call)
         return cloudpickle.dumps(getattr(self.venv, name)(*args, **kwargs))
 
 
 def _joined(pickles: Iterable[bytes]) -> list[list[Any]]:
-    """Of the actors' lists one over all environments, for each of those in a pickle."""
+    """Join the lists that each actor has pickled, into lists over all environments."""
     lists = zip(*map(cloudpickle.loads, pickles), strict=True)
     return [[entry for part in parts for entry in part] for parts in lists]
 
@@ -225,7 +231,7 @@ def _joined(pickles: Iterable[bytes]) -> list[list[Any]]:
 def _pickled(index: int, env_fn: Callable[[], gym.Env]) -> bytes:
     try:
         return cloudpickle.dumps(env_fn)
-    except Exception as error:  # each type has an error of its own for it
+    except Exception as error:  # every type raises its own kind of error
         raise ValueError(
-            f"env_fns[{index}] cannot be sent to an actor ({error}); make what cannot be pickled inside the function."
+            f"env_fns[{index}] cannot be sent to an actor ({error}); create what cannot be pickled inside the function."
         ) from error

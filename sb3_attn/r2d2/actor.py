@@ -1,6 +1,7 @@
-"""Acting with a copy of the policy."""
+"""Actors: environments, and a copy of the Q-network that acts in them."""
 
 import uuid
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,44 +14,96 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_nor
 
 from sb3_attn.common.core_state import CoreState
 from sb3_attn.common.exploration import ape_x_epsilons
-from sb3_attn.r2d2.environments import EnvFn, monitored
-from sb3_attn.r2d2.restarting import FAILURE, RestartingEnv
-from sb3_attn.r2d2.spec import ActorSpec
-from sb3_attn.r2d2.td_errors import acting_td_errors
-from sb3_attn.r2d2.trajectory import StepRecord, Trajectory
-from sb3_attn.recurrent_dqn import RecurrentQNetwork
+from sb3_attn.r2d2.environments import FAILURE, EnvFn, RestartingEnv, monitored
+from sb3_attn.r2d2.trajectory import Trajectory, acting_td_errors
+from sb3_attn.recurrent_dqn import RecurrentDQNPolicy, RecurrentQNetwork
 from sb3_attn.replay.core_states import is_window_start
 from sb3_attn.replay.sequence_buffer import SINGLE_KEY, as_dict
 
-#: What of an info goes to the learner when an episode ends
+#: Keys of an info that the learner receives when an episode ends
 INFO_KEYS = ("episode", "is_success")
 
 
-class Weights(NamedTuple):
+class Parameters(NamedTuple):
     """
-    The parameters of a Q-network.
+    Parameters of a Q-network.
 
-    :param version: the learner's number of updates
-    :param arrays: its ``state_dict`` as numpy arrays
+    :param version: the learner's number of updates when they were copied
+    :param arrays: the ``state_dict`` as numpy arrays
     """
 
     version: int
     arrays: dict[str, np.ndarray]
 
 
+def copy_parameters(q_net: RecurrentQNetwork, version: int) -> Parameters:
+    """
+    Copy the parameters of a Q-network.
+
+    :param q_net: the learner's network
+    :param version: the learner's number of updates
+    :return: a copy, which later updates leave as it is
+    """
+    return Parameters(version, {name: tensor.cpu().numpy().copy() for name, tensor in q_net.state_dict().items()})
+
+
+class ActorSpec(NamedTuple):
+    """
+    All that an actor needs to know; can be pickled.
+
+    :param env_fns: create the environments of an actor; empty if the actor steps the learner's environments
+    :param n_actors: number of actors, over whose environments the epsilons are spread
+    :param policy_class: class of the policy
+    :param policy_kwargs: its arguments, including the spaces
+    :param seed: seeds the random streams of all actors
+    :param gamma: the discount factor
+    :param return_kwargs: the kind of return, as for ``sb3_attn.common.td.value_targets``
+    :param with_td_errors: whether the replay is prioritized
+    :param burn_in_length: as in the replay buffer
+    :param sequence_period: as in the replay buffer
+    :param stored_state: as in the replay buffer
+    :param max_env_restarts: number of failures of an environment that are tolerated
+    """
+
+    env_fns: list[EnvFn]
+    n_actors: int
+    policy_class: type[RecurrentDQNPolicy]
+    policy_kwargs: dict[str, Any]
+    seed: tuple[int, ...]
+    gamma: float
+    return_kwargs: dict[str, Any]
+    with_td_errors: bool
+    burn_in_length: int
+    sequence_period: int
+    stored_state: bool
+    max_env_restarts: int
+
+    def random_streams(self, index: int, is_restart: bool = False) -> tuple[int, np.random.Generator]:
+        """
+        The random numbers of an actor.
+
+        :param index: number of the actor
+        :param is_restart: whether it replaces a crashed actor, whose random stream must not be replayed
+        :return: the seed of its environments, and the generator of its exploration
+        """
+        rng = np.random.default_rng(None if is_restart else [*self.seed, index])
+        return int(rng.integers(2**31)), rng
+
+
 class Actor:
     """
-    Steps K environments with its own copy of the policy and hands over what happened.
+    Steps K environments with its own copy of the Q-network.
 
-    Its random numbers are its own, so what it does depends on its number, the seed and the weights it is given, and
-    not on the process it runs in.
+    It has its own random streams, so its steps depend on its number, the seed and the parameters it is given, and not on
+    the process it runs in.
 
-    :param spec: all that it has to know
-    :param index: its number
-    :param env: the environments to step, if they are there already
-    :param rebuilt: it takes the place of one that died, whose random streams must not come again
-    :param device: where the network runs
-    :param current_env: ``[1]``, always holds the number of the environment that is being stepped; for a post-mortem
+    :param spec: all that it needs to know
+    :param index: number of the actor
+    :param env: environments to step; ``None`` means that it creates its own
+    :param first_obs: returns the first observations of ``env``, if others reset that
+    :param is_restart: whether it replaces a crashed actor
+    :param device: device of the network
+    :param current_env: ``[1]``, always holds the number of the environment that is being stepped, for a post-mortem
     """
 
     def __init__(
@@ -58,165 +111,154 @@ class Actor:
         spec: ActorSpec,
         index: int,
         env: VecEnv | None = None,
-        rebuilt: bool = False,
+        first_obs: Callable[[], Any] | None = None,
+        is_restart: bool = False,
         device: th.device | str = "cpu",
         current_env: np.ndarray | None = None,
     ) -> None:
         self.spec = spec
         self.index = index
-        self.life = uuid.uuid4().hex
+        self.incarnation = uuid.uuid4().hex
         self.version = -1
         self.n_sent = 0
-        self.env = self._make_envs(current_env) if env is None else env
-        self._vec_normalize = unwrap_vec_normalize(self.env)
-        n_envs = self.env.num_envs
+        env_seed, self.rng = spec.random_streams(index, is_restart)
+        if env is None:
+            env = self._make_envs(current_env)
+            env.seed(env_seed)
+        self.env = env
+        self._first_obs = first_obs or env.reset
+        self._vec_normalize = unwrap_vec_normalize(env)
+        n_envs = env.num_envs
         self.epsilons = ape_x_epsilons(spec.n_actors * n_envs)[index * n_envs : (index + 1) * n_envs]
-        self.rng = np.random.default_rng(None if rebuilt or spec.seed is None else [*spec.seed, index])
-        with th.random.fork_rng(devices=[]):  # weights to be replaced must not cost the learner random numbers
+        with th.random.fork_rng(devices=[]):  # initial parameters, soon replaced, must not cost the learner random numbers
             self.q_net: RecurrentQNetwork = spec.policy_class(**spec.policy_kwargs, lr_schedule=lambda _: 0.0).q_net.to(device)
         self.q_net.set_training_mode(False)
         self._device = device
         self._obs: Any = None
 
     def _make_envs(self, current_env: np.ndarray | None) -> VecEnv:
-        def restarting(k: int, make_env: EnvFn) -> gym.Env:
-            name, make_monitored = f"environment {k} of actor {self.index}", partial(monitored, make_env)
-            return RestartingEnv(make_monitored, name, self.spec.max_env_restarts, on_use=partial(note, k))
+        def restarting(k: int, env_fn: EnvFn) -> gym.Env:
+            name, monitored_env_fn = f"environment {k} of actor {self.index}", partial(monitored, env_fn)
+            return RestartingEnv(monitored_env_fn, name, self.spec.max_env_restarts, on_use=partial(note, k))
 
         def note(k: int) -> None:
             if current_env is not None:
                 current_env[0] = k
 
-        envs = DummyVecEnv([partial(restarting, k, make_env) for k, make_env in enumerate(self.spec.env_fns)])
+        envs = DummyVecEnv([partial(restarting, k, env_fn) for k, env_fn in enumerate(self.spec.env_fns)])
         return BaseAlgorithm._wrap_env(envs, monitor_wrapper=False)
 
-    def load(self, weights: Weights) -> None:
+    def load(self, parameters: Parameters) -> None:
         """
-        Act with these weights from now on.
+        Act with these parameters from now on.
 
-        :param weights: of the learner
+        :param parameters: of the learner
         """
-        self.q_net.load_state_dict({name: th.tensor(array) for name, array in weights.arrays.items()})
-        self.version = weights.version
+        self.q_net.load_state_dict({name: th.tensor(array) for name, array in parameters.arrays.items()})
+        self.version = parameters.version
 
     def collect(self, n_steps: int) -> Trajectory:
         """
-        Go on for some steps.
+        Continue for some steps.
 
-        The Q-values of the observation at hand were made when it came, so weights that are loaded between two calls act
-        from the second step on.
+        Q-values of the current observation were computed when it arrived, so new parameters take effect from the second
+        step.
 
         :param n_steps: number of steps T of each environment
-        :return: what happened
+        :return: the trajectory
         """
         if self._obs is None:
             self._begin()
-        steps = StepRecord(n_steps, self._stored_obs())
+        trajectory = Trajectory(self.index, self.incarnation, self.n_sent, self.version, n_steps, self._stored_obs())
+        q_values, next_values = np.empty((2, *trajectory.rewards.shape), np.float32)
         for t in range(n_steps):
-            self._step(steps, t)
-        self.n_sent += steps.rewards.size
-        return Trajectory(
-            actor=self.index,
-            life=self.life,
-            n_sent=self.n_sent,
-            version=self.version,
-            observations=steps.observations,
-            next_observations=self._stored_obs(),
-            final_observations={key: np.array(arrays) for key, arrays in steps.final_observations.items()},
-            actions=steps.actions,
-            rewards=steps.rewards,
-            dones=steps.dones,
-            timeouts=steps.timeouts,
-            episode_starts=steps.episode_starts,
-            valid=steps.valid,
-            td_errors=self._td_errors(steps) if self.spec.with_td_errors else None,
-            state_mask=steps.state_mask,
-            core_states=tuple(np.concatenate(fields) for fields in zip(*steps.core_states, strict=True)),
-            infos=steps.infos,
-        )
+            q_values[t], next_values[t] = self._step(trajectory, t)
+        trajectory.next_observations = self._stored_obs()
+        if self.spec.with_td_errors:
+            trajectory.td_errors = self._td_errors(trajectory, q_values, next_values)
+        self.n_sent = trajectory.n_sent
+        return trajectory
 
-    def _step(self, steps: StepRecord, t: int) -> None:
-        """Step t of a trajectory."""
+    def _step(self, trajectory: Trajectory, t: int) -> tuple[np.ndarray, np.ndarray]:
+        """Record step t; returns Q of the actions taken and max_a Q of the observations they led to, ``[K]`` both."""
         n_envs = self.env.num_envs
         for key, array in self._stored_obs().items():
-            steps.observations[key][t] = array
-        steps.episode_starts[t] = self._episode_steps == 0
+            trajectory.observations[key][t] = array
+        trajectory.episode_starts[t] = self._episode_steps == 0
         if self.spec.stored_state:
-            due = is_window_start(self._episode_steps, self.spec.burn_in_length, self.spec.sequence_period)
-            if due.any():
-                steps.state_mask[t] = due
-                steps.core_states.append([field.cpu().numpy()[due] for field in self._state])
+            mask = is_window_start(self._episode_steps, self.spec.burn_in_length, self.spec.sequence_period)
+            if mask.any():
+                trajectory.state_mask[t] = mask
+                trajectory.core_states.append(tuple(field.cpu().numpy()[mask] for field in self._state))
 
         explore = self.rng.random(n_envs) < self.epsilons
         random_actions = self.rng.integers(self.q_net.action_space.n, size=n_envs)
         actions = np.where(explore, random_actions, self._q_values.argmax(axis=1))
-        steps.actions[t] = actions
-        steps.q_values[t] = self._q_values[np.arange(n_envs), actions]
+        trajectory.actions[t] = actions
+        q_values = self._q_values[np.arange(n_envs), actions]
 
         self._obs, rewards, dones, infos = self.env.step(actions)
-        steps.rewards[t] = rewards if self._vec_normalize is None else self._vec_normalize.get_original_reward()
-        steps.dones[t] = dones
+        trajectory.rewards[t] = rewards if self._vec_normalize is None else self._vec_normalize.get_original_reward()
+        trajectory.dones[t] = dones
         final_values = np.zeros(n_envs, np.float32)
         if dones.any():
-            steps.valid[t] = [FAILURE not in info for info in infos]
-            steps.timeouts[t] = [info.get("TimeLimit.truncated", False) for info in infos] & steps.valid[t]
-            for k in np.flatnonzero(dones & steps.valid[t]):
-                steps.infos[t, int(k)] = {key: infos[k][key] for key in INFO_KEYS if key in infos[k]}
-            if steps.timeouts[t].any():
-                final_values = self._final_values(steps, t, infos)
+            trajectory.valid[t] = [FAILURE not in info for info in infos]
+            trajectory.timeouts[t] = [info.get("TimeLimit.truncated", False) for info in infos] & trajectory.valid[t]
+            for k in np.flatnonzero(dones & trajectory.valid[t]):
+                trajectory.infos[t, int(k)] = {key: infos[k][key] for key in INFO_KEYS if key in infos[k]}
+            if trajectory.timeouts[t].any():
+                final_values = self._final_values(trajectory, t, infos)
         self._advance(dones)
-        steps.next_values[t] = np.where(dones, final_values, self._q_values.max(axis=1))
+        return q_values, np.where(dones, final_values, self._q_values.max(axis=1))
 
     def close(self) -> None:
-        """Close the environments, if they are its own."""
+        """Close the environments, unless they are the learner's."""
         if self.spec.env_fns:
             self.env.close()
 
     def _begin(self) -> None:
-        self.env.seed(int(self.rng.integers(2**31)))
-        self._obs = self.env.reset()
+        self._obs = self._first_obs()
         n_envs = self.env.num_envs
         self._episode_steps = np.full(n_envs, -1)
         self._next_state: CoreState = self.q_net.initial_state(n_envs)
         self._advance(np.ones(n_envs, bool))
 
     def _advance(self, dones: np.ndarray) -> None:
-        """Make state and Q-values those of the observation at hand."""
+        """Compute state and Q-values of the current observation."""
         self._episode_steps = np.where(dones, 0, self._episode_steps + 1)
         self._state = self._next_state
         with th.no_grad():
             if dones.any():
                 self._state = self.q_net.reset_rows(self._state, th.as_tensor(dones, device=self._device))
-            self._q_values, self._next_state = self._look(self._obs, self._state)
+            self._q_values, self._next_state = self._forward(self._obs, self._state)
 
-    def _look(self, obs: Any, state: CoreState) -> tuple[np.ndarray, CoreState]:
+    def _forward(self, obs: Any, state: CoreState) -> tuple[np.ndarray, CoreState]:
         tensor, _ = self.q_net.obs_to_tensor(obs)
         q_values, next_state = self.q_net(tensor, state)
         return q_values.cpu().numpy(), next_state
 
-    def _final_values(self, steps: StepRecord, t: int, infos: list[dict[str, Any]]) -> np.ndarray:
-        """Values of the last observations of truncated episodes, which are noted down; ``[K]``, valid in their rows."""
+    def _final_values(self, trajectory: Trajectory, t: int, infos: list[dict[str, Any]]) -> np.ndarray:
+        """Record the final observations of truncated episodes; returns their values, ``[K]``, valid in these rows."""
         obs = {key: array.copy() for key, array in as_dict(self._obs).items()}
-        for k in np.flatnonzero(steps.timeouts[t]):
+        for k in np.flatnonzero(trajectory.timeouts[t]):
             final = infos[k]["terminal_observation"]
             for key, array in as_dict(final).items():
                 obs[key][k] = array
             if self._vec_normalize is not None:
                 final = self._vec_normalize.unnormalize_obs(final)
-            for key, array in as_dict(final).items():
-                steps.final_observations[key].append(array)
+            trajectory.final_observations.append({key: np.array(array) for key, array in as_dict(final).items()})
         is_dict = isinstance(self.env.observation_space, spaces.Dict)
         with th.no_grad():
-            return self._look(obs if is_dict else obs[SINGLE_KEY], self._next_state)[0].max(axis=1)
+            return self._forward(obs if is_dict else obs[SINGLE_KEY], self._next_state)[0].max(axis=1)
 
     def _stored_obs(self) -> dict[str, np.ndarray]:
-        """The observation at hand as the replay keeps it: before VecNormalize."""
+        """The current observation as the replay stores it, before VecNormalize."""
         return as_dict(self._obs if self._vec_normalize is None else self._vec_normalize.get_original_obs())
 
-    def _td_errors(self, steps: StepRecord) -> np.ndarray:
-        discounts = self.spec.gamma * (1 - (steps.dones & ~steps.timeouts)).astype(np.float32)
-        starts = steps.episode_starts | ~steps.valid
-        # The learner's rewards: the replay keeps them as they were, and normalizes those that are drawn
-        rewards = steps.rewards if self._vec_normalize is None else self._vec_normalize.normalize_reward(steps.rewards)
-        values = steps.q_values, rewards, discounts, steps.next_values
-        return acting_td_errors(*values, starts, **self.spec.return_kwargs)
+    def _td_errors(self, trajectory: Trajectory, q_values: np.ndarray, next_values: np.ndarray) -> np.ndarray:
+        discounts = self.spec.gamma * (1 - (trajectory.dones & ~trajectory.timeouts)).astype(np.float32)
+        starts = trajectory.episode_starts | ~trajectory.valid
+        rewards = trajectory.rewards
+        if self._vec_normalize is not None:  # the learner trains on normalized rewards, and the replay stores original ones
+            rewards = self._vec_normalize.normalize_reward(rewards)
+        return acting_td_errors(q_values, rewards, discounts, next_values, starts, **self.spec.return_kwargs)

@@ -1,90 +1,92 @@
-"""Actors in the learner's process."""
+"""The learner's side of its actors, and actors in its own process."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
-from sb3_attn.r2d2.actor import Actor, Weights
+from sb3_attn.r2d2.actor import Actor, Parameters
 from sb3_attn.r2d2.trajectory import Trajectory
 
 
-class WeightsPeriod:
+class UpdateSchedule:
     """
-    Which weights each actor has: the newest, but renewed at most every so many of its steps.
+    Decides when each actor gets the newest parameters: at most once in a number of its environment steps.
 
     :param n_actors: number of actors
-    :param period: number of environment steps of an actor between two renewals
+    :param interval: smallest number of environment steps of an actor between two updates of its parameters
     """
 
-    def __init__(self, n_actors: int, period: int) -> None:
-        self.period = period
-        self._steps = [period] * n_actors
+    def __init__(self, n_actors: int, interval: int) -> None:
+        self.interval = interval
+        #: Steps of each actor since its last update
+        self._n_steps = [interval] * n_actors
 
     def is_due(self, actor: int, n_steps: int) -> bool:
         """
-        Whether an actor gets new weights now.
+        Decide whether an actor gets new parameters now.
 
-        :param actor: its number
+        :param actor: number of the actor
         :param n_steps: number of environment steps that it will do next
+        :return: whether it gets them
         """
-        due = self._steps[actor] >= self.period
-        self._steps[actor] = (0 if due else self._steps[actor]) + n_steps
-        return due
+        is_due = self._n_steps[actor] >= self.interval
+        self._n_steps[actor] = (0 if is_due else self._n_steps[actor]) + n_steps
+        return is_due
 
     def expire(self, actor: int) -> None:
-        """Let an actor have new weights the next time."""
-        self._steps[actor] = self.period
+        """Make an actor's next update due now."""
+        self._n_steps[actor] = self.interval
 
 
 class Actors(ABC):
     """
     The actors of a learner.
 
-    :param latest_weights: gives the learner's weights as they are
+    :param latest_parameters: returns the learner's current parameters
     """
 
-    #: Bytes received so far, as they came
+    #: Number of bytes received so far, compressed if they were sent so
     n_bytes = 0
 
-    def __init__(self, latest_weights: Callable[[], Weights]) -> None:
-        self.latest_weights = latest_weights
+    def __init__(self, latest_parameters: Callable[[], Parameters]) -> None:
+        self.latest_parameters = latest_parameters
 
     @abstractmethod
     def receive(self) -> Trajectory | None:
-        """The next trajectory; ``None`` if the wait for it was cut short."""
+        """Return the next trajectory; ``None`` if none has arrived for a moment."""
 
     @abstractmethod
     def drain(self) -> list[Trajectory]:
-        """What is still on the way."""
+        """Return the trajectories that are still on the way."""
 
     @abstractmethod
     def close(self) -> None:
-        """End them all, whatever is on the way."""
+        """End all actors, and discard what is on the way."""
 
 
 class LocalActors(Actors):
     """
-    Actors that take turns in this process.
+    Actors in this process, which act one after the other.
 
     :param actors: the actors
-    :param latest_weights: gives the learner's weights as they are
+    :param latest_parameters: returns the learner's current parameters
     :param rollout_length: number of steps of each environment in a trajectory
-    :param weights_period: see :class:`WeightsPeriod`
+    :param update_interval: see :class:`UpdateSchedule`
     """
 
     def __init__(
-        self, actors: Sequence[Actor], latest_weights: Callable[[], Weights], rollout_length: int, weights_period: int
+        self, actors: Sequence[Actor], latest_parameters: Callable[[], Parameters], rollout_length: int, update_interval: int
     ) -> None:
-        super().__init__(latest_weights)
+        super().__init__(latest_parameters)
         self.actors = actors
         self.rollout_length = rollout_length
-        self._period = WeightsPeriod(len(actors), weights_period)
-        self._turn = 0
+        self._schedule = UpdateSchedule(len(actors), update_interval)
+        self._next = 0
 
     def receive(self) -> Trajectory | None:
-        actor = self.actors[self._turn]
-        self._turn = (self._turn + 1) % len(self.actors)
-        if self._period.is_due(actor.index, self.rollout_length * actor.env.num_envs):
-            actor.load(self.latest_weights())
+        actor = self.actors[self._next]
+        self._next = (self._next + 1) % len(self.actors)
+        if self._schedule.is_due(actor.index, self.rollout_length * actor.env.num_envs):
+            actor.load(self.latest_parameters())
         trajectory = actor.collect(self.rollout_length)
         self.n_bytes += trajectory.n_bytes
         return trajectory

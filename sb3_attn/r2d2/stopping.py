@@ -1,4 +1,4 @@
-"""Ending in good order when asked to."""
+"""Ending in good order on Ctrl-C or SIGTERM."""
 
 import signal
 import threading
@@ -12,9 +12,11 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 @contextmanager
 def stop_request() -> Iterator[threading.Event]:
     """
-    Give an event that the first Ctrl-C or SIGTERM sets; a second one does what the first would have done.
+    Give an event that the first Ctrl-C or SIGTERM sets; a second one has its usual effect.
 
-    Outside the main thread, where Python has no signal handlers, nothing sets it.
+    Nothing sets it outside the main thread, where Python has no signal handlers.
+
+    :return: a context manager, in whose block the signals are handled
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -22,26 +24,28 @@ def stop_request() -> Iterator[threading.Event]:
         return
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler or signal.SIG_DFL)  # a handler that was not set from Python is None
+
     def request(number: int, frame: object) -> None:
         stop.set()
-        for each, handler in previous.items():
-            signal.signal(each, handler or signal.SIG_DFL)
-        print("Ending: what is under way is received first. Once more ends at once.", flush=True)
+        restore()
+        print("Ending after the current trajectories have been received. Once more ends at once.", flush=True)
 
     for number in previous:
         signal.signal(number, request)
     try:
         yield stop
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler or signal.SIG_DFL)
+        restore()
 
 
 def save_checkpoints(callback: MaybeCallback) -> None:
     """
-    Let those callbacks that write checkpoints write one now.
+    Make all callbacks that write checkpoints write one now.
 
-    :param callback: of ``learn()``
+    :param callback: the callbacks of ``learn()``
     """
     if isinstance(callback, CheckpointCallback):
         frequency, callback.save_freq = callback.save_freq, 1

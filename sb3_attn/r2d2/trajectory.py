@@ -1,69 +1,91 @@
-"""What an actor hands over."""
+"""Trajectories: the steps that an actor sends, and how they get into the replay buffer."""
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch as th
 
+from sb3_attn.common import td
 from sb3_attn.recurrent_dqn.nan_checks import check_finite
+from sb3_attn.replay import PrioritizedSequenceReplayBuffer, SequenceReplayBuffer
 from sb3_attn.replay.sequence_buffer import SINGLE_KEY
 
 
-class Trajectory(NamedTuple):
+class Trajectory:
     """
-    T consecutive steps of the K environments of one actor, time-major; each observation is in it once.
+    T consecutive steps of the K environments of one actor, time-major; each observation is stored once.
 
-    Windows are cut from it by the replay, so windows that overlap cost nothing on the way.
+    It is created empty, and the actor fills in one step after the other. The replay buffer cuts windows out of it, so
+    overlapping windows are not sent twice.
+
+    :param actor: number of the actor
+    :param incarnation: identifies the actor among those that replaced each other after a crash
+    :param n_sent_before: number of environment steps that this incarnation has sent before
+    :param version: the learner's number of updates when it gave away the parameters that act
+    :param n_steps: number of steps T of each environment
+    :param obs: the first observations, ``[K, ...]`` for each key, which give shapes and dtypes
     """
 
-    #: Number of the actor
-    actor: int
-    #: Which life of the actor: one that died and came back has another
-    life: str
-    #: Number of steps this life has handed over, those here among them
-    n_sent: int
-    #: The learner's number of updates when it gave away the weights that acted
-    version: int
-    #: Observations before the steps, ``[T, K, ...]`` for each key
-    observations: dict[str, np.ndarray]
-    #: Observations after the last steps, ``[K, ...]`` for each key
-    next_observations: dict[str, np.ndarray]
-    #: Last observations of the episodes that were truncated, in the order of ``timeouts``, ``[n, ...]`` for each key
-    final_observations: dict[str, np.ndarray]
-    #: ``[T, K]``, all that follow
-    actions: np.ndarray
-    #: r_{t+1}
-    rewards: np.ndarray
-    #: Whether the episode ended, and whether it was truncated
-    dones: np.ndarray
-    timeouts: np.ndarray
-    episode_starts: np.ndarray
-    #: False where the environment failed: nothing is known of that step
-    valid: np.ndarray
-    #: |delta| as the actor saw it; ``None`` if nobody needs it
-    td_errors: np.ndarray | None
-    #: Where a core state is needed, and these states, flat arrays ``[n, ...]`` in that order
-    state_mask: np.ndarray
-    core_states: tuple[np.ndarray, ...]
-    #: Infos of the steps that ended episodes, by ``(t, k)``
-    infos: dict[tuple[int, int], dict[str, Any]]
+    def __init__(
+        self, actor: int, incarnation: str, n_sent_before: int, version: int, n_steps: int, obs: dict[str, np.ndarray]
+    ) -> None:
+        shape = (n_steps, len(next(iter(obs.values()))))
+        self.actor = actor
+        self.incarnation = incarnation
+        self.version = version
+        #: Number of environment steps that this incarnation has sent, including these
+        self.n_sent = n_sent_before + n_steps * shape[1]
+        #: Observations before the steps, ``[T, K, ...]`` for each key
+        self.observations = {key: np.empty((n_steps, *array.shape), array.dtype) for key, array in obs.items()}
+        #: Observations after the last step, ``[K, ...]`` for each key
+        self.next_observations: dict[str, np.ndarray] = {}
+        #: The actions, ``[T, K]``, as all arrays below
+        self.actions = np.empty(shape, np.int64)
+        #: r_{t+1}
+        self.rewards = np.empty(shape, np.float32)
+        #: Whether the episode ended
+        self.dones = np.zeros(shape, bool)
+        #: Whether it ended by truncation
+        self.timeouts = np.zeros(shape, bool)
+        #: Final observations of the truncated episodes, in the order of ``timeouts``
+        self.final_observations: list[dict[str, np.ndarray]] = []
+        #: Whether the observation is the first of its episode
+        self.episode_starts = np.zeros(shape, bool)
+        #: False where the environment failed, so that nothing is known about the step
+        self.valid = np.ones(shape, bool)
+        #: Whether a window may start at the step, so that its core state is needed
+        self.state_mask = np.zeros(shape, bool)
+        #: These states, flat arrays ``[n, ...]``, for every step that has any
+        self.core_states: list[tuple[np.ndarray, ...]] = []
+        #: |delta|, see :func:`acting_td_errors`; ``None`` unless the replay is prioritized
+        self.td_errors: np.ndarray | None = None
+        #: Infos of the steps that ended episodes, keyed by ``(t, k)``
+        self.infos: dict[tuple[int, int], dict[str, Any]] = {}
 
     @property
     def n_steps(self) -> int:
-        """Number of environment steps T x K."""
+        """Number of environment steps, T x K."""
         return self.rewards.size
 
+    @property
+    def n_bytes(self) -> int:
+        """Size of all arrays."""
+        return _n_bytes(vars(self))
+
     def observations_after(self, t: int) -> dict[str, np.ndarray]:
-        """Observations after step t, where an episode ended those of the next one, ``[K, ...]`` for each key."""
+        """Observations after step t, ``[K, ...]`` for each key; the next episode's first where one ended."""
         if t + 1 < len(self.rewards):
             return {key: array[t + 1] for key, array in self.observations.items()}
         return self.next_observations
 
     def steps(self, is_dict: bool) -> Iterator[tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]]:
         """
-        Step after step what ``VecEnv.step`` returned: new observations, rewards, dones, infos at episodes' ends.
+        Iterate over what ``VecEnv.step`` returned: observations, rewards, dones, and infos where episodes ended.
 
-        :param is_dict: whether observations are Dicts
+        :param is_dict: whether the observation space is a Dict
+        :return: an iterator over the T steps
         """
         n_steps, n_envs = self.rewards.shape
         for t in range(n_steps):
@@ -71,58 +93,145 @@ class Trajectory(NamedTuple):
             infos = [self.infos.get((t, k), {}) for k in range(n_envs)]
             yield after if is_dict else after[SINGLE_KEY], self.rewards[t], self.dones[t], infos
 
-    @property
-    def n_bytes(self) -> int:
-        """Size of its arrays."""
-        fields = (*self, *self.core_states, *(a for field in self if isinstance(field, dict) for a in field.values()))
-        return sum(field.nbytes for field in fields if isinstance(field, np.ndarray))
+    def check_finite(self, num_timesteps: int) -> None:
+        """
+        Check that the environments returned finite numbers.
+
+        :param num_timesteps: the learner's count of steps, for the error
+        :raises ValueError: if there is a NaN or an infinity; names actor, environment and step
+        """
+        source = f"(actor {self.actor})"
+        parts = [("reward", self.rewards)]
+        for key, array in self.observations.items():
+            parts += [(f"observation {key!r}", array), (f"observation {key!r}", self.next_observations[key][None])]
+        for name, sequence in parts:
+            if not _is_finite(sequence):
+                row = next(row for row in sequence if not _is_finite(row))
+                check_finite(f"{name} {source}", row, num_timesteps)
+        for (_, k), final in zip(np.argwhere(self.timeouts), self.final_observations, strict=True):
+            for key, array in final.items():
+                check_finite(f"final observation {key!r} {source}", array, num_timesteps, int(k))
 
 
-class StepRecord:
-    """
-    A trajectory that is being made.
-
-    :param n_steps: number of steps T of each environment
-    :param obs: observations of K environments, for their shapes
-    """
-
-    def __init__(self, n_steps: int, obs: dict[str, np.ndarray]) -> None:
-        shape = (n_steps, len(next(iter(obs.values()))))
-        self.observations = {key: np.empty((n_steps, *array.shape), array.dtype) for key, array in obs.items()}
-        self.final_observations: dict[str, list[np.ndarray]] = {key: [] for key in obs}
-        self.actions = np.empty(shape, np.int64)
-        self.rewards = np.empty(shape, np.float32)
-        self.q_values = np.empty(shape, np.float32)
-        self.next_values = np.empty(shape, np.float32)
-        self.dones = np.zeros(shape, bool)
-        self.timeouts = np.zeros(shape, bool)
-        self.episode_starts = np.zeros(shape, bool)
-        self.valid = np.ones(shape, bool)
-        self.state_mask = np.zeros(shape, bool)
-        self.core_states: list[list[np.ndarray]] = []
-        self.infos: dict[tuple[int, int], dict[str, Any]] = {}
-
-
-def check_trajectory(trajectory: Trajectory, num_timesteps: int) -> None:
-    """
-    Check that what environments returned is finite.
-
-    :param trajectory: of any actor
-    :param num_timesteps: the learner's count of steps, for the message
-    :raises ValueError: if there is a NaN or an infinity, naming actor, environment and step
-    """
-    actor = f"(actor {trajectory.actor})"
-    parts = [("reward", trajectory.rewards)]
-    for key, array in trajectory.observations.items():
-        parts += [(f"observation {key!r}", array), (f"observation {key!r}", trajectory.next_observations[key][None])]
-    for name, sequence in parts:
-        if not _is_finite(sequence):
-            row = next(row for row in sequence if not _is_finite(row))
-            check_finite(f"{name} {actor}", row, num_timesteps)
-    for key, array in trajectory.final_observations.items():
-        for (_, k), final in zip(np.argwhere(trajectory.timeouts), array, strict=True):
-            check_finite(f"final observation {key!r} {actor}", final, num_timesteps, int(k))
+def _n_bytes(value: Any) -> int:
+    if isinstance(value, dict | list | tuple):
+        return sum(map(_n_bytes, value.values() if isinstance(value, dict) else value))
+    return value.nbytes if isinstance(value, np.ndarray) else 0
 
 
 def _is_finite(array: np.ndarray) -> bool:
     return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+
+
+def acting_td_errors(
+    q_values: np.ndarray,
+    rewards: np.ndarray,
+    discounts: np.ndarray,
+    next_values: np.ndarray,
+    starts: np.ndarray,
+    **return_kwargs: Any,
+) -> np.ndarray:
+    """
+    |delta| of consecutive steps, from the values computed while acting.
+
+    Horgan et al. (2018), section 3: actors compute the initial priorities of what they send. An actor has no target
+    network, and returns are cut at the end of the trajectory, so these errors only initialise priorities.
+
+    :param q_values: Q of the actions taken, ``[T, K]``
+    :param rewards: r_{t+1}, ``[T, K]``
+    :param discounts: gamma, or 0 where the episode terminated, ``[T, K]``
+    :param next_values: max_a Q of the observation after each step, ``[T, K]``
+    :param starts: whether the step does not follow the one before it, bool ``[T, K]``
+    :param return_kwargs: the kind of return, as for ``sb3_attn.common.td.value_targets``
+    :return: ``[T, K]``
+    """
+    # td knows no episodes inside a sequence, so each piece of an episode becomes a column of its own, padded at its end.
+    # Flattened environment after environment, a piece is a contiguous range, which begins where `starts` is True
+    starts = starts.T.copy()
+    starts[:, 0] = True
+    first = np.flatnonzero(starts)
+    lengths = np.diff(first, append=starts.size)
+    time = np.arange(lengths.max())[:, None]
+    mask = time < lengths
+    rows = np.minimum(first + time, starts.size - 1)  # [longest piece, pieces], indices into the flat arrays
+
+    def cut(array: np.ndarray) -> th.Tensor:
+        return th.from_numpy(np.where(mask, array.T.ravel()[rows], 0.0))
+
+    targets = td.value_targets(cut(rewards), cut(discounts), cut(next_values), th.from_numpy(mask), **return_kwargs)
+    errors = np.empty(starts.size, np.float32)
+    errors[rows[mask]] = (targets - cut(q_values)).abs().numpy()[mask]
+    return np.ascontiguousarray(errors.reshape(starts.shape).T)
+
+
+class InsertResult(NamedTuple):
+    """
+    The result of inserting a trajectory.
+
+    :param n_steps_inserted: number of its steps that were stored
+    :param n_steps_rejected: number of its steps that were not stored, keyed by the reason
+    :param n_windows_inserted: number of windows that have become available
+    """
+
+    n_steps_inserted: int
+    n_steps_rejected: Counter[str]
+    n_windows_inserted: int
+
+
+def insert_trajectory(buffer: SequenceReplayBuffer, trajectory: Trajectory) -> InsertResult:
+    """
+    Store the steps of a trajectory, except those on which an environment failed.
+
+    :param buffer: the replay buffer, with K environments for each actor
+    :param trajectory: of any actor
+    :return: numbers of steps and windows
+    """
+    n_windows = buffer.n_windows_added
+    n_steps, n_envs = trajectory.rewards.shape
+    td_errors = trajectory.td_errors if isinstance(buffer, PrioritizedSequenceReplayBuffer) else None
+    final_observations, core_states = iter(trajectory.final_observations), iter(trajectory.core_states)
+    for t in range(n_steps):
+        next_obs = trajectory.observations_after(t)
+        if trajectory.timeouts[t].any():
+            next_obs = {key: array.copy() for key, array in next_obs.items()}
+            for k in np.flatnonzero(trajectory.timeouts[t]):
+                for key, array in next(final_observations).items():
+                    next_obs[key][k] = array
+        core_state = None
+        if trajectory.state_mask[t].any():
+            core_state = tuple(_spread(field, trajectory.state_mask[t]) for field in next(core_states))
+        step = {
+            "obs": {key: array[t] for key, array in trajectory.observations.items()},
+            "next_obs": next_obs,
+            "action": trajectory.actions[t],
+            "reward": trajectory.rewards[t],
+            "done": trajectory.dones[t],
+            "infos": [{"TimeLimit.truncated": timeout} for timeout in trajectory.timeouts[t]],
+            "core_state": core_state,
+            "episode_starts": trajectory.episode_starts[t],
+            "env_indices": trajectory.actor * n_envs + np.arange(n_envs),
+        }
+        if td_errors is not None:
+            step["td_errors"] = td_errors[t]
+        buffer.add(**(step if trajectory.valid[t].all() else _take(step, np.flatnonzero(trajectory.valid[t]))))
+    n_inserted = int(trajectory.valid.sum())
+    rejected = Counter({"the environment failed": n_failed} if (n_failed := trajectory.n_steps - n_inserted) else {})
+    return InsertResult(n_inserted, rejected, buffer.n_windows_added - n_windows)
+
+
+def _spread(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Rows for a whole batch: the values where the mask is True, zeros elsewhere."""
+    rows = np.zeros((len(mask), *values.shape[1:]), values.dtype)
+    rows[mask] = values
+    return rows
+
+
+def _take(value: Any, rows: np.ndarray) -> Any:
+    """Select rows of all arrays in the arguments of ``buffer.add``."""
+    if isinstance(value, dict):
+        return {key: _take(item, rows) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_take(item, rows) for item in value)
+    if isinstance(value, list):
+        return [value[row] for row in rows]
+    return None if value is None else value[rows]

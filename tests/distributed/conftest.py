@@ -14,8 +14,8 @@ from sb3_attn.distributed import connect
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        # Actors import what the tests define; of this process's path Ray tells them only the folder it was started in
+        # Actors import what the tests define, but Ray passes only one folder of this process's path on to them
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-        patch.setenv("OMP_NUM_THREADS", "2")  # what actors have unless they are told otherwise
+        patch.setenv("OMP_NUM_THREADS", "2")  # what actors have unless it is set otherwise
         with connect(1, "the tests"):
             yield

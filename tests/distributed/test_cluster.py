@@ -100,14 +100,14 @@ def test_a_block_that_fails_ends_its_cluster() -> None:
     with pytest.raises(ZeroDivisionError), connect(1, "a test"):
         _ = 1 / 0
     assert not ray.is_initialized()
-    with pytest.raises(ValueError, match=r"1000 actors need 1000 CPUs, and the Ray cluster at 127.*has \d+; ask for fewer"):
+    with pytest.raises(ValueError, match=r"1000 actors need 1000 CPUs, and the Ray cluster at 127.*has \d+; use fewer"):
         connect(1000, "1000 actors").__enter__()
     assert not ray.is_initialized()
 
 
 @pytest.mark.ray
 def test_a_connection_of_the_users_is_used_and_stays_open() -> None:
-    # By itself Ray is reached from other machines, and asks for a token
+    # By itself Ray is reached from other machines, and requires a token
     ray.init("local", include_dashboard=False, object_store_memory=2**27)
     try:
         address = ray.get_runtime_context().gcs_address

@@ -21,8 +21,7 @@ ray = pytest.importorskip("ray")
 from sb3_attn import R2D2
 from sb3_attn.distributed.codec import pack, unpack
 from sb3_attn.distributed.ray_actors import RemoteActor
-from sb3_attn.r2d2.actor import Actor, Weights
-from sb3_attn.r2d2.spec import actor_spec
+from sb3_attn.r2d2.actor import Actor, copy_parameters
 
 SMALL: dict[str, Any] = dict(
     buffer_size=20_000,
@@ -33,7 +32,7 @@ SMALL: dict[str, Any] = dict(
     sequence_period=None,
     policy_kwargs=dict(core_kwargs=dict(hidden_size=8), net_arch=[8], encoder_arch=[8]),
     rollout_length=10,
-    weights_period=50,
+    actor_update_interval=50,
     n_actors=2,
     envs_per_actor=2,
     seed=3,
@@ -49,7 +48,7 @@ def parameters(model: R2D2) -> np.ndarray:
 
 
 class Counting(gym.Env):
-    """Episodes of 10 steps that observe their step, of which some fail as a file tells them to."""
+    """Episodes of 10 steps that observe their step; some fail, and files count how many have."""
 
     observation_space = spaces.Box(0, 10, (1,), np.float32)
     action_space = spaces.Discrete(2)
@@ -91,10 +90,10 @@ class KillActor(BaseCallback):
 
     def _on_step(self) -> bool:
         assert isinstance(self.model, R2D2)
-        if not self.killed and len(self.model.accounts.n_sent) == 2:  # both have answered
+        if not self.killed and len(self.model.step_ledger.n_steps_sent) == 2:  # both have answered
             self.killed = True
-            ray.kill(self.model._actors.actors[0], no_restart=False)  # type: ignore[attr-defined]
-        if self.returned_at is None and self.model.accounts.n_restarts:
+            ray.kill(self.model._collection.actors.handles[0].remote, no_restart=False)  # type: ignore[attr-defined]
+        if self.returned_at is None and self.model.step_ledger.n_restarts:
             self.returned_at = self.num_timesteps
         return self.returned_at is None or self.num_timesteps < self.returned_at + 2000
 
@@ -109,16 +108,16 @@ def test_the_learner_is_the_same_bit_for_bit_as_in_one_process(cluster: None) ->
 @pytest.mark.ray
 def test_actors_work_ahead_of_the_learner(cluster: None) -> None:
     model = make(n_actors=2, backend_kwargs=dict(cpus_per_actor=0.5), samples_per_insert=2).learn(2000)
-    assert model.accounts.n_inserted >= 2000
-    assert sum(model.accounts.n_rejected.values()) <= 2 * 2 * 2 * 10  # actors x calls x environments x steps
-    assert model.n_sampled == pytest.approx(2 * model.n_inserted, rel=0.1)
+    assert model.step_ledger.n_steps_inserted >= 2000
+    assert sum(model.step_ledger.n_steps_rejected.values()) <= 2 * 2 * 2 * 10  # actors x calls x environments x steps
+    assert model.n_windows_sampled == pytest.approx(2 * model.n_windows_inserted, rel=0.1)
 
 
 @pytest.mark.ray
 def test_an_actor_that_is_killed_is_replaced(cluster: None) -> None:
     model = make(backend_kwargs=dict(cpus_per_actor=0.5), samples_per_insert=1)
     model.learn(10**6, callback=KillActor())
-    assert model.accounts.n_restarts == 1
+    assert model.step_ledger.n_restarts == 1
     assert model.num_timesteps < 10**6
     model.replay_buffer.check_valid()
 
@@ -149,8 +148,8 @@ def test_environments_are_closed_at_the_end(cluster: None, tmp_path: Path) -> No
 def test_environments_that_raise_are_made_again(cluster: None, tmp_path: Path) -> None:
     env = partial(Counting, "raise", str(tmp_path), 3)
     model = make(env, n_actors=1, backend_kwargs=dict(cpus_per_actor=0.5)).learn(400)
-    assert model.accounts.n_rejected["the environment failed"] == 3
-    assert model.accounts.n_restarts == 0
+    assert model.step_ledger.n_steps_rejected["the environment failed"] == 3
+    assert model.step_ledger.n_restarts == 0
 
 
 @pytest.mark.ray
@@ -166,7 +165,7 @@ def test_an_environment_that_hangs_is_ended(cluster: None, tmp_path: Path) -> No
     env = partial(Counting, "hang", str(tmp_path), 1)
     model = make(env, n_actors=1, backend_kwargs=dict(cpus_per_actor=0.5, env_timeout=20.0)).learn(400)
     assert Path(tmp_path, "failure-0").exists()
-    assert model.accounts.n_inserted >= 400
+    assert model.step_ledger.n_steps_inserted >= 400
 
 
 @pytest.mark.ray
@@ -178,24 +177,24 @@ def test_an_environment_that_hangs_too_often_is_named(cluster: None, tmp_path: P
 
 
 @pytest.mark.ray
-def test_a_rebuilt_actor_does_not_act_as_before() -> None:
-    spec = actor_spec(make(backend="sync", n_actors=1))
-    first, again, rebuilt = Actor(spec, 0), Actor(spec, 0), Actor(spec, 0, rebuilt=True)
-    for actor in (again, rebuilt):
+def test_a_restarted_actor_does_not_act_as_before() -> None:
+    spec = make(backend="sync", n_actors=1).actor_spec()
+    first, again, restarted = Actor(spec, 0), Actor(spec, 0), Actor(spec, 0, is_restart=True)
+    for actor in (again, restarted):
         actor.q_net.load_state_dict(first.q_net.state_dict())
-    actions = [actor.collect(50).actions for actor in (first, again, rebuilt)]
+    actions = [actor.collect(50).actions for actor in (first, again, restarted)]
     assert np.array_equal(actions[0], actions[1])
     assert not np.array_equal(actions[0], actions[2])
 
 
 def test_a_process_that_begins_with_a_later_call_takes_the_place_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = actor_spec(make(backend="sync", n_actors=1))
-    weights = Weights(0, {name: array.numpy() for name, array in Actor(spec, 0).q_net.state_dict().items()})
+    spec = make(backend="sync", n_actors=1).actor_spec()
+    parameters = copy_parameters(Actor(spec, 0).q_net, 0)
     monkeypatch.setattr(ray, "get", lambda ref: ref)
     actions = []
-    for n_asked in (0, 0, 2):
+    for n_calls_before in (0, 0, 2):
         actor = RemoteActor([cloudpickle.dumps(spec)], 0, f"sb3_attn-test-{os.getpid()}", env_timeout=100.0)  # type: ignore[list-item]
-        actions.append(unpack(actor.collect(50, 0, [weights], n_asked)).actions)  # type: ignore[list-item]
+        actions.append(unpack(actor.collect(50, 0, [parameters], n_calls_before)).actions)  # type: ignore[list-item]
         actor.close()
     assert np.array_equal(actions[0], actions[1])
     assert not np.array_equal(actions[0], actions[2])
@@ -233,14 +232,15 @@ def test_callbacks_and_files(cluster: None, tmp_path: Path) -> None:
 
 
 def test_trajectories_survive_the_way_and_frames_become_small() -> None:
-    spec = actor_spec(make(backend="sync", n_actors=1))
+    spec = make(backend="sync", n_actors=1).actor_spec()
     trajectory = Actor(spec, 0).collect(20)
     back = unpack(pack(trajectory))
-    for name, value in trajectory._asdict().items():
+    for name, value in vars(trajectory).items():
         np.testing.assert_equal(getattr(back, name), value)
     frames = np.zeros((20, 2, 84, 84), np.uint8)
     frames[:, :, 40:44, 40:44] = 255
-    assert len(pack(trajectory._replace(observations={"observation": frames}))) < frames.nbytes / 10
+    trajectory.observations = {"observation": frames}
+    assert len(pack(trajectory)) < frames.nbytes / 10
 
 
 @pytest.mark.ray

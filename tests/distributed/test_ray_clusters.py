@@ -47,7 +47,7 @@ def test_a_node_that_goes_away_is_survived() -> None:
 
         model = make(backend_kwargs=dict(cpus_per_actor=1.0, allow_unauthenticated=True), samples_per_insert=1)
         model.learn(20_000, callback=LoseNode())
-        assert model.accounts.n_inserted >= 20_000
+        assert model.step_ledger.n_steps_inserted >= 20_000
         assert ray.is_initialized(), "a cluster that others started stays up"
     finally:
         ray.shutdown()

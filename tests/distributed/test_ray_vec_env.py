@@ -289,5 +289,5 @@ def test_arguments_out_of_range_are_refused() -> None:
 
 def test_an_environment_that_cannot_be_sent_is_named() -> None:
     lock = threading.Lock()
-    with pytest.raises(ValueError, match=r"env_fns\[1\] cannot be sent to an actor \(.*lock.*\); make"):
+    with pytest.raises(ValueError, match=r"env_fns\[1\] cannot be sent to an actor \(.*lock.*\); create"):
         RayVecEnv([Random, lambda: Random(index=lock)])

@@ -10,8 +10,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_attn import R2D2
-from sb3_attn.r2d2.actor import Actor, Weights
-from sb3_attn.r2d2.spec import actor_spec
+from sb3_attn.r2d2.actor import Actor, copy_parameters
 from sb3_attn.r2d2.trajectory import Trajectory
 
 SPACES = {
@@ -82,7 +81,7 @@ def make(env: Any = None, policy: str = "MlpPolicy", **kwargs: Any) -> R2D2:
         burn_in_length=2,
         sequence_period=2,
         rollout_length=5,
-        weights_period=10,
+        actor_update_interval=10,
         seed=0,
         device="cpu",
     )
@@ -90,15 +89,14 @@ def make(env: Any = None, policy: str = "MlpPolicy", **kwargs: Any) -> R2D2:
 
 
 def make_actor(model: R2D2, index: int = 0, **kwargs: Any) -> Actor:
-    """An actor of a model, with the model's weights."""
-    env = None if model.n_actors else model.env
-    actor = Actor(actor_spec(model), index, env=env, **kwargs)
-    actor.load(weights_of(model))
+    """An actor of a model, with the model's parameters."""
+    spec, env = model.actor_spec(), None
+    if model.n_actors == 0:
+        env = model.env
+        env.seed(spec.random_streams(index)[0])
+    actor = Actor(spec, index, env=env, **kwargs)
+    actor.load(copy_parameters(model.q_net, 0))
     return actor
-
-
-def weights_of(model: R2D2, version: int = 0) -> Weights:
-    return Weights(version, {name: value.numpy().copy() for name, value in model.q_net.state_dict().items()})
 
 
 def prefer(model: R2D2, action: int) -> None:
@@ -119,7 +117,7 @@ def as_dict(observation: Any) -> dict[str, Any]:
 
 
 class Step(NamedTuple):
-    """A step of one environment, as the environment itself told it."""
+    """A step of one environment, as the environment itself returned it."""
 
     obs: Any
     action: int
@@ -144,14 +142,14 @@ def follow(env: gym.Env, seed: int, actions: Any) -> list[Step]:
 
 
 def follow_actor(actor: Actor, trajectories: list[Trajectory], make_env: Callable[[], gym.Env] = Walk) -> list[list[Step]]:
-    """What the environments of an actor must have done when it did what it says; for each environment."""
+    """The steps of the environments of an actor, if it took the actions that it reports; for each environment."""
     seed = int(np.random.default_rng([*actor.spec.seed, actor.index]).integers(2**31))
     actions = np.concatenate([trajectory.actions for trajectory in trajectories])
     return [follow(make_env(), seed + k, actions[:, k]) for k in range(actions.shape[1])]
 
 
 class Thought(NamedTuple):
-    """What the network makes of one step."""
+    """The network's state and values of one step."""
 
     state: tuple[np.ndarray, ...]
     q_value: float
@@ -159,11 +157,11 @@ class Thought(NamedTuple):
 
 
 def think(model: R2D2, steps: list[Step]) -> list[Thought]:
-    """Step by step through one environment; a last step that ends no episode has no next value."""
+    """The network, step by step through one environment."""
     net, thoughts, state = model.q_net, [], None
     net.set_training_mode(False)
 
-    def look(obs: Any, state: Any) -> tuple[np.ndarray, Any]:
+    def forward(obs: Any, state: Any) -> tuple[np.ndarray, Any]:
         batch = (
             {key: np.asarray(value)[None] for key, value in obs.items()} if isinstance(obs, dict) else np.asarray(obs)[None]
         )
@@ -173,8 +171,8 @@ def think(model: R2D2, steps: list[Step]) -> list[Thought]:
 
     for step in steps:
         state = net.initial_state(1) if step.is_first else state
-        q_values, next_state = look(step.obs, state)
-        next_value = look(step.next_obs, next_state)[0].max()
+        q_values, next_state = forward(step.obs, state)
+        next_value = forward(step.next_obs, next_state)[0].max()
         thoughts.append(Thought(tuple(f.detach().numpy()[0] for f in state), q_values[step.action], next_value))
         state = next_state
     return thoughts

@@ -1,4 +1,4 @@
-"""The errors that actors hand over, against the definition in three loops."""
+"""The TD errors that actors send, against the definition in three loops."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from r2d2_toys import follow_actor, make, make_actor, slow_td_errors, think
 
-from sb3_attn.r2d2.td_errors import acting_td_errors
+from sb3_attn.r2d2.trajectory import acting_td_errors
 
 RETURNS: list[dict[str, Any]] = [
     dict(n_steps=1),

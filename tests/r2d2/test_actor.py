@@ -1,4 +1,4 @@
-"""What an actor does and what it hands over, against plain loops."""
+"""The steps that an actor takes and sends, against plain loops."""
 
 from functools import partial
 from typing import Any
@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
-from r2d2_toys import POLICIES, Walk, as_dict, follow_actor, make, make_actor, prefer, think, weights_of
+from r2d2_toys import POLICIES, Walk, as_dict, follow_actor, make, make_actor, prefer, think
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_attn.common.exploration import ape_x_epsilons
-from sb3_attn.r2d2.actor import Actor
-from sb3_attn.r2d2.spec import actor_spec
+from sb3_attn.r2d2.actor import Actor, copy_parameters
 from sb3_attn.r2d2.trajectory import Trajectory
 
 BARE = dict(policy_kwargs=dict(dueling=False))
@@ -48,9 +47,9 @@ def test_steps_are_those_of_a_plain_loop(kind: str) -> None:
                 assert trajectory.episode_starts[t, k] == step.is_first
                 if step.truncated:
                     finals.append(stored(kind, step.next_obs))
-        assert len(finals) == len(next(iter(trajectory.final_observations.values()))) > 0
-        for j, final in enumerate(finals):
-            assert_same_arrays({key: array[j] for key, array in trajectory.final_observations.items()}, final)
+        assert len(finals) == len(trajectory.final_observations) > 0
+        for observations, final in zip(trajectory.final_observations, finals, strict=True):
+            assert_same_arrays(observations, final)
         assert trajectory.valid.all()
     assert_same_arrays(trajectories[0].next_observations, {k: a[0] for k, a in trajectories[1].observations.items()})
 
@@ -91,13 +90,15 @@ def test_the_states_before_the_steps_are_kept_where_windows_start(core: str, n_a
                 if trajectory.state_mask[t, k]:
                     expected.append(thoughts[k][step].state)
         assert expected
-        for field, states in zip(trajectory.core_states, zip(*expected, strict=True), strict=True):
+        assert len(trajectory.core_states) == trajectory.state_mask.any(axis=1).sum()
+        fields = (np.concatenate(arrays) for arrays in zip(*trajectory.core_states, strict=True))
+        for field, states in zip(fields, zip(*expected, strict=True), strict=True):
             np.testing.assert_allclose(field, states, atol=1e-6)
 
 
-def test_no_states_are_sent_that_nobody_stores() -> None:
+def test_no_states_are_sent_that_are_not_stored() -> None:
     trajectory = make_actor(make(n_actors=1, stored_state=False)).collect(8)
-    assert trajectory.core_states == () and not trajectory.state_mask.any()
+    assert trajectory.core_states == [] and not trajectory.state_mask.any()
 
 
 def test_greedy_actions_are_those_of_the_network_with_its_memory() -> None:
@@ -113,7 +114,7 @@ def test_greedy_actions_are_those_of_the_network_with_its_memory() -> None:
 
 
 @pytest.mark.parametrize(("n_actors", "n_envs"), [(0, 3), (1, 1), (3, 2)])
-def test_the_epsilons_of_all_actors_are_one_ladder(n_actors: int, n_envs: int) -> None:
+def test_the_epsilons_are_spread_over_the_environments_of_all_actors(n_actors: int, n_envs: int) -> None:
     env = DummyVecEnv([Walk] * n_envs) if n_actors == 0 else None
     model = make(env, n_actors=n_actors, envs_per_actor=n_envs)
     actors = [make_actor(model, index) for index in range(max(n_actors, 1))]
@@ -159,20 +160,20 @@ def test_every_actor_sees_and_does_something_else() -> None:
     assert not np.array_equal(first.rewards, second.rewards)
     assert not np.array_equal(first.actions, second.actions)
     assert not np.array_equal(first.actions[:, 0], first.actions[:, 1])
-    assert first.life != second.life and (first.actor, second.actor) == (0, 1)
+    assert first.incarnation != second.incarnation and (first.actor, second.actor) == (0, 1)
 
 
-@pytest.mark.parametrize("how", ["rebuilt", "without a seed"])
+@pytest.mark.parametrize("how", ["restarted", "without a seed"])
 def test_random_numbers_that_never_come_again(how: str) -> None:
-    model = make(n_actors=1, seed=0 if how == "rebuilt" else None)
-    rewards = [make_actor(model, rebuilt=how == "rebuilt").collect(30).rewards for _ in range(2)]
-    if how == "rebuilt":
+    model = make(n_actors=1, seed=0 if how == "restarted" else None)
+    rewards = [make_actor(model, is_restart=how == "restarted").collect(30).rewards for _ in range(2)]
+    if how == "restarted":
         rewards.append(make_actor(model).collect(30).rewards)
     for i, array in enumerate(rewards):
         assert not any(np.array_equal(array, other) for other in rewards[:i])
 
 
-def test_new_weights_act_from_the_second_step_on() -> None:
+def test_new_parameters_take_effect_from_the_second_step() -> None:
     model = make(n_actors=1, **BARE)
     prefer(model, 1)
     actor = make_actor(model)
@@ -180,7 +181,7 @@ def test_new_weights_act_from_the_second_step_on() -> None:
     assert (actor.collect(5).actions == 1).all()
     prefer(model, 2)
     assert (actor.collect(5).actions == 1).all()  # it has a copy of its own
-    actor.load(weights_of(model, version=17))
+    actor.load(copy_parameters(model.q_net, version=17))
     trajectory = actor.collect(5)
     assert trajectory.version == 17
     assert (trajectory.actions[0] == 1).all() and (trajectory.actions[1:] == 2).all()
@@ -196,7 +197,7 @@ def test_it_counts_what_it_sends() -> None:
 def test_the_size_of_a_trajectory_counts_all_arrays() -> None:
     """By hand: T = 10, K = 2, an LSTM of 6."""
     trajectory = make_actor(make(n_actors=1)).collect(10)
-    n_finals, n_states = len(trajectory.final_observations["observation"]), int(trajectory.state_mask.sum())
+    n_finals, n_states = len(trajectory.final_observations), int(trajectory.state_mask.sum())
     assert n_finals > 0 and n_states > 0
     observations = (20 + 2 + n_finals) * 3 * 4
     steps = 20 * (8 + 4 + 4 + 5)  # actions, rewards, errors, five masks
@@ -208,8 +209,8 @@ def test_vec_normalize_acts_on_normalized_and_hands_over_raw_observations() -> N
     model = make(env)
     seen = []
     actor = make_actor(model)
-    original = actor._look
-    actor._look = lambda obs, state: seen.append(np.array(obs)) or original(obs, state)  # type: ignore[method-assign]
+    original = actor._forward
+    actor._forward = lambda obs, state: seen.append(np.array(obs)) or original(obs, state)  # type: ignore[method-assign]
     trajectory = actor.collect(25)
     courses = follow_actor(actor, [trajectory])
     finals = [step.next_obs for steps in zip(*courses, strict=True) for step in steps if step.truncated]
@@ -217,7 +218,8 @@ def test_vec_normalize_acts_on_normalized_and_hands_over_raw_observations() -> N
         np.testing.assert_array_equal(trajectory.observations["observation"][t], [step.obs for step in steps])
         np.testing.assert_array_equal(trajectory.rewards[t], np.float32([step.reward for step in steps]))
     assert len(finals) > 2
-    np.testing.assert_allclose(trajectory.final_observations["observation"], finals, rtol=1e-4, atol=1e-4)
+    reported = [final["observation"] for final in trajectory.final_observations]
+    np.testing.assert_allclose(reported, finals, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(seen[-1], env.normalize_obs(trajectory.next_observations["observation"]), atol=1e-6)
     assert not np.allclose(seen[-1], trajectory.next_observations["observation"], atol=0.05)
 
@@ -237,7 +239,8 @@ def test_a_spec_can_be_sent() -> None:
     import cloudpickle
 
     model = make(n_actors=1)
-    actors = [Actor(spec, 0) for spec in (actor_spec(model), cloudpickle.loads(cloudpickle.dumps(actor_spec(model))))]
+    spec = model.actor_spec()
+    actors = [Actor(each, 0) for each in (spec, cloudpickle.loads(cloudpickle.dumps(spec)))]
     for actor in actors:
-        actor.load(weights_of(model))
+        actor.load(copy_parameters(model.q_net, 0))
     assert_same_trajectories(*[actor.collect(20) for actor in actors])

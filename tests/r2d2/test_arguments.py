@@ -1,4 +1,4 @@
-"""R2D2's arguments: what they are if nobody says, and which are refused."""
+"""R2D2's arguments: their defaults, and which are refused."""
 
 import inspect
 from functools import partial
@@ -12,7 +12,7 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_attn import R2D2, DARQNPolicy, PrioritizedSequenceReplayBuffer, SequenceReplayBuffer
-from sb3_attn.r2d2.arguments import with_default_policy_kwargs
+from sb3_attn.r2d2.r2d2 import with_default_policy_kwargs
 
 PAPER = dict(
     learning_rate=1e-4,
@@ -30,7 +30,7 @@ PAPER = dict(
     stored_state=True,
     prioritized_replay=True,
     rollout_length=80,
-    weights_period=400,
+    actor_update_interval=400,
     tau=1.0,
 )
 OURS = dict(
@@ -57,7 +57,7 @@ def test_the_defaults_are_the_papers() -> None:
     """Kapturowski et al. (2019), table 2 and section 2.3; steps are environment steps, not frames."""
     parameters = inspect.signature(R2D2).parameters
     defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty and name[0] != "_"}
-    assert defaults == PAPER | OURS
+    assert defaults == PAPER | OURS | {"burn_in_length": None}  # 40, except for whole episodes
 
 
 def test_the_defaults_reach_the_model() -> None:
@@ -81,6 +81,7 @@ ADAM = {"eps": 1e-3, "fused": True}
     [
         (None, dict(net_arch=[512], core_kwargs={"hidden_size": 512}, optimizer_kwargs=ADAM)),
         (dict(core="gru"), dict(core="gru", net_arch=[512], core_kwargs={"hidden_size": 512}, optimizer_kwargs=ADAM)),
+        (dict(core="LSTM"), dict(core="LSTM", net_arch=[512], core_kwargs={"hidden_size": 512}, optimizer_kwargs=ADAM)),
         (dict(core="ntm"), dict(core="ntm", net_arch=[512], optimizer_kwargs=ADAM)),
         (dict(core=SumCore), dict(core=SumCore, net_arch=[512], optimizer_kwargs=ADAM)),
         (
@@ -119,9 +120,9 @@ def test_what_is_said_of_the_policy_goes_before_the_papers(said: dict | None, ex
 
 BAD = [
     (dict(backend="threads"), r"backend='threads' must be one of \('sync', 'ray'\)"),
-    (dict(n_actors=-1), "n_actors=-1 is negative; 0 means no actors"),
+    (dict(n_actors=-1), "n_actors=-1 is negative; 0 means that the learner acts itself"),
     (dict(rollout_length=0), "rollout_length=0 must be at least 1"),
-    (dict(weights_period=0), "weights_period=0 must be at least 1"),
+    (dict(actor_update_interval=0), "actor_update_interval=0 must be at least 1"),
     (dict(samples_per_insert=0), "samples_per_insert=0 must be positive"),
     (dict(samples_per_insert=-2.5), "samples_per_insert=-2.5 must be positive"),
     (dict(max_env_restarts=-1), "max_env_restarts=-1 is negative; 0 ends learning"),
@@ -152,12 +153,12 @@ def test_stock_policies_are_refused() -> None:
         R2D2(DQN.policy_aliases["MlpPolicy"], Walk, device="cpu")
 
 
-@pytest.mark.parametrize(("n_actors", "n_envs", "lanes"), [(0, 3, 3), (1, 3, 3), (4, 3, 12)])
-def test_the_replay_has_a_lane_for_each_environment(n_actors: int, n_envs: int, lanes: int) -> None:
+@pytest.mark.parametrize(("n_actors", "n_envs", "n_replay_envs"), [(0, 3, 3), (1, 3, 3), (4, 3, 12)])
+def test_the_replay_is_divided_among_the_environments_of_all_actors(n_actors: int, n_envs: int, n_replay_envs: int) -> None:
     model = make(DummyVecEnv([Walk] * n_envs), n_actors=n_actors)
-    assert model.replay_buffer.n_envs == model.n_replay_envs == lanes
+    assert model.replay_buffer.n_envs == model.n_replay_envs == n_replay_envs
     assert model.n_envs == n_envs
-    assert model.replay_buffer.buffer_size == 400 // lanes
+    assert model.replay_buffer.buffer_size == 400 // n_replay_envs
 
 
 VARIANTS = [
@@ -178,7 +179,7 @@ VARIANTS = [
     (dict(td_lambda=0.8, n_steps=1), "MlpPolicy"),
     (dict(double_q=False, value_rescaling=False), "MlpPolicy"),
     (dict(burn_in_length=0), "MlpPolicy"),
-    (dict(rollout_length=1, weights_period=1), "MlpPolicy"),
+    (dict(rollout_length=1, actor_update_interval=1), "MlpPolicy"),
     (dict(tau=0.5), "MlpPolicy"),
 ]
 

@@ -1,4 +1,4 @@
-"""Where R2D2 and its actors could go wrong without a word."""
+"""Faults of R2D2 and its actors that would go unnoticed."""
 
 import os
 import signal
@@ -17,11 +17,10 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_attn.common.exploration import ape_x_epsilons
-from sb3_attn.r2d2 import restarting
-from sb3_attn.r2d2.environments import to_vec_env
-from sb3_attn.r2d2.restarting import RestartingEnv
-from sb3_attn.r2d2.sink import ReplaySink
-from sb3_attn.r2d2.trajectory import Trajectory, check_trajectory
+from sb3_attn.r2d2 import environments
+from sb3_attn.r2d2.collection import Collection
+from sb3_attn.r2d2.environments import RestartingEnv, to_vec_env
+from sb3_attn.r2d2.trajectory import Trajectory
 
 
 class Doubled(gym.RewardWrapper):
@@ -36,23 +35,23 @@ def test_a_nan_anywhere_in_a_trajectory_is_found(part: str) -> None:
     array = array["observation"] if isinstance(array, dict) else array
     array[(1,) if part == "next_observations" else (2, 1)] = np.nan
     with pytest.raises(ValueError, match=r"environment 1 returned .*\(actor 0\)"):
-        check_trajectory(trajectory, 0)
+        trajectory.check_finite(0)
 
 
 def test_a_nan_in_a_final_observation_names_its_environment() -> None:
     trajectory = make_actor(make(n_actors=1)).collect(30)
     _, k = np.argwhere(trajectory.timeouts)[0]
-    trajectory.final_observations["observation"][0, 2] = np.nan
+    trajectory.final_observations[0]["observation"][2] = np.nan
     with pytest.raises(ValueError, match=f"environment {k} returned a non-finite final observation"):
-        check_trajectory(trajectory, 0)
+        trajectory.check_finite(0)
 
 
 def test_an_id_may_name_the_module_that_registers_it() -> None:
     assert getattr(to_vec_env("sb3_attn.envs:MemoryChain-v0", 2), "num_envs", None) == 2
 
 
-def test_weights_that_the_user_sets_between_two_calls_of_learn_act() -> None:
-    model = make(n_actors=1, learning_starts=10**6, weights_period=1, policy_kwargs=dict(dueling=False))
+def test_parameters_that_the_user_sets_between_two_calls_of_learn_act() -> None:
+    model = make(n_actors=1, learning_starts=10**6, actor_update_interval=1, policy_kwargs=dict(dueling=False))
     prefer(model, 1)
     model.learn(10)
     prefer(model, 2)
@@ -107,7 +106,7 @@ def test_the_backoff_of_an_environment_stays_finite(monkeypatch: pytest.MonkeyPa
             raise OSError
 
     waits: list[float] = []
-    monkeypatch.setattr(restarting.time, "sleep", waits.append)
+    monkeypatch.setattr(environments.time, "sleep", waits.append)
     env = RestartingEnv(Bad, "it", max_restarts=5000)
     for _ in range(1100):
         env.reset()
@@ -117,8 +116,8 @@ def test_the_backoff_of_an_environment_stays_finite(monkeypatch: pytest.MonkeyPa
 
 def test_a_second_learn_has_random_numbers_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Trajectory] = []
-    insert = ReplaySink.insert
-    monkeypatch.setattr(ReplaySink, "insert", lambda sink, trajectory: seen.append(trajectory) or insert(sink, trajectory))
+    insert = Collection.insert
+    monkeypatch.setattr(Collection, "insert", lambda self, t, *args: seen.append(t) or insert(self, t, *args))
     make(n_actors=1, learning_starts=10**6).learn(10).learn(10)
     assert not np.array_equal(seen[0].observations["observation"], seen[1].observations["observation"])
 
@@ -142,7 +141,7 @@ def test_only_windows_that_were_drawn_count() -> None:
         target_update_interval=1,
     )
     model.learn(72)
-    assert model.n_sampled == model._n_updates * model.batch_size
+    assert model.n_windows_sampled == model._n_updates * model.batch_size
 
 
 def test_callbacks_see_whole_dicts_whatever_their_keys() -> None:

@@ -1,4 +1,4 @@
-"""What may be passed as environments, and copies of them."""
+"""The ``env`` argument, and copies of environments."""
 
 import threading
 from functools import partial
@@ -10,9 +10,17 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from r2d2_toys import Walk, make, make_actor
+from recurrent_dqn.toys import assert_same, parameters
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize, VecTransposeImage
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    SubprocVecEnv,
+    VecFrameStack,
+    VecNormalize,
+    VecTransposeImage,
+)
 
 import sb3_attn.envs  # noqa: F401  registers the tasks
 from sb3_attn.r2d2.environments import PickledEnv, env_fns_of, to_vec_env
@@ -121,13 +129,13 @@ def test_the_files_of_monitors_have_all_episodes_of_all_actors(n_actors: int, tm
     vec = make_vec_env(Walk, 2, seed=0, monitor_dir=str(tmp_path))
     model = make(vec, n_actors=n_actors).learn(80)
     vec.close()
-    lanes = range(model.n_replay_envs)
-    ends = [model.replay_buffer.dones[: model.replay_buffer.pos[lane], lane] for lane in lanes]
+    env_indices = range(model.n_replay_envs)
+    ends = [model.replay_buffer.dones[: model.replay_buffer.pos[env_index], env_index] for env_index in env_indices]
     episodes = sorted((info["l"], info["r"]) for info in model.ep_info_buffer)
     written = []
     for k in range(2):
         rows = (tmp_path / f"{k}.monitor.csv").read_text().splitlines()[2:]
-        assert len(rows) == sum(int(ends[lane].sum()) for lane in lanes if lane % 2 == k)
+        assert len(rows) == sum(int(ends[env_index].sum()) for env_index in env_indices if env_index % 2 == k)
         written += [(int(row.split(",")[1]), float(row.split(",")[0])) for row in rows]
     assert sorted(written) == episodes and len(episodes) > 5
 
@@ -148,6 +156,40 @@ def test_the_learners_environments_are_not_touched_by_actors() -> None:
     make_actor(model).collect(30)
     assert [env.np_random.bit_generator.state for env in vec.envs] == before
     assert [env.steps for env in vec.envs] == [0, 0]
+
+
+# ---------------------------------------------------------------- the learner's own
+
+
+def test_environments_that_the_user_has_seeded_are_not_seeded_again() -> None:
+    models = []
+    for _ in range(2):
+        set_random_seed(3)  # NumPy's and PyTorch's global state
+        models.append(make(make_vec_env(Walk, 2, seed=7), seed=None).learn(60))
+    first, second = (model.replay_buffer for model in models)
+    np.testing.assert_array_equal(first.observations, second.observations)
+    np.testing.assert_array_equal(first.actions, second.actions)
+    assert_same(parameters(models[0]), parameters(models[1]))
+    expected = make_vec_env(Walk, 2, seed=7).reset()
+    np.testing.assert_array_equal(first.observations[0], expected)
+
+
+def test_the_options_of_the_first_reset_are_used() -> None:
+    class Optional(Walk):
+        def reset(self, *, seed: int | None = None, options: dict | None = None) -> Any:
+            result = super().reset(seed=seed)
+            self.length = (options or {}).get("length", 3)
+            return result
+
+    env = DummyVecEnv([Optional])
+    env.set_options({"length": 11})
+    model = make(env).learn(40)
+    assert np.flatnonzero(model.replay_buffer.dones[:40, 0])[:2].tolist() == [10, 13]
+
+
+def test_environments_that_may_not_be_reset_early() -> None:
+    env = DummyVecEnv([lambda: Monitor(Walk(), allow_early_resets=False)] * 2)
+    assert make(env).learn(60).num_timesteps == 60
 
 
 # ---------------------------------------------------------------- refusals

@@ -1,4 +1,4 @@
-"""learn() of R2D2: how often it updates from what, and that it can be repeated."""
+"""R2D2.learn(): how often it updates, from which windows, and reproducibly."""
 
 import threading
 from functools import partial
@@ -13,15 +13,15 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_attn import R2D2
-from sb3_attn.r2d2.sink import ReplaySink
+from sb3_attn.r2d2.collection import Collection
 from sb3_attn.r2d2.trajectory import Trajectory
 
 
 def watch(model: R2D2, monkeypatch: pytest.MonkeyPatch) -> list[Trajectory]:
-    """The trajectories that come in from now on."""
+    """The trajectories that arrive from now on."""
     seen: list[Trajectory] = []
-    insert = ReplaySink.insert
-    monkeypatch.setattr(ReplaySink, "insert", lambda self, trajectory: seen.append(trajectory) or insert(self, trajectory))
+    insert = Collection.insert
+    monkeypatch.setattr(Collection, "insert", lambda self, t, *args: seen.append(t) or insert(self, t, *args))
     return seen
 
 
@@ -59,7 +59,7 @@ def test_learning_on_does_not_see_the_same_random_numbers_again(monkeypatch: pyt
     assert len(seen) == 2
     assert not np.array_equal(seen[0].rewards, seen[1].rewards)
     assert not np.array_equal(seen[0].observations["observation"][0], seen[1].observations["observation"][0])
-    assert seen[0].life != seen[1].life
+    assert seen[0].incarnation != seen[1].incarnation
 
 
 @pytest.mark.parametrize("n_actors", [0, 2])
@@ -73,9 +73,9 @@ def test_no_window_spans_the_seam_of_two_calls_of_learn(n_actors: int) -> None:
     assert seams[0].tolist() == [10] * model.n_replay_envs and seams[2].tolist() == [30] * model.n_replay_envs
     buffer.check_valid()
     assert buffer.n_windows > 20
-    for slot, lane in np.argwhere(buffer.window_lengths > 0):
-        first = slot - min(buffer.episode_steps[slot, lane], buffer.burn_in_length)
-        assert not any(first < seam[lane] < slot + buffer.window_lengths[slot, lane] for seam in seams)
+    for position, env_index in np.argwhere(buffer.window_lengths > 0):
+        first = position - min(buffer.episode_steps[position, env_index], buffer.burn_in_length)
+        assert not any(first < seam[env_index] < position + buffer.window_lengths[position, env_index] for seam in seams)
     for seam in seams[:2]:
         assert (buffer.episode_steps[seam, np.arange(model.n_replay_envs)] == 0).all()
         assert buffer.dones[seam - 1, np.arange(model.n_replay_envs)].all()
@@ -117,14 +117,15 @@ def test_samples_per_insert_holds(samples_per_insert: float, n_actors: int, monk
     assert min(step for step, _ in drawn) > 100 and {n for _, n in drawn} == {batch_size}
     n_inserted = buffer.n_windows_added - registered[100]
     assert sum(n for _, n in drawn) == pytest.approx(samples_per_insert * n_inserted, rel=0.02)
-    assert (model.n_inserted, model.n_sampled) == (n_inserted, batch_size * len(drawn)) and model._n_updates == len(drawn)
+    assert (model.n_windows_inserted, model.n_windows_sampled) == (n_inserted, batch_size * len(drawn))
+    assert model._n_updates == len(drawn)
 
 
 def test_nothing_is_learned_before_learning_starts() -> None:
     model = make(n_actors=2, learning_starts=100)
     before = parameters(model)
     model.learn(100)
-    assert model._n_updates == model.n_sampled == model.n_inserted == 0
+    assert model._n_updates == model.n_windows_sampled == model.n_windows_inserted == 0
     assert_same(before, parameters(model))
     assert model.learn(20, reset_num_timesteps=False)._n_updates > 0
 
@@ -134,7 +135,7 @@ def test_a_window_that_comes_late_is_waited_for() -> None:
     model = make(env, envs_per_actor=1, n_actors=1, trace_length=20, sequence_period=20, learning_starts=0, seed=3)
     for _ in range(12):
         model.learn(5, reset_num_timesteps=False)  # each begins new episodes: windows of 5 steps, once it is left
-    assert model.n_inserted > 0 and model._n_updates > 0
+    assert model.n_windows_inserted > 0 and model._n_updates > 0
 
 
 @pytest.mark.parametrize("interval", [1, 7, 10])
@@ -163,7 +164,7 @@ def test_the_target_network_is_copied_every_so_many_updates(
 def test_soft_updates_of_the_target_network() -> None:
     model = make(tau=0.25, target_update_interval=5, learning_starts=10**6).learn(20)
     before = parameters(model)
-    model.n_inserted = 5  # samples_per_insert=4 and batch_size=4, so 5 updates are due
+    model.n_windows_inserted = 5  # samples_per_insert=4 and batch_size=4, so 5 updates are due
     model.train(1, batch_size=4)
     after = parameters(model)
     assert model._n_updates == 5
@@ -171,35 +172,35 @@ def test_soft_updates_of_the_target_network() -> None:
     th.testing.assert_close(after["q_net_target.q_net.0.weight"], expected)
 
 
-@pytest.mark.parametrize(("period", "renewals"), [(1, 1), (11, 2), (20, 2), (21, 3), (1000, 10**6)])
+@pytest.mark.parametrize(("interval", "n_trajectories"), [(1, 1), (11, 2), (20, 2), (21, 3), (1000, 10**6)])
 @pytest.mark.parametrize("n_actors", [0, 2])
-def test_weights_are_renewed_no_sooner_than_allowed(
-    n_actors: int, period: int, renewals: int, monkeypatch: pytest.MonkeyPatch
+def test_actors_are_updated_no_sooner_than_allowed(
+    n_actors: int, interval: int, n_trajectories: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A trajectory has 10 steps; ``renewals`` is the number of trajectories that the same weights make."""
-    model = make(n_actors=n_actors, weights_period=period, learning_starts=0)
+    """A trajectory has 10 steps; ``n_trajectories`` is the number of them that are made with the same parameters."""
+    model = make(n_actors=n_actors, actor_update_interval=interval, learning_starts=0)
     seen = watch(model, monkeypatch)
-    n_updates = []  # when each trajectory was asked for
-    insert = ReplaySink.insert
-    monkeypatch.setattr(ReplaySink, "insert", lambda self, t: n_updates.append(model._n_updates) or insert(self, t))
+    n_updates = []  # when each trajectory was requested
+    insert = Collection.insert
+    monkeypatch.setattr(Collection, "insert", lambda *args: n_updates.append(model._n_updates) or insert(*args))
     model.learn(100)
     for index in range(max(n_actors, 1)):
         own = [i for i, trajectory in enumerate(seen) if trajectory.actor == index]
         for j, i in enumerate(own):
-            renewed = own[j - j % renewals]
-            assert seen[i].version == n_updates[renewed]
+            assert seen[i].version == n_updates[own[j - j % n_trajectories]]
     assert n_updates[-1] > 10
 
 
-def test_weights_that_were_given_away_stay_as_they_are() -> None:
+def test_parameters_that_were_given_away_stay_as_they_are() -> None:
     model = make(n_actors=1).learn(40)
-    weights = model._latest_weights()
-    assert weights.version == model._n_updates > 0 and model._latest_weights() is weights
-    before = {name: array.copy() for name, array in weights.arrays.items()}
+    latest_parameters = model._collection.actors.latest_parameters
+    given = latest_parameters()
+    assert given.version == model._n_updates > 0 and latest_parameters() is given
+    before = {name: array.copy() for name, array in given.arrays.items()}
     model.learn(20, reset_num_timesteps=False)
-    assert all(np.array_equal(array, before[name]) for name, array in weights.arrays.items())
-    newer = model._latest_weights()
-    assert newer.version == model._n_updates > weights.version
+    assert all(np.array_equal(array, before[name]) for name, array in given.arrays.items())
+    newer = model._collection.actors.latest_parameters()
+    assert newer.version == model._n_updates > given.version
     assert all(np.array_equal(array, model.q_net.state_dict()[name]) for name, array in newer.arrays.items())
 
 
@@ -230,11 +231,11 @@ def test_vec_normalize_replay_is_raw_and_batches_are_normalized(monkeypatch: pyt
     raw = np.concatenate([trajectory.observations["observation"] for trajectory in seen])
     np.testing.assert_array_equal(buffer.observations[: len(raw)], raw)
     assert np.abs(raw).max() > 2.5  # a walk goes that far, and normalized numbers hardly
-    slots, lanes = np.divmod(batches[-1].indices, 2)
+    positions, env_indices = np.divmod(batches[-1].indices, 2)
     np.testing.assert_allclose(
-        batches[-1].observations[0], env.normalize_obs(buffer.observations[slots, lanes]), rtol=1e-4, atol=1e-5
+        batches[-1].observations[0], env.normalize_obs(buffer.observations[positions, env_indices]), rtol=1e-4, atol=1e-5
     )
-    np.testing.assert_allclose(batches[-1].rewards[0], env.normalize_reward(buffer.rewards[slots, lanes]), rtol=1e-5)
+    np.testing.assert_allclose(batches[-1].rewards[0], env.normalize_reward(buffer.rewards[positions, env_indices]), rtol=1e-5)
 
 
 def test_the_oracle_of_errors_is_none_of_the_code_under_test() -> None:

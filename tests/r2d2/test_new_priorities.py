@@ -25,16 +25,16 @@ class Noted:
             buffer_size * n_envs, OBSERVATION_SPACE, ACTION_SPACE, "cpu", n_envs=n_envs, priority_exponent=1.0, **kwargs
         )
         rng = np.random.default_rng(0)
-        #: By lane and number of the step in it
+        #: By environment and number of the step in it
         self.errors: list[list[float]] = [[] for _ in range(n_envs)]
         add = self.buffer.add
 
         def add_with_errors(*args: Any, **kwargs: Any) -> None:
-            lanes = np.arange(n_envs) if kwargs.get("env_indices") is None else kwargs["env_indices"]
-            errors = rng.exponential(size=len(lanes)).astype(np.float32)
+            env_indices = np.arange(n_envs) if kwargs.get("env_indices") is None else kwargs["env_indices"]
+            errors = rng.exponential(size=len(env_indices)).astype(np.float32)
             is_known = rng.random() < known
-            for lane, error in zip(lanes, errors, strict=True):
-                self.errors[lane].append(float(error) if is_known else np.nan)
+            for env_index, error in zip(env_indices, errors, strict=True):
+                self.errors[env_index].append(float(error) if is_known else np.nan)
             add(*args, **kwargs, **(dict(td_errors=errors) if is_known else {}))
 
         self.buffer.add = add_with_errors  # type: ignore[method-assign]
@@ -44,14 +44,17 @@ class Noted:
         buffer = self.buffer
         buffer.check_valid()
         windows = np.argwhere(buffer.window_lengths > 0)
-        for slot, lane in windows:
-            n_steps = len(self.errors[lane])
-            first = slot + (n_steps - 1 - slot) // buffer.buffer_size * buffer.buffer_size
-            errors = [self.errors[lane][first + i] for i in range(buffer.window_lengths[slot, lane])]
+        for position, env_index in windows:
+            n_steps = len(self.errors[env_index])
+            first = position + (n_steps - 1 - position) // buffer.buffer_size * buffer.buffer_size
+            errors = [self.errors[env_index][first + i] for i in range(buffer.window_lengths[position, env_index])]
             expected = largest
             if not np.isnan(errors).any():
                 expected = ETA * max(errors) + (1 - ETA) * sum(errors) / len(errors)
-            assert buffer._tree[slot * buffer.n_envs + lane] == pytest.approx(expected, rel=1e-5), (slot, lane)
+            assert buffer._tree[position * buffer.n_envs + env_index] == pytest.approx(expected, rel=1e-5), (
+                position,
+                env_index,
+            )
         return len(windows)
 
 
@@ -79,7 +82,7 @@ def test_a_new_window_weighs_what_its_own_steps_say(windows: dict[str, Any], n_e
     assert noted.buffer.full.all()
 
 
-def test_lanes_of_their_own_pace_keep_their_errors_apart() -> None:
+def test_environments_of_different_pace_keep_their_errors_apart() -> None:
     noted = Noted(4, trace_length=3, sequence_period=2)
     rng = np.random.default_rng(1)
     player = EpisodePlayer(noted.buffer, lambda: int(rng.integers(1, 9)))

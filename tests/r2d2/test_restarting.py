@@ -1,4 +1,4 @@
-"""Environments that fail and are made anew."""
+"""Environments that fail and are recreated."""
 
 from typing import Any
 
@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from r2d2_toys import Walk, make
 
-from sb3_attn.r2d2 import restarting
-from sb3_attn.r2d2.restarting import FAILURE, RestartingEnv
+from sb3_attn.r2d2 import environments
+from sb3_attn.r2d2.environments import FAILURE, RestartingEnv
 
 
 class Maker:
     """
-    Makes environments that fail as told.
+    Makes environments that fail on request.
 
     :param failures: for each environment in turn what fails: "make", "reset", "step", "close" or several of them
     """
@@ -52,9 +52,9 @@ class Maker:
 
 @pytest.fixture(autouse=True)
 def sleeps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Nobody sleeps; how long they would have."""
+    """The seconds that would have been slept; nothing sleeps."""
     seconds: list[float] = []
-    monkeypatch.setattr(restarting.time, "sleep", seconds.append)
+    monkeypatch.setattr(environments.time, "sleep", seconds.append)
     return seconds
 
 
@@ -95,7 +95,7 @@ def test_a_failed_reset_or_constructor_is_tried_again(failures: list[str], n_res
     np.testing.assert_array_equal(obs, Walk().reset(seed=5)[0])
 
 
-def test_what_is_broken_need_not_close() -> None:
+def test_a_broken_environment_may_fail_to_close() -> None:
     env = RestartingEnv(Maker("step close"), "it")
     env.reset()
     env.step(0)
@@ -122,7 +122,7 @@ def play(env: gym.Env, n_episodes: int = 5) -> None:
 @pytest.mark.parametrize("what", ["step", "reset", "make"])
 def test_the_limit_names_the_environment_and_the_last_error(what: str) -> None:
     env = RestartingEnv(Maker("step", *[what] * 9), "environment 3 of actor 5", max_restarts=2)
-    sentence = f"environment 3 of actor 5 has failed again after 2 restarts, now with .*no .*{3}.*; mend it, or raise max_env"
+    sentence = f"environment 3 of actor 5 has failed again after 2 restarts, now with .*no .*{3}.*; fix it, or raise max_env"
     with pytest.raises(RuntimeError, match=sentence) as raised:
         play(env)
     assert isinstance(raised.value.__cause__, ConnectionError)
@@ -179,11 +179,11 @@ def _rare(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_rare")
-def test_learning_goes_on_and_the_books_agree() -> None:
+def test_learning_continues_and_the_ledger_agrees() -> None:
     model = make(Rare, envs_per_actor=2, n_actors=2).learn(160)
     assert model.num_timesteps == 160 and model._n_updates > 10
-    assert model.accounts.n_rejected == {"the environment failed": 160 // 17}
-    assert model.accounts.n_inserted == 160 - 160 // 17 == model.replay_buffer.pos.sum()
+    assert model.step_ledger.n_steps_rejected == {"the environment failed": 160 // 17}
+    assert model.step_ledger.n_steps_inserted == 160 - 160 // 17 == model.replay_buffer.pos.sum()
     model.replay_buffer.check_valid()
 
 
@@ -197,6 +197,6 @@ def test_learning_ends_when_an_environment_fails_too_often() -> None:
 
 
 @pytest.mark.usefixtures("_rare")
-def test_the_learners_own_environments_are_not_made_anew() -> None:
+def test_the_learners_own_environments_are_not_recreated() -> None:
     with pytest.raises(OSError, match="out of order"):
         make(Rare, envs_per_actor=2).learn(160)

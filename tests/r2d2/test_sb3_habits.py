@@ -1,4 +1,4 @@
-"""What users of Stable-Baselines3 expect: callbacks, logs, saving, loading, evaluation."""
+"""R2D2 as users of Stable-Baselines3 expect it: callbacks, logs, saving, loading, evaluation."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 from sb3_attn import R2D2
 from sb3_attn.common.exploration import ape_x_epsilons
-from sb3_attn.r2d2.sink import ReplaySink
+from sb3_attn.r2d2.collection import Collection
 
 
 def monitored(n_envs: int = 2, **kwargs: Any) -> DummyVecEnv:
@@ -103,7 +103,7 @@ def test_success_reaches_the_statistics() -> None:
 @pytest.mark.parametrize("n_actors", [0, 2])
 def test_a_callback_ends_learning_in_the_middle_of_a_trajectory(n_actors: int) -> None:
     model = make(n_actors=n_actors).learn(1000, Recorder(last=13))
-    assert model.num_timesteps == 26 and model.accounts.n_inserted == 30
+    assert model.num_timesteps == 26 and model.step_ledger.n_steps_inserted == 30
     model.learn(10, reset_num_timesteps=False)
     assert model.num_timesteps == 36
     model.replay_buffer.check_valid()
@@ -227,12 +227,12 @@ def test_logs_come_every_so_many_episodes(interval: int | None, expected: int | 
         assert len(logs) == expected
 
 
-def test_policy_lag_is_the_mean_age_of_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_policy_lag_is_the_mean_age_of_the_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
     ages: list[int] = []
-    insert = ReplaySink.insert
-    model = make(n_actors=2, weights_period=40)
-    note = lambda self, t: ages.append(model._n_updates - t.version) or insert(self, t)  # noqa: E731
-    monkeypatch.setattr(ReplaySink, "insert", note)
+    insert = Collection.insert
+    model = make(n_actors=2, actor_update_interval=40)
+    note = lambda self, t, *args: ages.append(model._n_updates - t.version) or insert(self, t, *args)  # noqa: E731
+    monkeypatch.setattr(Collection, "insert", note)
     expected: list[float] = []
     dump = model.dump_logs
     monkeypatch.setattr(model, "dump_logs", lambda: expected.append(float(np.mean(ages[-100:]))) or dump())
@@ -242,16 +242,16 @@ def test_policy_lag_is_the_mean_age_of_the_weights(monkeypatch: pytest.MonkeyPat
 
 
 def test_rates_are_those_since_the_last_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sb3_attn.r2d2 import meter
+    from sb3_attn.r2d2 import collection
 
     clock = iter([100.0, 110.0, 112.0])
-    monkeypatch.setattr(meter.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(collection.time, "monotonic", lambda: next(clock))
     memory = Memory()
     logger = Logger(None, [memory])
-    rates = meter.Meter(n_updates=50)
-    rates.lags.append(3)
+    rates = collection.Rates(n_updates=50)
+    rates.policy_lags.append(3)
     for n_updates, n_bytes in ((150, 2000), (154, 2600)):
-        rates.record(logger, n_updates, n_bytes)
+        rates.log(logger, n_updates, n_bytes)
         logger.dump()
     assert [log["time/updates_per_second"] for log in memory.logs] == [10, 2]
     assert [log["time/bytes_per_second"] for log in memory.logs] == [200, 300]
@@ -267,8 +267,9 @@ def test_a_loaded_model_predicts_and_learns_as_the_saved_one(n_actors: int, tmp_
     loaded = R2D2.load(tmp_path / "model", device="cpu")
     assert_same(parameters(model), parameters(loaded))
     for name in (
-        *("n_actors", "samples_per_insert", "backend", "rollout_length", "weights_period"),
-        *("max_env_restarts", "backend_kwargs", "n_inserted", "n_sampled", "policy_kwargs", "num_timesteps", "_n_updates"),
+        *("n_actors", "samples_per_insert", "backend", "rollout_length", "actor_update_interval"),
+        *("max_env_restarts", "backend_kwargs", "n_windows_inserted", "n_windows_sampled", "policy_kwargs", "num_timesteps"),
+        "_n_updates",
     ):
         assert getattr(loaded, name) == getattr(model, name), name
     obs, states = np.ones((3, 3), np.float32), [None, None]
@@ -295,7 +296,7 @@ def test_a_model_can_be_saved_while_it_learns_and_holds_no_live_things(tmp_path:
 
     make(n_actors=2).learn(60, Save())
     data, _, _ = load_from_zip_file(tmp_path / "model")
-    assert not {"accounts", "_open", "_weights", "_sink", "_actors", "_stop", "_meter", "replay_buffer", "env"} & data.keys()
+    assert not {"_collection", "replay_buffer", "env"} & data.keys()
 
 
 @pytest.mark.parametrize("n_actors", [0, 2])
@@ -327,7 +328,7 @@ def test_the_number_of_actors_may_change_at_load(tmp_path: Path) -> None:
     assert model.replay_buffer.pos.min() > 0
 
 
-def test_a_model_can_be_loaded_to_be_looked_at(tmp_path: Path) -> None:
+def test_a_model_can_be_loaded_without_environments(tmp_path: Path) -> None:
     make(n_actors=2).learn(40).save(tmp_path / "model")
     model = R2D2.load(tmp_path / "model", buffer_size=1, device="cpu")
     assert model.predict(np.zeros(3, np.float32))[0].shape == ()

@@ -20,12 +20,12 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 
 class Terminated(Exception):
-    """What SIGTERM does here."""
+    """Raised by SIGTERM in these tests."""
 
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[list[Any]]:
-    """Handlers that do not end the tests; they have to be there again in the end."""
+    """Handlers that do not end the tests; they must be restored at the end."""
 
     def terminate(*args: Any) -> None:
         raise Terminated
@@ -63,7 +63,7 @@ def test_the_first_signal_ends_with_a_checkpoint(n_actors: int, nested: bool, nu
     model = make(n_actors=n_actors)
     with pytest.raises(KeyboardInterrupt):
         model.learn(1000, callbacks)
-    assert model.num_timesteps == model.accounts.n_inserted == 30
+    assert model.num_timesteps == model.step_ledger.n_steps_inserted == 30
     assert checkpoint.save_freq == 10**6
     assert {path.name for path in tmp_path.iterdir()} == {"rl_model_30_steps.zip", "rl_model_replay_buffer_30_steps.pkl"}
     loaded = R2D2.load(tmp_path / "rl_model_30_steps", device="cpu")

@@ -1,4 +1,4 @@
-"""The books on steps, and numbers that are none."""
+"""Step accounting, and values that are not finite."""
 
 from collections import Counter
 from functools import partial
@@ -11,10 +11,9 @@ from r2d2_toys import POLICIES, SPACES, Walk, make, make_actor
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_attn.r2d2.accounts import Accounts
 from sb3_attn.r2d2.actors import LocalActors
-from sb3_attn.r2d2.sink import Receipt
-from sb3_attn.r2d2.trajectory import Trajectory, check_trajectory
+from sb3_attn.r2d2.collection import StepLedger
+from sb3_attn.r2d2.trajectory import InsertResult, Trajectory
 
 
 def trajectories(*lengths: int, **kwargs: Any) -> list[Trajectory]:
@@ -22,59 +21,59 @@ def trajectories(*lengths: int, **kwargs: Any) -> list[Trajectory]:
     return [actor.collect(n) for n in lengths]
 
 
-def inserted(trajectory: Trajectory) -> Receipt:
-    return Receipt(trajectory.n_steps, Counter(), 0)
+def inserted(trajectory: Trajectory) -> InsertResult:
+    return InsertResult(trajectory.n_steps, Counter(), 0)
 
 
 def test_nothing_happened() -> None:
-    Accounts().check()
+    StepLedger().check()
 
 
 def test_all_steps_are_accounted_for() -> None:
-    accounts = Accounts()
+    ledger = StepLedger()
     for trajectory in trajectories(3, 5, 2):
-        accounts.book(trajectory, Receipt(trajectory.n_steps - 1, Counter({"lost": 1}), 0))
-    accounts.check()
-    assert (accounts.n_received, accounts.n_inserted, accounts.n_rejected) == (20, 17, {"lost": 3})
+        ledger.record(trajectory, InsertResult(trajectory.n_steps - 1, Counter({"lost": 1}), 0))
+    ledger.check()
+    assert (ledger.n_steps_received, ledger.n_steps_inserted, ledger.n_steps_rejected) == (20, 17, {"lost": 3})
 
 
-@pytest.mark.parametrize("booked", [[0, 1, 1], [0, 0, 1], [1], [0, 2], [0, 1, 2, 2]], ids=str)
-def test_a_trajectory_booked_twice_or_missing_is_noticed(booked: list[int]) -> None:
-    sent, accounts = trajectories(3, 5, 2), Accounts()
+@pytest.mark.parametrize("recorded", [[0, 1, 1], [0, 0, 1], [1], [0, 2], [0, 1, 2, 2]], ids=str)
+def test_a_trajectory_recorded_twice_or_missing_is_noticed(recorded: list[int]) -> None:
+    sent, ledger = trajectories(3, 5, 2), StepLedger()
     with pytest.raises(RuntimeError, match=r"sent \d+ steps, .*please report it"):  # noqa: PT012  now or in the end
-        for i in booked:
-            accounts.book(sent[i], inserted(sent[i]))
-        accounts.check()
+        for i in recorded:
+            ledger.record(sent[i], inserted(sent[i]))
+        ledger.check()
 
 
 def test_steps_that_are_neither_inserted_nor_rejected_are_noticed() -> None:
-    accounts = Accounts()
+    ledger = StepLedger()
     for trajectory in trajectories(3):
-        accounts.book(trajectory, Receipt(trajectory.n_steps - 2, Counter({"lost": 1}), 0))
+        ledger.record(trajectory, InsertResult(trajectory.n_steps - 2, Counter({"lost": 1}), 0))
     with pytest.raises(RuntimeError, match=r"6 were received, 4 inserted and 1 rejected \{'lost': 1\}"):
-        accounts.check()
+        ledger.check()
 
 
-def test_an_actor_that_came_back_counts_anew() -> None:
-    accounts = Accounts()
-    for life in (trajectories(3, 5), trajectories(2, rebuilt=True), trajectories(1, rebuilt=True)):
-        for trajectory in life:
-            accounts.book(trajectory, inserted(trajectory))
-    accounts.check()
-    assert accounts.n_restarts == 2 and len(accounts.n_sent) == 3
+def test_every_incarnation_of_an_actor_has_its_own_count() -> None:
+    ledger = StepLedger()
+    for incarnation in (trajectories(3, 5), trajectories(2, is_restart=True), trajectories(1, is_restart=True)):
+        for trajectory in incarnation:
+            ledger.record(trajectory, inserted(trajectory))
+    ledger.check()
+    assert ledger.n_restarts == 2 and len(ledger.n_steps_sent) == 3
 
 
 @pytest.mark.parametrize("fault", ["twice", "never"])
-def test_learn_checks_its_books(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_learn_checks_its_ledger(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make(n_actors=1)
-    book, calls = Accounts.book, []
+    record, calls = StepLedger.record, []
 
-    def book_wrongly(self: Accounts, *args: Any) -> None:
+    def record_wrongly(self: StepLedger, *args: Any) -> None:
         calls.append(args)
         for _ in range({"twice": 2, "never": 0}[fault] if len(calls) == 2 else 1):
-            book(self, *args)
+            record(self, *args)
 
-    monkeypatch.setattr(Accounts, "book", book_wrongly)
+    monkeypatch.setattr(StepLedger, "record", record_wrongly)
     with pytest.raises(RuntimeError, match="please report it"):
         model.learn(40)
 
@@ -82,22 +81,22 @@ def test_learn_checks_its_books(fault: str, monkeypatch: pytest.MonkeyPatch) -> 
 def test_what_comes_after_the_end_is_stored_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LocalActors, "drain", lambda self: [self.receive()])
     model = make(n_actors=1).learn(40)
-    assert model.accounts.n_received == model.accounts.n_inserted == 50
+    assert model.step_ledger.n_steps_received == model.step_ledger.n_steps_inserted == 50
     assert model.num_timesteps == 40
 
 
-def test_every_call_of_learn_has_books_of_its_own() -> None:
+def test_every_call_of_learn_has_its_own_ledger() -> None:
     model = make(n_actors=2).learn(40)
-    first = model.accounts
+    first = model.step_ledger
     model.learn(20, reset_num_timesteps=False)
-    assert model.accounts is not first and model.accounts.n_received == 20
+    assert model.step_ledger is not first and model.step_ledger.n_steps_received == 20
 
 
-# ---------------------------------------------------------------- numbers that are none
+# ---------------------------------------------------------------- values that are not finite
 
 
 class Broken(Walk):
-    """The reward of its eighth step is a number that is none."""
+    """The reward of its eighth step is NaN or infinite."""
 
     def __init__(self, number: float) -> None:
         super().__init__()
@@ -123,29 +122,28 @@ def test_what_is_not_finite_is_refused_and_nothing_of_it_is_stored(n_actors: int
 
 def test_actor_and_environment_are_named() -> None:
     first, second = (make_actor(make(n_actors=2), index).collect(5) for index in range(2))
-    check_trajectory(first, 0)
+    first.check_finite(0)
     second.rewards[3, 1] = np.nan
     with pytest.raises(ValueError, match=r"environment 1 returned a non-finite reward \(actor 1\) at step 70: nan"):
-        check_trajectory(second, 70)
+        second.check_finite(70)
 
 
 def test_the_key_of_a_dict_is_named() -> None:
     env = partial(Walk, "dict")
     trajectory = make_actor(make(env, POLICIES["dict"], n_actors=1, envs_per_actor=3)).collect(5)
-    check_trajectory(trajectory, 0)
+    trajectory.check_finite(0)
     trajectory.next_observations["a"][2] = np.inf
     with pytest.raises(ValueError, match=r"environment 2 returned a non-finite observation 'a' \(actor 0\)"):
-        check_trajectory(trajectory, 0)
+        trajectory.check_finite(0)
 
 
 @pytest.mark.parametrize("kind", SPACES)
 def test_a_final_observation_is_looked_at(kind: str) -> None:
     model = make(partial(Walk, kind), POLICIES[kind], n_actors=1, envs_per_actor=2)
     trajectory = make_actor(model).collect(20)
-    check_trajectory(trajectory, 0)
-    for key, array in trajectory.final_observations.items():
-        assert len(array) > 0
+    trajectory.check_finite(0)
+    for key, array in trajectory.final_observations[-1].items():
         if array.dtype.kind == "f":
-            array[-1] = np.nan
+            array[...] = np.nan
             with pytest.raises(ValueError, match=f"non-finite final observation {key!r}"):
-                check_trajectory(trajectory, 0)
+                trajectory.check_finite(0)

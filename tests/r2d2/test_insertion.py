@@ -1,4 +1,4 @@
-"""What becomes of trajectories: the replay is as if each step had been added where it happened."""
+"""Inserted trajectories leave the replay as if each step had been added where it happened."""
 
 from functools import partial
 from typing import Any
@@ -9,10 +9,9 @@ import torch as th
 from r2d2_toys import POLICIES, Step, Walk, as_dict, follow_actor, make, make_actor, think
 
 from sb3_attn import R2D2
-from sb3_attn.r2d2 import restarting
+from sb3_attn.r2d2 import environments
 from sb3_attn.r2d2.actor import Actor
-from sb3_attn.r2d2.sink import ReplaySink
-from sb3_attn.r2d2.trajectory import Trajectory
+from sb3_attn.r2d2.trajectory import Trajectory, insert_trajectory
 from sb3_attn.replay import SequenceReplayBuffer
 
 PARTS = (
@@ -49,13 +48,13 @@ def assert_same_buffers(first: SequenceReplayBuffer, second: SequenceReplayBuffe
 
 def assert_same_states(first: SequenceReplayBuffer, second: SequenceReplayBuffer) -> int:
     """Compare the states from which windows start; returns their number."""
-    slots, lanes = np.nonzero(first.window_lengths)
-    has_past = first.episode_steps[slots, lanes] > first.burn_in_length
-    slots, lanes = slots[has_past] - first.burn_in_length, lanes[has_past]
-    states = [buffer._core_states.get(slots % buffer.buffer_size, lanes) for buffer in (first, second)]
+    positions, env_indices = np.nonzero(first.window_lengths)
+    has_past = first.episode_steps[positions, env_indices] > first.burn_in_length
+    positions, env_indices = positions[has_past] - first.burn_in_length, env_indices[has_past]
+    states = [buffer._core_states.get(positions % buffer.buffer_size, env_indices) for buffer in (first, second)]
     for field, other in zip(*states, strict=True):
         np.testing.assert_allclose(field, other, atol=1e-6)
-    return len(slots)
+    return len(positions)
 
 
 def stored(array: Any, kind: str) -> np.ndarray:
@@ -63,7 +62,13 @@ def stored(array: Any, kind: str) -> np.ndarray:
 
 
 def add_by_hand(
-    model: R2D2, buffer: SequenceReplayBuffer, lanes: np.ndarray, courses: list[list[Step]], errors: Any, kind: str, t: int
+    model: R2D2,
+    buffer: SequenceReplayBuffer,
+    env_indices: np.ndarray,
+    courses: list[list[Step]],
+    errors: Any,
+    kind: str,
+    t: int,
 ) -> None:
     """One step of all environments of an actor, as RecurrentDQN stores it."""
     now = [steps[t] for steps in courses]
@@ -84,7 +89,7 @@ def add_by_hand(
         [{"TimeLimit.truncated": step.truncated} for step in now],
         core_state=tuple(np.stack(field) for field in zip(*states, strict=True)),
         episode_starts=np.array([step.is_first for step in now]),
-        env_indices=lanes,
+        env_indices=env_indices,
         **extra,
     )
 
@@ -95,49 +100,48 @@ def test_the_replay_is_that_of_a_step_by_step_loop(kind: str, prioritized: bool)
     env = partial(Walk, kind, longest=12)
     arguments = dict(n_actors=2, envs_per_actor=2, prioritized_replay=prioritized, buffer_size=64)
     model, reference = (make(env, POLICIES[kind], **arguments) for _ in range(2))
-    sink, actors = ReplaySink(model.replay_buffer), [make_actor(model, index) for index in range(2)]
+    actors = [make_actor(model, index) for index in range(2)]
     order = (0, 1, 1, 0, 0, 1) if kind == "vector" else (0, 1, 1)
     sent: list[list[Trajectory]] = [[], []]
     for index in order:
         sent[index].append(actors[index].collect(6))
-        receipt = sink.insert(sent[index][-1])
-        assert receipt.n_inserted == 12 and not receipt.n_rejected
+        result = insert_trajectory(model.replay_buffer, sent[index][-1])
+        assert result.n_steps_inserted == 12 and not result.n_steps_rejected
     courses = [follow_actor(actor, trajectories, env) for actor, trajectories in zip(actors, sent, strict=True)]
     done = [0, 0]
     for index in order:
-        lanes = np.array([0, 1]) + 2 * index
+        env_indices = np.array([0, 1]) + 2 * index
         for t in range(done[index], done[index] + 6):
             errors = sent[index][t // 6].td_errors[t % 6] if prioritized else None
-            add_by_hand(reference, reference.replay_buffer, lanes, courses[index], errors, kind, t)
+            add_by_hand(reference, reference.replay_buffer, env_indices, courses[index], errors, kind, t)
         done[index] += 6
     assert_same_buffers(model.replay_buffer, reference.replay_buffer)
     assert kind != "vector" or model.replay_buffer.full.all()
     assert assert_same_states(model.replay_buffer, reference.replay_buffer) > 0
 
 
-def test_the_receipt_counts_the_windows_that_can_be_drawn_now() -> None:
+def test_the_result_counts_the_windows_that_have_become_available() -> None:
     model = make(n_actors=1)
-    sink, actor, total = ReplaySink(model.replay_buffer), make_actor(model), 0
+    actor, total = make_actor(model), 0
     for _ in range(5):
-        total += sink.insert(actor.collect(7)).n_windows
+        total += insert_trajectory(model.replay_buffer, actor.collect(7)).n_windows_inserted
         assert total == model.replay_buffer.n_windows == model.replay_buffer.n_windows_added
     assert total > 10
 
 
-def test_each_actor_has_lanes_of_its_own() -> None:
+def test_each_actor_has_its_own_part_of_the_replay() -> None:
     model = make(n_actors=3, envs_per_actor=2)
-    sink = ReplaySink(model.replay_buffer)
     for index, n_steps in ((2, 5), (0, 3)):
-        sink.insert(make_actor(model, index).collect(n_steps))
+        insert_trajectory(model.replay_buffer, make_actor(model, index).collect(n_steps))
     assert model.replay_buffer.pos.tolist() == [3, 3, 0, 0, 5, 5]
 
 
 def test_windows_go_on_from_one_trajectory_to_the_next() -> None:
     model = make(partial(Walk, longest=200), n_actors=1, envs_per_actor=1, trace_length=30, sequence_period=30)
-    sink, actor = ReplaySink(model.replay_buffer), make_actor(model)
-    receipts = [sink.insert(actor.collect(10)) for _ in range(20)]
+    actor = make_actor(model)
+    results = [insert_trajectory(model.replay_buffer, actor.collect(10)) for _ in range(20)]
     assert (model.replay_buffer.window_lengths == 30).any()
-    assert sum(receipt.n_windows for receipt in receipts) == model.replay_buffer.n_windows_added
+    assert sum(result.n_windows_inserted for result in results) == model.replay_buffer.n_windows_added
 
 
 # ---------------------------------------------------------------- failures
@@ -162,7 +166,7 @@ class Fragile(Walk):
 
 
 def fragile(monkeypatch: pytest.MonkeyPatch, *failures: int, **kwargs: Any) -> tuple[R2D2, Actor]:
-    monkeypatch.setattr(restarting.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(environments.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(Fragile, "failures", frozenset(failures))
     monkeypatch.setattr(Fragile, "n_steps", 0)
     model = make(Fragile, n_actors=1, **kwargs)
@@ -173,9 +177,9 @@ def test_steps_on_which_an_environment_failed_are_rejected(monkeypatch: pytest.M
     """Two environments step in turn, so step 8 is the fourth of the second one."""
     model, actor = fragile(monkeypatch, 8, envs_per_actor=2)
     trajectory = actor.collect(6)
-    receipt = ReplaySink(model.replay_buffer).insert(trajectory)
+    result = insert_trajectory(model.replay_buffer, trajectory)
     assert np.argwhere(~trajectory.valid).tolist() == [[3, 1]]
-    assert (receipt.n_inserted, dict(receipt.n_rejected)) == (11, {"the environment failed": 1})
+    assert (result.n_steps_inserted, dict(result.n_steps_rejected)) == (11, {"the environment failed": 1})
     assert model.replay_buffer.pos.tolist() == [6, 5]
     assert not trajectory.timeouts[3, 1] and (3, 1) not in trajectory.infos
 
@@ -184,21 +188,21 @@ def test_steps_on_which_an_environment_failed_are_rejected(monkeypatch: pytest.M
 def test_no_window_spans_a_failure(prioritized: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Failures at a trajectory's start, twice in a row, at its end and in its middle."""
     model, actor = fragile(monkeypatch, 8, 9, 18, 31, prioritized_replay=prioritized, envs_per_actor=1)
-    sink, buffer = ReplaySink(model.replay_buffer), model.replay_buffer
-    n_inserted = sum(sink.insert(actor.collect(1 if i < 10 else 8)).n_inserted for i in range(14))
+    buffer = model.replay_buffer
+    n_inserted = sum(insert_trajectory(buffer, actor.collect(1 if i < 10 else 8)).n_steps_inserted for i in range(14))
     assert n_inserted == buffer.pos[0] == 38
     buffer.check_valid()
     assert np.flatnonzero(buffer.episode_steps[:38, 0] == 0).tolist() == [0, 7, 15, 27]
     for seam in (7, 15, 27):
         assert buffer.timeouts[seam - 1, 0]
-        for slot in np.flatnonzero(buffer.window_lengths[:38, 0]):
-            assert not slot < seam < slot + buffer.window_lengths[slot, 0]
+        for position in np.flatnonzero(buffer.window_lengths[:38, 0]):
+            assert not position < seam < position + buffer.window_lengths[position, 0]
 
 
 def test_what_came_before_a_failure_is_bootstrapped_from_the_last_observation_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     model, actor = fragile(monkeypatch, 5, envs_per_actor=1)
     trajectory = actor.collect(12)
-    ReplaySink(model.replay_buffer).insert(trajectory)
+    insert_trajectory(model.replay_buffer, trajectory)
     buffer = model.replay_buffer
     assert buffer.timeouts[3, 0] and not trajectory.timeouts[4, 0]
     np.testing.assert_array_equal(
