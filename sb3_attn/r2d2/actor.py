@@ -240,8 +240,12 @@ class Actor:
     def _final_values(self, trajectory: Trajectory, t: int, infos: list[dict[str, Any]]) -> np.ndarray:
         """Record the final observations of truncated episodes; returns their values, ``[K]``, valid in these rows."""
         obs = {key: array.copy() for key, array in as_dict(self._obs).items()}
+        stored_obs = self._stored_obs()
         for k in np.flatnonzero(trajectory.timeouts[t]):
-            final = infos[k]["terminal_observation"]
+            final = infos[k].get("terminal_observation")
+            if final is None:  # the VecEnv does not report it; like SB3, take the observation that the reset returned
+                trajectory.final_observations.append({key: array[k] for key, array in stored_obs.items()})
+                continue
             for key, array in as_dict(final).items():
                 obs[key][k] = array
             if self._vec_normalize is not None:

@@ -9,7 +9,7 @@ import cloudpickle
 import gymnasium as gym
 import numpy as np
 import pytest
-from r2d2_toys import Walk, make, make_actor
+from r2d2_toys import POLICIES, Walk, make, make_actor
 from recurrent_dqn.toys import assert_same, parameters
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
@@ -17,6 +17,8 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
     SubprocVecEnv,
+    VecEnv,
+    VecEnvWrapper,
     VecFrameStack,
     VecNormalize,
     VecTransposeImage,
@@ -190,6 +192,34 @@ def test_the_options_of_the_first_reset_are_used() -> None:
 def test_environments_that_may_not_be_reset_early() -> None:
     env = DummyVecEnv([lambda: Monitor(Walk(), allow_early_resets=False)] * 2)
     assert make(env).learn(60).num_timesteps == 60
+
+
+class WithoutFinalObservations(VecEnvWrapper):
+    """A ``VecEnv`` that does not report the final observations of episodes."""
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        obs, rewards, dones, infos = self.venv.step_wait()
+        for info in infos:
+            info.pop("terminal_observation", None)
+        return obs, rewards, dones, infos
+
+
+@pytest.mark.parametrize("kind", ["vector", "dict"])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_without_final_observations_truncation_bootstraps_from_the_next_as_in_sb3(kind: str, normalize: bool) -> None:
+    env: VecEnv = WithoutFinalObservations(DummyVecEnv([partial(Walk, kind)] * 2))
+    if normalize:
+        env = VecNormalize(env, norm_obs_keys=["a"] if kind == "dict" else None)
+    model = make(env, POLICIES[kind]).learn(160)
+    buffer = model.replay_buffer
+    assert len(buffer._final_observations) > 5
+    for (position, env_index), final in buffer._final_observations.items():
+        for key, array in final.items():
+            if position + 1 < buffer.pos[env_index]:
+                np.testing.assert_array_equal(array, buffer._observations[key][position + 1, env_index])
 
 
 # ---------------------------------------------------------------- refusals
