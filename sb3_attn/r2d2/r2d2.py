@@ -201,6 +201,13 @@ class R2D2(RecurrentDQN):
         """The steps that actors have sent in the current or last ``learn()``, and what became of them."""
         return StepLedger() if self._collection is None else self._collection.ledger
 
+    @classmethod
+    def load(cls: type[SelfR2D2], *args: Any, **kwargs: Any) -> SelfR2D2:
+        # The zip holds the completed arguments of the policy, with which SB3 compares those given here
+        if "policy_kwargs" in kwargs:
+            kwargs["policy_kwargs"] = with_default_policy_kwargs(kwargs["policy_kwargs"])
+        return super().load(*args, **kwargs)
+
     def _setup_model(self) -> None:
         rename_attributes(self.__dict__, FORMER_ATTRIBUTES)
         with warnings.catch_warnings():  # DQN's, of a target_update_interval that counts environment steps

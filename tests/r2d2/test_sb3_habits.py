@@ -334,6 +334,16 @@ def test_a_model_can_be_loaded_without_environments(tmp_path: Path) -> None:
     assert model.predict(np.zeros(3, np.float32))[0].shape == ()
 
 
+def test_the_arguments_of_the_policy_may_be_repeated_at_load(tmp_path: Path) -> None:
+    """The zip holds them completed by the paper's."""
+    policy_kwargs = dict(core_kwargs=dict(hidden_size=6))
+    R2D2("MlpPolicy", Walk, policy_kwargs=policy_kwargs, buffer_size=1000, device="cpu").save(tmp_path / "model")
+    model = R2D2.load(tmp_path / "model", device="cpu", policy_kwargs=policy_kwargs)
+    assert model.q_net.core.output_size == 6
+    with pytest.raises(ValueError, match="do not equal the stored policy kwargs"):
+        R2D2.load(tmp_path / "model", policy_kwargs=dict(core_kwargs=dict(hidden_size=7)))
+
+
 def test_bad_arguments_at_load_are_named(tmp_path: Path) -> None:
     make().save(tmp_path / "model")
     with pytest.raises(ValueError, match="samples_per_insert=-1 must be positive"):
