@@ -60,6 +60,15 @@ def test_the_defaults_are_the_papers() -> None:
     assert defaults == PAPER | OURS | {"burn_in_length": None}  # 40, except for whole episodes
 
 
+def test_whole_episodes_need_no_further_argument() -> None:
+    """The defaults of burn-in and period are those of windows; explicit values still contradict whole episodes."""
+    model = R2D2("MlpPolicy", Walk, trace_length=None, device="cpu")
+    assert (model.burn_in_length, model.sequence_period) == (0, None)
+    for arguments in (dict(burn_in_length=40), dict(sequence_period=20)):
+        with pytest.raises(ValueError, match="trace_length=None takes whole episodes"):
+            R2D2("MlpPolicy", Walk, trace_length=None, **arguments)
+
+
 def test_the_defaults_reach_the_model() -> None:
     model = R2D2("MlpPolicy", Walk, device="cpu")
     for name, value in PAPER.items():
