@@ -83,7 +83,8 @@ class Stretch(BaseCallback):
         for pid, process in family(os.getpid()).items():
             kind = "learner" if pid == os.getpid() else "actors" if process.is_actor else "ray"
             cpu_seconds[pid] = kind, process.cpu_seconds
-        return Snapshot(time.perf_counter(), self.num_timesteps, self.model.replay_buffer.n_windows_added, cpu_seconds)
+        n_windows = self.model.replay_buffer.n_windows_added  # type: ignore[attr-defined]
+        return Snapshot(time.perf_counter(), self.num_timesteps, n_windows, cpu_seconds)
 
     def rates(self) -> dict[str, Any]:
         """Steps and windows per second, and milliseconds of processor time per step."""
