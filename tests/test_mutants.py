@@ -4,7 +4,8 @@ import ast
 from pathlib import Path
 
 import pytest
-from mutants import MUTANTS, ROOT, Mutant, judge, mutated
+
+from tests.mutants import MUTANTS, ROOT, Mutant, judge, mutated
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)

@@ -15,7 +15,7 @@ from sb3_attn.distributed import connect
 def cluster() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         # Actors import what the tests define, but Ray passes only one folder of this process's path on to them
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]), prepend=os.pathsep)
         patch.setenv("OMP_NUM_THREADS", "2")  # what actors have unless it is set otherwise
         with connect(1, "the tests"):
             yield

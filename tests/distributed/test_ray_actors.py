@@ -11,7 +11,6 @@ import cloudpickle
 import gymnasium as gym
 import numpy as np
 import pytest
-import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -22,29 +21,7 @@ from sb3_attn import R2D2
 from sb3_attn.distributed.codec import pack, unpack
 from sb3_attn.distributed.ray_actors import RemoteActor
 from sb3_attn.r2d2.actor import Actor, copy_parameters
-
-SMALL: dict[str, Any] = dict(
-    buffer_size=20_000,
-    learning_starts=100,
-    batch_size=8,
-    trace_length=None,
-    burn_in_length=0,
-    sequence_period=None,
-    policy_kwargs=dict(core_kwargs=dict(hidden_size=8), net_arch=[8], encoder_arch=[8]),
-    rollout_length=10,
-    actor_update_interval=50,
-    n_actors=2,
-    envs_per_actor=2,
-    seed=3,
-)
-
-
-def make(env: Any = "MemoryChain-v0", policy: str = "MlpPolicy", backend: str = "ray", **kwargs: Any) -> R2D2:
-    return R2D2(policy, env, backend=backend, **{**SMALL, **kwargs})
-
-
-def parameters(model: R2D2) -> np.ndarray:
-    return th.cat([parameter.flatten() for parameter in model.q_net.parameters()]).detach().numpy()
+from tests.helpers.models import assert_same, make_r2d2_on_ray, parameters
 
 
 class Counting(gym.Env):
@@ -99,15 +76,15 @@ class KillActor(BaseCallback):
 
 
 def test_the_learner_is_the_same_bit_for_bit_as_in_one_process(cluster: None) -> None:
-    expected = make(backend="sync").learn(600)
-    model = make(backend_kwargs=dict(deterministic=True, cpus_per_actor=0.5)).learn(600)
+    expected = make_r2d2_on_ray(backend="sync").learn(600)
+    model = make_r2d2_on_ray(backend_kwargs=dict(deterministic=True, cpus_per_actor=0.5)).learn(600)
     assert model._n_updates == expected._n_updates > 5
-    assert np.array_equal(parameters(model), parameters(expected))
+    assert_same(parameters(model), parameters(expected))
 
 
 @pytest.mark.ray
 def test_actors_work_ahead_of_the_learner(cluster: None) -> None:
-    model = make(n_actors=2, backend_kwargs=dict(cpus_per_actor=0.5), samples_per_insert=2).learn(2000)
+    model = make_r2d2_on_ray(n_actors=2, backend_kwargs=dict(cpus_per_actor=0.5), samples_per_insert=2).learn(2000)
     assert model.step_ledger.n_steps_inserted >= 2000
     assert sum(model.step_ledger.n_steps_rejected.values()) <= 2 * 2 * 2 * 10  # actors x calls x environments x steps
     assert model.n_windows_sampled == pytest.approx(2 * model.n_windows_inserted, rel=0.1)
@@ -115,7 +92,7 @@ def test_actors_work_ahead_of_the_learner(cluster: None) -> None:
 
 @pytest.mark.ray
 def test_an_actor_that_is_killed_is_replaced(cluster: None) -> None:
-    model = make(backend_kwargs=dict(cpus_per_actor=0.5), samples_per_insert=1)
+    model = make_r2d2_on_ray(backend_kwargs=dict(cpus_per_actor=0.5), samples_per_insert=1)
     model.learn(10**6, callback=KillActor())
     assert model.step_ledger.n_restarts == 1
     assert model.num_timesteps < 10**6
@@ -125,7 +102,7 @@ def test_an_actor_that_is_killed_is_replaced(cluster: None) -> None:
 @pytest.mark.ray
 def test_a_process_that_dies_on_its_own_is_replaced(cluster: None, tmp_path: Path) -> None:
     env = partial(Counting, "die", str(tmp_path), 1, ballast=np.random.rand(50_000))  # too large to be sent in the call
-    model = make(env, n_actors=1, backend_kwargs=dict(cpus_per_actor=0.5)).learn(400)
+    model = make_r2d2_on_ray(env, n_actors=1, backend_kwargs=dict(cpus_per_actor=0.5)).learn(400)
     assert Path(tmp_path, "failure-0").exists()
     model.replay_buffer.check_valid()
 
@@ -133,21 +110,21 @@ def test_a_process_that_dies_on_its_own_is_replaced(cluster: None, tmp_path: Pat
 @pytest.mark.ray
 def test_a_process_that_always_dies_ends_learning(cluster: None, tmp_path: Path) -> None:
     env = partial(Counting, "die", str(tmp_path), 100)
-    model = make(env, n_actors=1, max_env_restarts=1, backend_kwargs=dict(cpus_per_actor=0.5))
+    model = make_r2d2_on_ray(env, n_actors=1, max_env_restarts=1, backend_kwargs=dict(cpus_per_actor=0.5))
     with pytest.raises(RuntimeError, match="actor 0 has died 3 times without an answer"):
         model.learn(400)
 
 
 @pytest.mark.ray
 def test_environments_are_closed_at_the_end(cluster: None, tmp_path: Path) -> None:
-    make(partial(Counting, folder=str(tmp_path)), n_actors=1, backend_kwargs=dict(cpus_per_actor=0.5)).learn(100)
+    make_r2d2_on_ray(partial(Counting, folder=str(tmp_path)), n_actors=1, backend_kwargs=dict(cpus_per_actor=0.5)).learn(100)
     assert Path(tmp_path, "closed").exists()
 
 
 @pytest.mark.ray
 def test_environments_that_raise_are_made_again(cluster: None, tmp_path: Path) -> None:
     env = partial(Counting, "raise", str(tmp_path), 3)
-    model = make(env, n_actors=1, backend_kwargs=dict(cpus_per_actor=0.5)).learn(400)
+    model = make_r2d2_on_ray(env, n_actors=1, backend_kwargs=dict(cpus_per_actor=0.5)).learn(400)
     assert model.step_ledger.n_steps_rejected["the environment failed"] == 3
     assert model.step_ledger.n_restarts == 0
 
@@ -155,7 +132,7 @@ def test_environments_that_raise_are_made_again(cluster: None, tmp_path: Path) -
 @pytest.mark.ray
 def test_an_environment_that_raises_too_often_is_named(cluster: None, tmp_path: Path) -> None:
     env = partial(Counting, "raise", str(tmp_path), 100)
-    model = make(env, n_actors=1, max_env_restarts=2, backend_kwargs=dict(cpus_per_actor=0.5))
+    model = make_r2d2_on_ray(env, n_actors=1, max_env_restarts=2, backend_kwargs=dict(cpus_per_actor=0.5))
     with pytest.raises(RuntimeError, match=r"actor 0 failed.*environment \d of actor 0 has failed.*the simulator is gone"):
         model.learn(400)
 
@@ -163,7 +140,7 @@ def test_an_environment_that_raises_too_often_is_named(cluster: None, tmp_path: 
 @pytest.mark.ray
 def test_an_environment_that_hangs_is_ended(cluster: None, tmp_path: Path) -> None:
     env = partial(Counting, "hang", str(tmp_path), 1)
-    model = make(env, n_actors=1, backend_kwargs=dict(cpus_per_actor=0.5, env_timeout=20.0)).learn(400)
+    model = make_r2d2_on_ray(env, n_actors=1, backend_kwargs=dict(cpus_per_actor=0.5, env_timeout=20.0)).learn(400)
     assert Path(tmp_path, "failure-0").exists()
     assert model.step_ledger.n_steps_inserted >= 400
 
@@ -171,14 +148,14 @@ def test_an_environment_that_hangs_is_ended(cluster: None, tmp_path: Path) -> No
 @pytest.mark.ray
 def test_an_environment_that_hangs_too_often_is_named(cluster: None, tmp_path: Path) -> None:
     env = partial(Counting, "hang", str(tmp_path), 100)
-    model = make(env, n_actors=1, max_env_restarts=0, backend_kwargs=dict(cpus_per_actor=0.5, env_timeout=20.0))
+    model = make_r2d2_on_ray(env, n_actors=1, max_env_restarts=0, backend_kwargs=dict(cpus_per_actor=0.5, env_timeout=20.0))
     with pytest.raises(RuntimeError, match=r"(?s)environment \d of actor 0 has hung 1 times.*in step"):
         model.learn(400)
 
 
 @pytest.mark.ray
 def test_a_restarted_actor_does_not_act_as_before() -> None:
-    spec = make(backend="sync", n_actors=1).actor_spec()
+    spec = make_r2d2_on_ray(backend="sync", n_actors=1).actor_spec()
     first, again, restarted = Actor(spec, 0), Actor(spec, 0), Actor(spec, 0, is_restart=True)
     for actor in (again, restarted):
         actor.q_net.load_state_dict(first.q_net.state_dict())
@@ -188,13 +165,13 @@ def test_a_restarted_actor_does_not_act_as_before() -> None:
 
 
 def test_a_process_that_begins_with_a_later_call_takes_the_place_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = make(backend="sync", n_actors=1).actor_spec()
-    parameters = copy_parameters(Actor(spec, 0).q_net, 0)
+    spec = make_r2d2_on_ray(backend="sync", n_actors=1).actor_spec()
+    weights = copy_parameters(Actor(spec, 0).q_net, 0)
     monkeypatch.setattr(ray, "get", lambda ref: ref)
     actions = []
     for n_calls_before in (0, 0, 2):
         actor = RemoteActor([cloudpickle.dumps(spec)], 0, f"sb3_attn-test-{os.getpid()}", env_timeout=100.0)  # type: ignore[list-item]
-        actions.append(unpack(actor.collect(50, 0, [parameters], n_calls_before)).actions)  # type: ignore[list-item]
+        actions.append(unpack(actor.collect(50, 0, [weights], n_calls_before)).actions)  # type: ignore[list-item]
         actor.close()
     assert np.array_equal(actions[0], actions[1])
     assert not np.array_equal(actions[0], actions[2])
@@ -203,7 +180,7 @@ def test_a_process_that_begins_with_a_later_call_takes_the_place_of_another(monk
 @pytest.mark.ray
 def test_more_actors_than_cpus_are_refused(cluster: None) -> None:
     with pytest.raises(ValueError, match="n_actors=1000 with cpus_per_actor=1 need 1000 CPUs"):
-        make(n_actors=1000, envs_per_actor=1).learn(100)
+        make_r2d2_on_ray(n_actors=1000, envs_per_actor=1).learn(100)
 
 
 @pytest.mark.parametrize(
@@ -216,12 +193,12 @@ def test_more_actors_than_cpus_are_refused(cluster: None) -> None:
 )
 def test_bad_options_are_refused_in_the_constructor(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make(backend_kwargs=kwargs)
+        make_r2d2_on_ray(backend_kwargs=kwargs)
 
 
 @pytest.mark.ray
 def test_callbacks_and_files(cluster: None, tmp_path: Path) -> None:
-    model = make(backend_kwargs=dict(cpus_per_actor=0.5))
+    model = make_r2d2_on_ray(backend_kwargs=dict(cpus_per_actor=0.5))
     evaluation = EvalCallback(make_vec_env("MemoryChain-v0"), eval_freq=200, n_eval_episodes=2, verbose=0)
     model.learn(1000, callback=[evaluation, CheckpointCallback(200, str(tmp_path))])
     assert evaluation.last_mean_reward > -np.inf
@@ -232,7 +209,7 @@ def test_callbacks_and_files(cluster: None, tmp_path: Path) -> None:
 
 
 def test_trajectories_survive_the_way_and_frames_become_small() -> None:
-    spec = make(backend="sync", n_actors=1).actor_spec()
+    spec = make_r2d2_on_ray(backend="sync", n_actors=1).actor_spec()
     trajectory = Actor(spec, 0).collect(20)
     back = unpack(pack(trajectory))
     for name, value in vars(trajectory).items():
@@ -245,10 +222,10 @@ def test_trajectories_survive_the_way_and_frames_become_small() -> None:
 
 @pytest.mark.ray
 def test_images_come_as_they_were_seen(cluster: None) -> None:
-    model = make(
+    model = make_r2d2_on_ray(
         "VisualSearch-v0", n_actors=1, policy="CnnPolicy", backend_kwargs=dict(cpus_per_actor=0.5, deterministic=True)
     )
-    expected = make("VisualSearch-v0", n_actors=1, policy="CnnPolicy", backend="sync")
+    expected = make_r2d2_on_ray("VisualSearch-v0", n_actors=1, policy="CnnPolicy", backend="sync")
     for each in (model, expected):
         each.learn(200)
     assert np.array_equal(model.replay_buffer.observations, expected.replay_buffer.observations)

@@ -11,18 +11,18 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 ray = pytest.importorskip("ray")
 
-from test_ray_actors import make
+from tests.helpers.models import make_r2d2_on_ray
 
 
 @pytest.mark.ray
 def test_it_ends_in_order_on_sigterm(tmp_path: Path) -> None:
     code = f"""
-import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_ray_actors import make
 from stable_baselines3.common.callbacks import CheckpointCallback
-make(backend_kwargs=dict(cpus_per_actor=0.5)).learn(10**9, callback=CheckpointCallback(10**8, {str(tmp_path)!r}))
+from tests.helpers.models import make_r2d2_on_ray
+make_r2d2_on_ray(backend_kwargs=dict(cpus_per_actor=0.5)).learn(10**9, callback=CheckpointCallback(10**8, {str(tmp_path)!r}))
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command, root = [sys.executable, "-c", code], Path(__file__).parents[2]
+    process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     time.sleep(30)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=90)
@@ -45,7 +45,7 @@ def test_a_node_that_goes_away_is_survived() -> None:
                     cluster.remove_node(node, allow_graceful=False)
                 return True
 
-        model = make(backend_kwargs=dict(cpus_per_actor=1.0, allow_unauthenticated=True), samples_per_insert=1)
+        model = make_r2d2_on_ray(backend_kwargs=dict(cpus_per_actor=1.0, allow_unauthenticated=True), samples_per_insert=1)
         model.learn(20_000, callback=LoseNode())
         assert model.step_ledger.n_steps_inserted >= 20_000
         assert ray.is_initialized(), "a cluster that others started stays up"

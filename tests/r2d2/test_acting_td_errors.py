@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from r2d2_toys import follow_actor, make, make_actor, slow_td_errors, think
 
 from sb3_attn.r2d2.trajectory import acting_td_errors
+from tests.helpers.actors import follow_actor, make_actor, slow_td_errors, think
+from tests.helpers.models import make_r2d2
 
 RETURNS: list[dict[str, Any]] = [
     dict(n_steps=1),
@@ -68,7 +69,7 @@ def test_the_arguments_stay_as_they_are() -> None:
 @pytest.mark.parametrize("returns", [dict(value_rescaling=False), dict(n_steps=1, td_lambda=0.6), dict(n_steps=3)], ids=str)
 def test_an_actor_computes_them_from_the_values_it_acted_on(returns: dict[str, Any]) -> None:
     """Oracle: the network, the environments and the returns, all step by step."""
-    model = make(n_actors=2, envs_per_actor=3, **returns)
+    model = make_r2d2(n_actors=2, envs_per_actor=3, **returns)
     actor = make_actor(model, index=1)
     trajectories = [actor.collect(11) for _ in range(2)]
     courses = follow_actor(actor, trajectories)
@@ -93,4 +94,4 @@ def test_an_actor_computes_them_from_the_values_it_acted_on(returns: dict[str, A
 
 
 def test_uniform_replay_needs_none() -> None:
-    assert make_actor(make(n_actors=1, prioritized_replay=False)).collect(4).td_errors is None
+    assert make_actor(make_r2d2(n_actors=1, prioritized_replay=False)).collect(4).td_errors is None

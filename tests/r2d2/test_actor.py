@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
-from r2d2_toys import POLICIES, Walk, as_dict, follow_actor, make, make_actor, prefer, think
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_attn.common.exploration import ape_x_epsilons
 from sb3_attn.r2d2.actor import Actor, copy_parameters
 from sb3_attn.r2d2.trajectory import Trajectory
+from tests.helpers.actors import as_dict, follow_actor, make_actor, think
+from tests.helpers.environments import POLICIES, Walk
+from tests.helpers.models import make_r2d2, prefer
 
 BARE = dict(policy_kwargs=dict(dueling=False))
 
@@ -31,7 +33,7 @@ def assert_same_arrays(first: dict[str, Any], second: dict[str, Any]) -> None:
 @pytest.mark.parametrize("kind", POLICIES)
 def test_steps_are_those_of_a_plain_loop(kind: str) -> None:
     env = partial(Walk, kind)
-    actor = make_actor(make(env, POLICIES[kind], n_actors=2, envs_per_actor=3), index=1)
+    actor = make_actor(make_r2d2(env, POLICIES[kind], n_actors=2, envs_per_actor=3), index=1)
     trajectories = [actor.collect(7) for _ in range(2)]
     courses = follow_actor(actor, trajectories, env)
     for i, trajectory in enumerate(trajectories):
@@ -56,7 +58,7 @@ def test_steps_are_those_of_a_plain_loop(kind: str) -> None:
 
 def test_a_trajectory_says_what_a_vec_env_would() -> None:
     """Observations after each step, and the Monitor's words at the ends of episodes."""
-    actor = make_actor(make(n_actors=1))
+    actor = make_actor(make_r2d2(n_actors=1))
     first, second = actor.collect(9), actor.collect(9)
     courses = follow_actor(actor, [first, second])
     for t, (new_obs, rewards, dones, infos) in enumerate(first.steps(is_dict=False)):
@@ -75,7 +77,7 @@ def test_a_trajectory_says_what_a_vec_env_would() -> None:
 @pytest.mark.parametrize("core", ["lstm", "gru"])
 def test_the_states_before_the_steps_are_kept_where_windows_start(core: str, n_actors: int) -> None:
     env = DummyVecEnv([Walk] * 2) if n_actors == 0 else None
-    model = make(env, n_actors=n_actors, burn_in_length=1, sequence_period=3, policy_kwargs=dict(core=core))
+    model = make_r2d2(env, n_actors=n_actors, burn_in_length=1, sequence_period=3, policy_kwargs=dict(core=core))
     actor = make_actor(model)
     trajectories = [actor.collect(8) for _ in range(3)]
     courses = follow_actor(actor, trajectories)
@@ -97,12 +99,12 @@ def test_the_states_before_the_steps_are_kept_where_windows_start(core: str, n_a
 
 
 def test_no_states_are_sent_that_are_not_stored() -> None:
-    trajectory = make_actor(make(n_actors=1, stored_state=False)).collect(8)
+    trajectory = make_actor(make_r2d2(n_actors=1, stored_state=False)).collect(8)
     assert trajectory.core_states == [] and not trajectory.state_mask.any()
 
 
 def test_greedy_actions_are_those_of_the_network_with_its_memory() -> None:
-    model = make(n_actors=1, envs_per_actor=3)
+    model = make_r2d2(n_actors=1, envs_per_actor=3)
     actor = make_actor(model)
     actor.epsilons = np.zeros(3)
     trajectory = actor.collect(20)
@@ -116,13 +118,13 @@ def test_greedy_actions_are_those_of_the_network_with_its_memory() -> None:
 @pytest.mark.parametrize(("n_actors", "n_envs"), [(0, 3), (1, 1), (3, 2)])
 def test_the_epsilons_are_spread_over_the_environments_of_all_actors(n_actors: int, n_envs: int) -> None:
     env = DummyVecEnv([Walk] * n_envs) if n_actors == 0 else None
-    model = make(env, n_actors=n_actors, envs_per_actor=n_envs)
+    model = make_r2d2(env, n_actors=n_actors, envs_per_actor=n_envs)
     actors = [make_actor(model, index) for index in range(max(n_actors, 1))]
     np.testing.assert_array_equal(np.concatenate([actor.epsilons for actor in actors]), ape_x_epsilons(len(actors) * n_envs))
 
 
 def test_each_environment_explores_as_often_as_its_epsilon_says() -> None:
-    model = make(partial(Walk, n_actions=50), n_actors=2, envs_per_actor=2, **BARE)
+    model = make_r2d2(partial(Walk, n_actions=50), n_actors=2, envs_per_actor=2, **BARE)
     prefer(model, 7)
     trajectories = [make_actor(model, index).collect(1000) for index in range(2)]
     rates = np.concatenate([(trajectory.actions != 7).mean(axis=0) for trajectory in trajectories])
@@ -137,7 +139,7 @@ def assert_same_trajectories(first: Trajectory, second: Trajectory) -> None:
 
 
 def test_the_global_random_numbers_have_no_say_and_stay_as_they_are() -> None:
-    model = make(n_actors=1)
+    model = make_r2d2(n_actors=1)
     trajectories = []
     for seed in range(2):
         np.random.seed(seed)
@@ -151,7 +153,7 @@ def test_the_global_random_numbers_have_no_say_and_stay_as_they_are() -> None:
 
 
 def test_every_actor_sees_and_does_something_else() -> None:
-    model = make(n_actors=2, **BARE)
+    model = make_r2d2(n_actors=2, **BARE)
     prefer(model, 0)
     actors = [make_actor(model, index) for index in range(2)]
     for actor in actors:
@@ -165,7 +167,7 @@ def test_every_actor_sees_and_does_something_else() -> None:
 
 @pytest.mark.parametrize("how", ["restarted", "without a seed"])
 def test_random_numbers_that_never_come_again(how: str) -> None:
-    model = make(n_actors=1, seed=0 if how == "restarted" else None)
+    model = make_r2d2(n_actors=1, seed=0 if how == "restarted" else None)
     rewards = [make_actor(model, is_restart=how == "restarted").collect(30).rewards for _ in range(2)]
     if how == "restarted":
         rewards.append(make_actor(model).collect(30).rewards)
@@ -174,7 +176,7 @@ def test_random_numbers_that_never_come_again(how: str) -> None:
 
 
 def test_new_parameters_take_effect_from_the_second_step() -> None:
-    model = make(n_actors=1, **BARE)
+    model = make_r2d2(n_actors=1, **BARE)
     prefer(model, 1)
     actor = make_actor(model)
     actor.epsilons = np.zeros(2)
@@ -188,7 +190,7 @@ def test_new_parameters_take_effect_from_the_second_step() -> None:
 
 
 def test_it_counts_what_it_sends() -> None:
-    actor = make_actor(make(n_actors=1, envs_per_actor=3))
+    actor = make_actor(make_r2d2(n_actors=1, envs_per_actor=3))
     trajectories = [actor.collect(n) for n in (4, 1, 6)]
     assert [trajectory.n_steps for trajectory in trajectories] == [12, 3, 18]
     assert [trajectory.n_sent for trajectory in trajectories] == [12, 15, 33]
@@ -196,7 +198,7 @@ def test_it_counts_what_it_sends() -> None:
 
 def test_the_size_of_a_trajectory_counts_all_arrays() -> None:
     """By hand: T = 10, K = 2, an LSTM of 6."""
-    trajectory = make_actor(make(n_actors=1)).collect(10)
+    trajectory = make_actor(make_r2d2(n_actors=1)).collect(10)
     n_finals, n_states = len(trajectory.final_observations), int(trajectory.state_mask.sum())
     assert n_finals > 0 and n_states > 0
     observations = (20 + 2 + n_finals) * 3 * 4
@@ -206,7 +208,7 @@ def test_the_size_of_a_trajectory_counts_all_arrays() -> None:
 
 def test_vec_normalize_acts_on_normalized_and_hands_over_raw_observations() -> None:
     env = VecNormalize(DummyVecEnv([Walk] * 2))
-    model = make(env)
+    model = make_r2d2(env)
     seen = []
     actor = make_actor(model)
     original = actor._forward
@@ -225,11 +227,11 @@ def test_vec_normalize_acts_on_normalized_and_hands_over_raw_observations() -> N
 
 
 def test_what_belongs_to_the_learner_is_left_open() -> None:
-    model = make(DummyVecEnv([Walk] * 2))
+    model = make_r2d2(DummyVecEnv([Walk] * 2))
     closed = []
     model.env.close = lambda: closed.append("the learner's")  # type: ignore[method-assign]
     make_actor(model).close()
-    own = make_actor(make(n_actors=1))
+    own = make_actor(make_r2d2(n_actors=1))
     own.env.close = lambda: closed.append("its own")  # type: ignore[method-assign]
     own.close()
     assert closed == ["its own"]
@@ -238,7 +240,7 @@ def test_what_belongs_to_the_learner_is_left_open() -> None:
 def test_a_spec_can_be_sent() -> None:
     import cloudpickle
 
-    model = make(n_actors=1)
+    model = make_r2d2(n_actors=1)
     spec = model.actor_spec()
     actors = [Actor(each, 0) for each in (spec, cloudpickle.loads(cloudpickle.dumps(spec)))]
     for actor in actors:

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch as th
-from r2d2_toys import POLICIES, Walk, make
-from recurrent_dqn.toys import SumCore
 from stable_baselines3 import DQN
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_attn import R2D2, DARQNPolicy, PrioritizedSequenceReplayBuffer, SequenceReplayBuffer
 from sb3_attn.r2d2.r2d2 import with_default_policy_kwargs
+from tests.helpers.environments import POLICIES, Walk
+from tests.helpers.models import SumCore, make_r2d2
 
 PAPER = dict(
     learning_rate=1e-4,
@@ -154,7 +154,7 @@ BAD = [
 @pytest.mark.parametrize(("arguments", "sentence"), BAD, ids=lambda value: str(value) if isinstance(value, dict) else "")
 def test_a_bad_argument_is_named(arguments: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        make(**arguments)
+        make_r2d2(**arguments)
 
 
 def test_stock_policies_are_refused() -> None:
@@ -164,7 +164,7 @@ def test_stock_policies_are_refused() -> None:
 
 @pytest.mark.parametrize(("n_actors", "n_envs", "n_replay_envs"), [(0, 3, 3), (1, 3, 3), (4, 3, 12)])
 def test_the_replay_is_divided_among_the_environments_of_all_actors(n_actors: int, n_envs: int, n_replay_envs: int) -> None:
-    model = make(DummyVecEnv([Walk] * n_envs), n_actors=n_actors)
+    model = make_r2d2(DummyVecEnv([Walk] * n_envs), n_actors=n_actors)
     assert model.replay_buffer.n_envs == model.n_replay_envs == n_replay_envs
     assert model.n_envs == n_envs
     assert model.replay_buffer.buffer_size == 400 // n_replay_envs
@@ -198,7 +198,7 @@ def test_every_variant_learns(arguments: dict[str, Any], policy: Any) -> None:
     arguments = dict(arguments)
     if policy is DARQNPolicy:  # it takes no encoder
         arguments["policy_kwargs"] = arguments["policy_kwargs"] | dict(net_arch=[6])
-    model = make(None, policy, n_actors=2, **arguments)
+    model = make_r2d2(None, policy, n_actors=2, **arguments)
     before = [parameter.clone() for parameter in model.q_net.parameters()]
     model.learn(80)
     assert model._n_updates > 0
@@ -208,7 +208,7 @@ def test_every_variant_learns(arguments: dict[str, Any], policy: Any) -> None:
 
 
 def test_whole_episodes_are_windows() -> None:
-    model = make(n_actors=1, trace_length=None, burn_in_length=0, sequence_period=None).learn(80)
+    model = make_r2d2(n_actors=1, trace_length=None, burn_in_length=0, sequence_period=None).learn(80)
     buffer = model.replay_buffer
     lengths = buffer.window_lengths[buffer.window_lengths > 0]
     assert lengths.sum() == buffer.pos.sum() - buffer.open_lengths.sum() and lengths.max() > 4
@@ -216,6 +216,6 @@ def test_whole_episodes_are_windows() -> None:
 
 @pytest.mark.parametrize("kind", ["dict", "discrete", "image"])
 def test_every_kind_of_observation_learns(kind: str) -> None:
-    model = make(partial(Walk, kind), POLICIES[kind], n_actors=2, envs_per_actor=2, rollout_length=4).learn(48)
+    model = make_r2d2(partial(Walk, kind), POLICIES[kind], n_actors=2, envs_per_actor=2, rollout_length=4).learn(48)
     assert model._n_updates > 0
     model.replay_buffer.check_valid()

@@ -10,7 +10,6 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from r2d2_toys import Walk, make, make_actor, prefer
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, ConvertCallback, EveryNTimesteps
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
@@ -21,6 +20,9 @@ from sb3_attn.r2d2 import environments
 from sb3_attn.r2d2.collection import Collection
 from sb3_attn.r2d2.environments import RestartingEnv, to_vec_env
 from sb3_attn.r2d2.trajectory import Trajectory
+from tests.helpers.actors import make_actor
+from tests.helpers.environments import Walk
+from tests.helpers.models import make_r2d2, prefer
 
 
 class Doubled(gym.RewardWrapper):
@@ -30,7 +32,7 @@ class Doubled(gym.RewardWrapper):
 
 @pytest.mark.parametrize("part", ["rewards", "observations", "next_observations"])
 def test_a_nan_anywhere_in_a_trajectory_is_found(part: str) -> None:
-    trajectory = make_actor(make(n_actors=1)).collect(5)
+    trajectory = make_actor(make_r2d2(n_actors=1)).collect(5)
     array = getattr(trajectory, part)
     array = array["observation"] if isinstance(array, dict) else array
     array[(1,) if part == "next_observations" else (2, 1)] = np.nan
@@ -39,7 +41,7 @@ def test_a_nan_anywhere_in_a_trajectory_is_found(part: str) -> None:
 
 
 def test_a_nan_in_a_final_observation_names_its_environment() -> None:
-    trajectory = make_actor(make(n_actors=1)).collect(30)
+    trajectory = make_actor(make_r2d2(n_actors=1)).collect(30)
     _, k = np.argwhere(trajectory.timeouts)[0]
     trajectory.final_observations[0]["observation"][2] = np.nan
     with pytest.raises(ValueError, match=f"environment {k} returned a non-finite final observation"):
@@ -51,7 +53,7 @@ def test_an_id_may_name_the_module_that_registers_it() -> None:
 
 
 def test_parameters_that_the_user_sets_between_two_calls_of_learn_act() -> None:
-    model = make(n_actors=1, learning_starts=10**6, actor_update_interval=1, policy_kwargs=dict(dueling=False))
+    model = make_r2d2(n_actors=1, learning_starts=10**6, actor_update_interval=1, policy_kwargs=dict(dueling=False))
     prefer(model, 1)
     model.learn(10)
     prefer(model, 2)
@@ -61,7 +63,7 @@ def test_parameters_that_the_user_sets_between_two_calls_of_learn_act() -> None:
 
 @pytest.mark.parametrize("n_actors", [0, 2])
 def test_predict_explores_as_the_greediest_environment(n_actors: int) -> None:
-    model = make(n_actors=n_actors).learn(60)
+    model = make_r2d2(n_actors=n_actors).learn(60)
     assert model.exploration_rate == ape_x_epsilons(model.n_replay_envs)[-1]
 
 
@@ -69,7 +71,7 @@ def test_acting_errors_are_those_of_normalized_rewards() -> None:
     env = VecNormalize(DummyVecEnv([Walk] * 2), norm_obs=False, norm_reward=True)
     env.ret_rms.var = np.array(1e4)
     env.training = False
-    model = make(env, n_steps=1, value_rescaling=False)
+    model = make_r2d2(env, n_steps=1, value_rescaling=False)
     actor = make_actor(model)
     with th.no_grad():
         for parameter in actor.q_net.parameters():
@@ -86,18 +88,18 @@ def test_a_checkpoint_inside_another_callback_is_written_on_a_signal(tmp_path: P
 
     nested = EveryNTimesteps(10**6, CheckpointCallback(10**6, str(tmp_path)))
     with pytest.raises(KeyboardInterrupt):
-        make().learn(1000, [ConvertCallback(interrupt), nested])
+        make_r2d2().learn(1000, [ConvertCallback(interrupt), nested])
     assert len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize("envs_per_actor", [0, -1])
 def test_the_number_of_environments_is_positive(envs_per_actor: int) -> None:
     with pytest.raises(ValueError, match=f"envs_per_actor={envs_per_actor}"):
-        make(envs_per_actor=envs_per_actor)
+        make_r2d2(envs_per_actor=envs_per_actor)
 
 
 def test_the_target_interval_counts_updates_so_many_environments_are_no_reason_to_warn() -> None:
-    make(DummyVecEnv([Walk] * 3), target_update_interval=2)
+    make_r2d2(DummyVecEnv([Walk] * 3), target_update_interval=2)
 
 
 def test_the_backoff_of_an_environment_stays_finite(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,17 +120,17 @@ def test_a_second_learn_has_random_numbers_of_its_own(monkeypatch: pytest.Monkey
     seen: list[Trajectory] = []
     insert = Collection.insert
     monkeypatch.setattr(Collection, "insert", lambda self, t, *args: seen.append(t) or insert(self, t, *args))
-    make(n_actors=1, learning_starts=10**6).learn(10).learn(10)
+    make_r2d2(n_actors=1, learning_starts=10**6).learn(10).learn(10)
     assert not np.array_equal(seen[0].observations["observation"], seen[1].observations["observation"])
 
 
 def test_environments_that_differ_stay_different_in_the_actors() -> None:
-    model = make(DummyVecEnv([partial(Walk, longest=3), partial(Walk, longest=50)]), n_actors=1)
+    model = make_r2d2(DummyVecEnv([partial(Walk, longest=3), partial(Walk, longest=50)]), n_actors=1)
     assert make_actor(model).env.get_attr("longest") == [3, 50]
 
 
 def test_only_windows_that_were_drawn_count() -> None:
-    model = make(
+    model = make_r2d2(
         partial(Walk, longest=200),
         envs_per_actor=1,
         n_actors=1,
@@ -159,7 +161,7 @@ def test_callbacks_see_whole_dicts_whatever_their_keys() -> None:
             return {"observation": obs}, *rest
 
     seen: list[Any] = []
-    make(Goal, policy="MultiInputPolicy").learn(20, lambda local_variables, _: seen.append(local_variables["new_obs"]))
+    make_r2d2(Goal, policy="MultiInputPolicy").learn(20, lambda local_variables, _: seen.append(local_variables["new_obs"]))
     assert all(obs.keys() == {"observation"} for obs in seen)
 
 
@@ -171,14 +173,14 @@ def test_logs_can_be_written_before_the_first_trajectory() -> None:
         def _on_step(self) -> bool:
             return True
 
-    make(n_actors=1).learn(20, Log())
+    make_r2d2(n_actors=1).learn(20, Log())
 
 
 @pytest.mark.parametrize("as_factory", [True, False])
 @pytest.mark.parametrize("n_actors", [0, 1])
 def test_a_monitor_inside_a_wrapper_is_the_one_that_counts(n_actors: int, as_factory: bool) -> None:
     env = (lambda: Doubled(Monitor(Walk()))) if as_factory else make_vec_env(Walk, 1, wrapper_class=Doubled)
-    model = make(env, envs_per_actor=1, n_actors=n_actors).learn(40)
+    model = make_r2d2(env, envs_per_actor=1, n_actors=n_actors).learn(40)
     end = int(np.flatnonzero(model.replay_buffer.dones[:, 0])[0])
     assert model.ep_info_buffer is not None
     assert model.ep_info_buffer[0]["r"] == pytest.approx(model.replay_buffer.rewards[: end + 1, 0].sum() / 2, abs=1e-4)

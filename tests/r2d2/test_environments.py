@@ -9,8 +9,6 @@ import cloudpickle
 import gymnasium as gym
 import numpy as np
 import pytest
-from r2d2_toys import POLICIES, Walk, make, make_actor
-from recurrent_dqn.toys import assert_same, parameters
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.utils import set_random_seed
@@ -26,6 +24,9 @@ from stable_baselines3.common.vec_env import (
 
 import sb3_attn.envs  # noqa: F401  registers the tasks
 from sb3_attn.r2d2.environments import PickledEnv, env_fns_of, to_vec_env
+from tests.helpers.actors import make_actor
+from tests.helpers.environments import POLICIES, Walk
+from tests.helpers.models import assert_same, make_r2d2, parameters
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ def test_what_is_there_is_used_as_it_is() -> None:
 
 def test_a_number_that_contradicts_the_environments_is_refused() -> None:
     with pytest.raises(ValueError, match="envs_per_actor=3, but env has 2 environments; make both the same"):
-        make(DummyVecEnv([Walk] * 2), envs_per_actor=3)
+        make_r2d2(DummyVecEnv([Walk] * 2), envs_per_actor=3)
 
 
 def test_an_id_is_made_where_nobody_has_registered_it() -> None:
@@ -82,7 +83,7 @@ def test_environments_of_a_factory_are_monitored() -> None:
 )
 def test_r2d2_takes_them_all(env: Any, n_actors: int) -> None:
     n_envs = None if isinstance(env, gym.Env | DummyVecEnv) else 2
-    model = make(env, n_actors=n_actors, envs_per_actor=n_envs, learning_starts=4).learn(40)
+    model = make_r2d2(env, n_actors=n_actors, envs_per_actor=n_envs, learning_starts=4).learn(40)
     assert model._n_updates > 0 and model.replay_buffer.n_envs == model.n_envs * max(n_actors, 1)
 
 
@@ -129,7 +130,7 @@ def test_a_copy_of_a_monitor_has_no_file(wrapper: Any, tmp_path: Path) -> None:
 def test_the_files_of_monitors_have_all_episodes_of_all_actors(n_actors: int, tmp_path: Path) -> None:
     """Each in the file of the environment that its own is a copy of."""
     vec = make_vec_env(Walk, 2, seed=0, monitor_dir=str(tmp_path))
-    model = make(vec, n_actors=n_actors).learn(80)
+    model = make_r2d2(vec, n_actors=n_actors).learn(80)
     vec.close()
     env_indices = range(model.n_replay_envs)
     ends = [model.replay_buffer.dones[: model.replay_buffer.pos[env_index], env_index] for env_index in env_indices]
@@ -143,16 +144,16 @@ def test_the_files_of_monitors_have_all_episodes_of_all_actors(n_actors: int, tm
 
 
 def test_an_environment_that_is_monitored_is_not_monitored_twice(tmp_path: Path) -> None:
-    model = make(make_vec_env(Walk, 2), n_actors=1)
+    model = make_r2d2(make_vec_env(Walk, 2), n_actors=1)
     monitored = make_actor(model).env.envs[0].env
     assert isinstance(monitored, Monitor) and not isinstance(monitored.env, Monitor)
-    bare = make_actor(make(DummyVecEnv([Walk]), n_actors=1)).env.envs[0].env
+    bare = make_actor(make_r2d2(DummyVecEnv([Walk]), n_actors=1)).env.envs[0].env
     assert isinstance(bare, Monitor) and isinstance(bare.env, Walk)
 
 
 def test_the_learners_environments_are_not_touched_by_actors() -> None:
     vec = DummyVecEnv([Walk] * 2)
-    model = make(vec, n_actors=2)
+    model = make_r2d2(vec, n_actors=2)
     vec.reset()
     before = [env.np_random.bit_generator.state for env in vec.envs]
     make_actor(model).collect(30)
@@ -167,7 +168,7 @@ def test_environments_that_the_user_has_seeded_are_not_seeded_again() -> None:
     models = []
     for _ in range(2):
         set_random_seed(3)  # NumPy's and PyTorch's global state
-        models.append(make(make_vec_env(Walk, 2, seed=7), seed=None).learn(60))
+        models.append(make_r2d2(make_vec_env(Walk, 2, seed=7), seed=None).learn(60))
     first, second = (model.replay_buffer for model in models)
     np.testing.assert_array_equal(first.observations, second.observations)
     np.testing.assert_array_equal(first.actions, second.actions)
@@ -185,13 +186,13 @@ def test_the_options_of_the_first_reset_are_used() -> None:
 
     env = DummyVecEnv([Optional])
     env.set_options({"length": 11})
-    model = make(env).learn(40)
+    model = make_r2d2(env).learn(40)
     assert np.flatnonzero(model.replay_buffer.dones[:40, 0])[:2].tolist() == [10, 13]
 
 
 def test_environments_that_may_not_be_reset_early() -> None:
     env = DummyVecEnv([lambda: Monitor(Walk(), allow_early_resets=False)] * 2)
-    assert make(env).learn(60).num_timesteps == 60
+    assert make_r2d2(env).learn(60).num_timesteps == 60
 
 
 class WithoutFinalObservations(VecEnvWrapper):
@@ -213,7 +214,7 @@ def test_without_final_observations_truncation_bootstraps_from_the_next_as_in_sb
     env: VecEnv = WithoutFinalObservations(DummyVecEnv([partial(Walk, kind)] * 2))
     if normalize:
         env = VecNormalize(env, norm_obs_keys=["a"] if kind == "dict" else None)
-    model = make(env, POLICIES[kind]).learn(160)
+    model = make_r2d2(env, POLICIES[kind]).learn(160)
     buffer = model.replay_buffer
     assert len(buffer._final_observations) > 5
     for (position, env_index), final in buffer._final_observations.items():
@@ -238,8 +239,8 @@ def test_wrappers_around_all_environments_are_for_the_learner_alone(wrap: Any) -
     env = wrap(DummyVecEnv([partial(Walk, "image")]))
     name = type(env.venv if isinstance(env, VecTransposeImage) else env).__name__
     with pytest.raises(ValueError, match=f"env is a {name}, which belongs to this process, so actors cannot make their own"):
-        make(env, "CnnPolicy", n_actors=1)
-    make(env, "CnnPolicy", n_actors=0)
+        make_r2d2(env, "CnnPolicy", n_actors=1)
+    make_r2d2(env, "CnnPolicy", n_actors=0)
 
 
 def test_processes_of_their_own_are_refused() -> None:
@@ -266,8 +267,8 @@ def test_what_cannot_be_sent_is_refused_with_the_reason(name: str, as_factory: b
         with pytest.raises(
             ValueError, match=r"cannot be sent to actors: .*Error\(.*; pass an id, or a factory that opens files"
         ):
-            make(env, n_actors=1)
-        make(env, n_actors=0)  # the learner needs no copies
+            make_r2d2(env, n_actors=1)
+        make_r2d2(env, n_actors=0)  # the learner needs no copies
     finally:
         held["file"].close()
 

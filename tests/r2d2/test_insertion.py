@@ -6,13 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
-from r2d2_toys import POLICIES, Step, Walk, as_dict, follow_actor, make, make_actor, think
 
 from sb3_attn import R2D2
 from sb3_attn.r2d2 import environments
 from sb3_attn.r2d2.actor import Actor
 from sb3_attn.r2d2.trajectory import Trajectory, insert_trajectory
 from sb3_attn.replay import SequenceReplayBuffer
+from tests.helpers.actors import Step, as_dict, follow_actor, make_actor, think
+from tests.helpers.environments import POLICIES, Walk
+from tests.helpers.models import make_r2d2
 
 PARTS = (
     "actions",
@@ -99,7 +101,7 @@ def add_by_hand(
 def test_the_replay_is_that_of_a_step_by_step_loop(kind: str, prioritized: bool) -> None:
     env = partial(Walk, kind, longest=12)
     arguments = dict(n_actors=2, envs_per_actor=2, prioritized_replay=prioritized, buffer_size=64)
-    model, reference = (make(env, POLICIES[kind], **arguments) for _ in range(2))
+    model, reference = (make_r2d2(env, POLICIES[kind], **arguments) for _ in range(2))
     actors = [make_actor(model, index) for index in range(2)]
     order = (0, 1, 1, 0, 0, 1) if kind == "vector" else (0, 1, 1)
     sent: list[list[Trajectory]] = [[], []]
@@ -121,7 +123,7 @@ def test_the_replay_is_that_of_a_step_by_step_loop(kind: str, prioritized: bool)
 
 
 def test_the_result_counts_the_windows_that_have_become_available() -> None:
-    model = make(n_actors=1)
+    model = make_r2d2(n_actors=1)
     actor, total = make_actor(model), 0
     for _ in range(5):
         total += insert_trajectory(model.replay_buffer, actor.collect(7)).n_windows_inserted
@@ -130,14 +132,14 @@ def test_the_result_counts_the_windows_that_have_become_available() -> None:
 
 
 def test_each_actor_has_its_own_part_of_the_replay() -> None:
-    model = make(n_actors=3, envs_per_actor=2)
+    model = make_r2d2(n_actors=3, envs_per_actor=2)
     for index, n_steps in ((2, 5), (0, 3)):
         insert_trajectory(model.replay_buffer, make_actor(model, index).collect(n_steps))
     assert model.replay_buffer.pos.tolist() == [3, 3, 0, 0, 5, 5]
 
 
 def test_windows_go_on_from_one_trajectory_to_the_next() -> None:
-    model = make(partial(Walk, longest=200), n_actors=1, envs_per_actor=1, trace_length=30, sequence_period=30)
+    model = make_r2d2(partial(Walk, longest=200), n_actors=1, envs_per_actor=1, trace_length=30, sequence_period=30)
     actor = make_actor(model)
     results = [insert_trajectory(model.replay_buffer, actor.collect(10)) for _ in range(20)]
     assert (model.replay_buffer.window_lengths == 30).any()
@@ -169,7 +171,7 @@ def fragile(monkeypatch: pytest.MonkeyPatch, *failures: int, **kwargs: Any) -> t
     monkeypatch.setattr(environments.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(Fragile, "failures", frozenset(failures))
     monkeypatch.setattr(Fragile, "n_steps", 0)
-    model = make(Fragile, n_actors=1, **kwargs)
+    model = make_r2d2(Fragile, n_actors=1, **kwargs)
     return model, make_actor(model)
 
 

@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
-from r2d2_toys import Walk, make, slow_td_errors
-from recurrent_dqn.toys import assert_same, parameters
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_attn import R2D2
 from sb3_attn.r2d2.collection import Collection
 from sb3_attn.r2d2.trajectory import Trajectory
+from tests.helpers.actors import slow_td_errors
+from tests.helpers.environments import Walk
+from tests.helpers.models import assert_same, make_r2d2, parameters
 
 
 def watch(model: R2D2, monkeypatch: pytest.MonkeyPatch) -> list[Trajectory]:
@@ -30,20 +31,20 @@ def watch(model: R2D2, monkeypatch: pytest.MonkeyPatch) -> list[Trajectory]:
 
 def test_the_learners_own_environments_are_one_actor() -> None:
     """Bit for bit: what the environments say follows from their seeds, and all else is the same code."""
-    alone, actor = (make(Walk, envs_per_actor=3, n_actors=n).learn(150) for n in (0, 1))
+    alone, actor = (make_r2d2(Walk, envs_per_actor=3, n_actors=n).learn(150) for n in (0, 1))
     assert alone._n_updates > 20
     assert_same(parameters(alone), parameters(actor))
     np.testing.assert_array_equal(alone.replay_buffer.observations, actor.replay_buffer.observations)
 
 
 def test_so_they_are_with_environments_that_were_there() -> None:
-    alone, actor = (make(DummyVecEnv([Walk] * 2), n_actors=n).learn(100) for n in (0, 1))
+    alone, actor = (make_r2d2(DummyVecEnv([Walk] * 2), n_actors=n).learn(100) for n in (0, 1))
     assert_same(parameters(alone), parameters(actor))
 
 
 @pytest.mark.parametrize("n_actors", [0, 2])
 def test_a_seed_determines_everything(n_actors: int) -> None:
-    first, second, other = (make(n_actors=n_actors, seed=seed).learn(100) for seed in (5, 5, 6))
+    first, second, other = (make_r2d2(n_actors=n_actors, seed=seed).learn(100) for seed in (5, 5, 6))
     assert_same(parameters(first), parameters(second))
     for name in ("observations", "actions", "rewards", "td_errors"):
         arrays = [getattr(model.replay_buffer, name) for model in (first, second, other)]
@@ -53,7 +54,7 @@ def test_a_seed_determines_everything(n_actors: int) -> None:
 
 
 def test_learning_on_does_not_see_the_same_random_numbers_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = make(n_actors=1, learning_starts=10**6)
+    model = make_r2d2(n_actors=1, learning_starts=10**6)
     seen = watch(model, monkeypatch)
     model.learn(10).learn(10, reset_num_timesteps=False)
     assert len(seen) == 2
@@ -64,7 +65,7 @@ def test_learning_on_does_not_see_the_same_random_numbers_again(monkeypatch: pyt
 
 @pytest.mark.parametrize("n_actors", [0, 2])
 def test_no_window_spans_the_seam_of_two_calls_of_learn(n_actors: int) -> None:
-    model = make(partial(Walk, longest=60), envs_per_actor=2, n_actors=n_actors, trace_length=4, sequence_period=1)
+    model = make_r2d2(partial(Walk, longest=60), envs_per_actor=2, n_actors=n_actors, trace_length=4, sequence_period=1)
     buffer = model.replay_buffer
     seams = []
     for _ in range(3):
@@ -83,8 +84,8 @@ def test_no_window_spans_the_seam_of_two_calls_of_learn(n_actors: int) -> None:
 
 def test_a_thread_can_learn() -> None:
     """Where Python has no signal handlers."""
-    plain = make(n_actors=1).learn(60)
-    threaded = make(n_actors=1)
+    plain = make_r2d2(n_actors=1).learn(60)
+    threaded = make_r2d2(n_actors=1)
     thread = threading.Thread(target=threaded.learn, args=(60,))
     thread.start()
     thread.join()
@@ -101,7 +102,7 @@ def test_samples_per_insert_holds(samples_per_insert: float, n_actors: int, monk
     """Counted from outside: the windows drawn, and those registered since learning started."""
     batch_size = int(4 * samples_per_insert)
     arguments = dict(samples_per_insert=samples_per_insert, batch_size=batch_size, learning_starts=100, buffer_size=3000)
-    model = make(n_actors=n_actors, **arguments)
+    model = make_r2d2(n_actors=n_actors, **arguments)
     buffer, drawn, registered = model.replay_buffer, [], {}
     sample = buffer.sample
     monkeypatch.setattr(buffer, "sample", lambda n, **kwargs: drawn.append((model.num_timesteps, n)) or sample(n, **kwargs))
@@ -122,7 +123,7 @@ def test_samples_per_insert_holds(samples_per_insert: float, n_actors: int, monk
 
 
 def test_nothing_is_learned_before_learning_starts() -> None:
-    model = make(n_actors=2, learning_starts=100)
+    model = make_r2d2(n_actors=2, learning_starts=100)
     before = parameters(model)
     model.learn(100)
     assert model._n_updates == model.n_windows_sampled == model.n_windows_inserted == 0
@@ -132,7 +133,7 @@ def test_nothing_is_learned_before_learning_starts() -> None:
 
 def test_a_window_that_comes_late_is_waited_for() -> None:
     env = partial(Walk, longest=100)
-    model = make(env, envs_per_actor=1, n_actors=1, trace_length=20, sequence_period=20, learning_starts=0, seed=3)
+    model = make_r2d2(env, envs_per_actor=1, n_actors=1, trace_length=20, sequence_period=20, learning_starts=0, seed=3)
     for _ in range(12):
         model.learn(5, reset_num_timesteps=False)  # each begins new episodes: windows of 5 steps, once it is left
     assert model.n_windows_inserted > 0 and model._n_updates > 0
@@ -145,7 +146,7 @@ def test_the_target_network_is_copied_every_so_many_updates(
 ) -> None:
     """Also within one call of train() that has several of them to do."""
     arguments = dict(samples_per_insert=samples_per_insert, target_update_interval=interval, envs_per_actor=1)
-    model = make(**arguments)
+    model = make_r2d2(**arguments)
     optimizer, step = model.policy.optimizer, model.policy.optimizer.step
     online, used = [parameters(model)["q_net.q_net.0.weight"]], []
 
@@ -162,7 +163,7 @@ def test_the_target_network_is_copied_every_so_many_updates(
 
 
 def test_soft_updates_of_the_target_network() -> None:
-    model = make(tau=0.25, target_update_interval=5, learning_starts=10**6).learn(20)
+    model = make_r2d2(tau=0.25, target_update_interval=5, learning_starts=10**6).learn(20)
     before = parameters(model)
     model.n_windows_inserted = 5  # samples_per_insert=4 and batch_size=4, so 5 updates are due
     model.train(1, batch_size=4)
@@ -178,7 +179,7 @@ def test_actors_are_updated_no_sooner_than_allowed(
     n_actors: int, interval: int, n_trajectories: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A trajectory has 10 steps; ``n_trajectories`` is the number of them that are made with the same parameters."""
-    model = make(n_actors=n_actors, actor_update_interval=interval, learning_starts=0)
+    model = make_r2d2(n_actors=n_actors, actor_update_interval=interval, learning_starts=0)
     seen = watch(model, monkeypatch)
     n_updates = []  # when each trajectory was requested
     insert = Collection.insert
@@ -192,7 +193,7 @@ def test_actors_are_updated_no_sooner_than_allowed(
 
 
 def test_parameters_that_were_given_away_stay_as_they_are() -> None:
-    model = make(n_actors=1).learn(40)
+    model = make_r2d2(n_actors=1).learn(40)
     latest_parameters = model._collection.actors.latest_parameters
     given = latest_parameters()
     assert given.version == model._n_updates > 0 and latest_parameters() is given
@@ -205,7 +206,7 @@ def test_parameters_that_were_given_away_stay_as_they_are() -> None:
 
 
 def test_actors_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = make(n_actors=3, rollout_length=2)
+    model = make_r2d2(n_actors=3, rollout_length=2)
     seen = watch(model, monkeypatch)
     model.learn(28)
     assert [trajectory.actor for trajectory in seen] == [0, 1, 2, 0, 1, 2, 0]
@@ -214,7 +215,7 @@ def test_actors_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_last_trajectory_may_go_beyond_the_last_step() -> None:
-    assert make(n_actors=2).learn(41).num_timesteps == 50
+    assert make_r2d2(n_actors=2).learn(41).num_timesteps == 50
 
 
 # ---------------------------------------------------------------- VecNormalize
@@ -222,7 +223,7 @@ def test_the_last_trajectory_may_go_beyond_the_last_step() -> None:
 
 def test_vec_normalize_replay_is_raw_and_batches_are_normalized(monkeypatch: pytest.MonkeyPatch) -> None:
     env = VecNormalize(DummyVecEnv([Walk] * 2), norm_obs=True, norm_reward=True)
-    model = make(env, learning_starts=0)
+    model = make_r2d2(env, learning_starts=0)
     buffer, batches = model.replay_buffer, []
     sample = buffer.sample
     monkeypatch.setattr(buffer, "sample", lambda *args, **kwargs: batches.append(sample(*args, **kwargs)) or batches[-1])

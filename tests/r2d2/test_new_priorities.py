@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from replay.episode_player import ACTION_SPACE, OBSERVATION_SPACE, EpisodePlayer
 
 from sb3_attn.replay import PrioritizedSequenceReplayBuffer
 from sb3_attn.replay.prioritized import MIN_PRIORITY
+from tests.helpers.episode_player import ACTION_SPACE, OBSERVATION_SPACE, EpisodePlayer
 
 ETA = 0.9
 

@@ -5,10 +5,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from r2d2_toys import Walk, make
 
 from sb3_attn.r2d2 import environments
 from sb3_attn.r2d2.environments import FAILURE, RestartingEnv
+from tests.helpers.environments import Walk
+from tests.helpers.models import make_r2d2
 
 
 class Maker:
@@ -180,7 +181,7 @@ def _rare(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_rare")
 def test_learning_continues_and_the_ledger_agrees() -> None:
-    model = make(Rare, envs_per_actor=2, n_actors=2).learn(160)
+    model = make_r2d2(Rare, envs_per_actor=2, n_actors=2).learn(160)
     assert model.num_timesteps == 160 and model._n_updates > 10
     assert model.step_ledger.n_steps_rejected == {"the environment failed": 160 // 17}
     assert model.step_ledger.n_steps_inserted == 160 - 160 // 17 == model.replay_buffer.pos.sum()
@@ -189,7 +190,7 @@ def test_learning_continues_and_the_ledger_agrees() -> None:
 
 @pytest.mark.usefixtures("_rare")
 def test_learning_ends_when_an_environment_fails_too_often() -> None:
-    model = make(Rare, envs_per_actor=2, n_actors=2, max_env_restarts=1)
+    model = make_r2d2(Rare, envs_per_actor=2, n_actors=2, max_env_restarts=1)
     with pytest.raises(
         RuntimeError, match=r"environment [01] of actor [01] has failed again after 1 restarts, now with OSErr"
     ):
@@ -199,4 +200,4 @@ def test_learning_ends_when_an_environment_fails_too_often() -> None:
 @pytest.mark.usefixtures("_rare")
 def test_the_learners_own_environments_are_not_recreated() -> None:
     with pytest.raises(OSError, match="out of order"):
-        make(Rare, envs_per_actor=2).learn(160)
+        make_r2d2(Rare, envs_per_actor=2).learn(160)

@@ -6,8 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
-from r2d2_toys import POLICIES, Walk, make
-from recurrent_dqn.toys import assert_same, parameters
 from stable_baselines3.common import callbacks
 from stable_baselines3.common.callbacks import (
     BaseCallback,
@@ -26,6 +24,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 from sb3_attn import R2D2
 from sb3_attn.common.exploration import ape_x_epsilons
 from sb3_attn.r2d2.collection import Collection
+from tests.helpers.environments import POLICIES, Walk
+from tests.helpers.models import assert_same, make_r2d2, parameters
 
 
 def monitored(n_envs: int = 2, **kwargs: Any) -> DummyVecEnv:
@@ -57,7 +57,7 @@ class Recorder(BaseCallback):
 @pytest.mark.parametrize("n_actors", [0, 2])
 def test_a_callback_is_called_for_every_step_of_n_envs(n_actors: int) -> None:
     recorder = Recorder()
-    model = make(n_actors=n_actors).learn(60, recorder)
+    model = make_r2d2(n_actors=n_actors).learn(60, recorder)
     assert recorder.n_calls == 30 and recorder.timesteps == list(range(2, 61, 2)) and model.num_timesteps == 60
     assert recorder.starts == recorder.ends == 6
 
@@ -66,7 +66,7 @@ def test_a_callback_is_called_for_every_step_of_n_envs(n_actors: int) -> None:
 def test_what_callbacks_read(kind: str) -> None:
     """new_obs, rewards, dones and infos as a VecEnv returns them; compared with what the replay has."""
     recorder = Recorder()
-    model = make(DummyVecEnv([lambda: Walk(kind)] * 2), POLICIES[kind]).learn(60, recorder)
+    model = make_r2d2(DummyVecEnv([lambda: Walk(kind)] * 2), POLICIES[kind]).learn(60, recorder)
     rewards, dones = (np.array([seen[name] for seen in recorder.seen]) for name in ("rewards", "dones"))
     np.testing.assert_array_equal(rewards, model.replay_buffer.rewards[:30])
     np.testing.assert_array_equal(dones, model.replay_buffer.dones[:30])
@@ -82,7 +82,7 @@ def test_what_callbacks_read(kind: str) -> None:
 @pytest.mark.parametrize("n_actors", [0, 2])
 def test_episodes_reach_the_statistics(n_actors: int) -> None:
     recorder = Recorder()
-    model = make(monitored(), n_actors=n_actors).learn(100, recorder)
+    model = make_r2d2(monitored(), n_actors=n_actors).learn(100, recorder)
     episodes = [info["episode"] for seen in recorder.seen for info in seen["infos"] if "episode" in info]
     assert len(episodes) == sum(seen["dones"].sum() for seen in recorder.seen) == model._episode_num > 10
     assert list(model.ep_info_buffer) == episodes
@@ -95,14 +95,14 @@ def test_success_reaches_the_statistics() -> None:
             return *rest, info | {"is_success": self.length % 2 == 0, "large": np.zeros(10**5)}
 
     recorder = Recorder()
-    model = make(Lucky, envs_per_actor=2, n_actors=1).learn(100, recorder)
+    model = make_r2d2(Lucky, envs_per_actor=2, n_actors=1).learn(100, recorder)
     assert len(model.ep_success_buffer) == model._episode_num and set(model.ep_success_buffer) == {True, False}
     assert not any("large" in info for seen in recorder.seen for info in seen["infos"])  # nobody wants it
 
 
 @pytest.mark.parametrize("n_actors", [0, 2])
 def test_a_callback_ends_learning_in_the_middle_of_a_trajectory(n_actors: int) -> None:
-    model = make(n_actors=n_actors).learn(1000, Recorder(last=13))
+    model = make_r2d2(n_actors=n_actors).learn(1000, Recorder(last=13))
     assert model.num_timesteps == 26 and model.step_ledger.n_steps_inserted == 30
     model.learn(10, reset_num_timesteps=False)
     assert model.num_timesteps == 36
@@ -111,7 +111,7 @@ def test_a_callback_ends_learning_in_the_middle_of_a_trajectory(n_actors: int) -
 
 def test_stop_training_on_max_episodes() -> None:
     callback = StopTrainingOnMaxEpisodes(3)
-    model = make(n_actors=1).learn(1000, callback)
+    model = make_r2d2(n_actors=1).learn(1000, callback)
     assert callback.n_episodes >= 6 and model.num_timesteps < 100  # SB3 counts 3 for each of 2 environments
 
 
@@ -119,7 +119,7 @@ def test_eval_callback_keeps_scores_and_the_best_model(tmp_path: Path) -> None:
     folder = str(tmp_path)
     stop = StopTrainingOnRewardThreshold(1e9)
     callback = EvalCallback(monitored(1), stop, None, 3, 20, folder, folder, warn=False, verbose=0)
-    make(n_actors=2).learn(80, callback)
+    make_r2d2(n_actors=2).learn(80, callback)
     scores = np.load(tmp_path / "evaluations.npz")
     assert scores["timesteps"].tolist() == [40, 80] and scores["results"].shape == (2, 3)
     best = R2D2.load(tmp_path / "best_model", device="cpu")
@@ -127,22 +127,24 @@ def test_eval_callback_keeps_scores_and_the_best_model(tmp_path: Path) -> None:
 
 
 def test_evaluation_does_not_disturb_training() -> None:
-    plain = make(n_actors=1).learn(80)
-    evaluated = make(n_actors=1).learn(80, EvalCallback(monitored(1), eval_freq=7, n_eval_episodes=2, verbose=0, warn=False))
+    plain = make_r2d2(n_actors=1).learn(80)
+    evaluated = make_r2d2(n_actors=1).learn(
+        80, EvalCallback(monitored(1), eval_freq=7, n_eval_episodes=2, verbose=0, warn=False)
+    )
     assert plain._n_updates > 10
     assert_same(parameters(plain), parameters(evaluated))
 
 
 def test_every_n_timesteps() -> None:
     recorder = Recorder()
-    make(n_actors=1).learn(60, EveryNTimesteps(20, recorder))
+    make_r2d2(n_actors=1).learn(60, EveryNTimesteps(20, recorder))
     assert recorder.timesteps == [20, 40, 60]
 
 
 @pytest.mark.parametrize("n_actors", [0, 2])
 def test_training_goes_on_from_a_checkpoint(n_actors: int, tmp_path: Path) -> None:
     env = dict(env=DummyVecEnv([Walk] * 2), n_actors=n_actors)
-    make(**env).learn(60, CheckpointCallback(25, str(tmp_path), save_replay_buffer=True))
+    make_r2d2(**env).learn(60, CheckpointCallback(25, str(tmp_path), save_replay_buffer=True))
     model = R2D2.load(tmp_path / "rl_model_50_steps", env=env["env"], device="cpu")
     model.load_replay_buffer(tmp_path / "rl_model_replay_buffer_50_steps")
     n_windows, n_updates = model.replay_buffer.n_windows, model._n_updates
@@ -168,14 +170,14 @@ def test_the_progress_bar_counts_all_steps(n_actors: int, monkeypatch: pytest.Mo
         def close(self) -> None: ...
 
     monkeypatch.setattr(callbacks, "tqdm", Bar)
-    make(n_actors=n_actors).learn(40, progress_bar=True)
+    make_r2d2(n_actors=n_actors).learn(40, progress_bar=True)
     assert [(bar.total, bar.n) for bar in bars] == [(40, 40)]
 
 
 @pytest.mark.filterwarnings("ignore::tqdm.TqdmExperimentalWarning")
 def test_the_real_progress_bar() -> None:
     pytest.importorskip("rich")
-    assert make(n_actors=1).learn(20, progress_bar=True).num_timesteps == 20
+    assert make_r2d2(n_actors=1).learn(20, progress_bar=True).num_timesteps == 20
 
 
 # ---------------------------------------------------------------- logs
@@ -202,7 +204,7 @@ def logged(model: R2D2, steps: int = 100, **kwargs: Any) -> list[dict[str, Any]]
 
 @pytest.mark.parametrize("n_actors", [0, 2])
 def test_what_is_logged(n_actors: int) -> None:
-    model = make(monitored(), n_actors=n_actors)
+    model = make_r2d2(monitored(), n_actors=n_actors)
     logs = logged(model, 200, log_interval=1)
     last = logs[-1]
     for key in ("time/fps", "time/updates_per_second", "time/bytes_per_second", "train/loss", "train/td_error"):
@@ -218,7 +220,7 @@ def test_what_is_logged(n_actors: int) -> None:
 
 @pytest.mark.parametrize(("interval", "expected"), [(1, None), (4, None), (None, 0), (10**6, 0)])
 def test_logs_come_every_so_many_episodes(interval: int | None, expected: int | None) -> None:
-    model = make(n_actors=1, rollout_length=1)
+    model = make_r2d2(n_actors=1, rollout_length=1)
     logs = logged(model, 100, log_interval=interval)
     if expected is None:  # two episodes may end in one trajectory
         assert model._episode_num // interval // 2 <= len(logs) <= model._episode_num // interval
@@ -230,7 +232,7 @@ def test_logs_come_every_so_many_episodes(interval: int | None, expected: int | 
 def test_policy_lag_is_the_mean_age_of_the_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
     ages: list[int] = []
     insert = Collection.insert
-    model = make(n_actors=2, actor_update_interval=40)
+    model = make_r2d2(n_actors=2, actor_update_interval=40)
     note = lambda self, t, *args: ages.append(model._n_updates - t.version) or insert(self, t, *args)  # noqa: E731
     monkeypatch.setattr(Collection, "insert", note)
     expected: list[float] = []
@@ -262,7 +264,7 @@ def test_rates_are_those_since_the_last_log(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("n_actors", [0, 2])
 def test_a_loaded_model_predicts_and_learns_as_the_saved_one(n_actors: int, tmp_path: Path) -> None:
-    model = make(n_actors=n_actors, samples_per_insert=2.0, envs_per_actor=2).learn(60)
+    model = make_r2d2(n_actors=n_actors, samples_per_insert=2.0, envs_per_actor=2).learn(60)
     model.save(tmp_path / "model")
     loaded = R2D2.load(tmp_path / "model", device="cpu")
     assert_same(parameters(model), parameters(loaded))
@@ -294,14 +296,14 @@ def test_a_model_can_be_saved_while_it_learns_and_holds_no_live_things(tmp_path:
                 self.model.save(tmp_path / "model")
             return True
 
-    make(n_actors=2).learn(60, Save())
+    make_r2d2(n_actors=2).learn(60, Save())
     data, _, _ = load_from_zip_file(tmp_path / "model")
     assert not {"_collection", "replay_buffer", "env"} & data.keys()
 
 
 @pytest.mark.parametrize("n_actors", [0, 2])
 def test_a_replay_comes_back_as_it_was(n_actors: int, tmp_path: Path) -> None:
-    model = make(n_actors=n_actors).learn(60)
+    model = make_r2d2(n_actors=n_actors).learn(60)
     model.save(tmp_path / "model")
     model.save_replay_buffer(tmp_path / "replay")
     loaded = R2D2.load(tmp_path / "model", env=DummyVecEnv([Walk] * 2), device="cpu")
@@ -315,13 +317,13 @@ def test_a_replay_comes_back_as_it_was(n_actors: int, tmp_path: Path) -> None:
 
 
 def test_the_replay_of_another_number_of_actors_is_refused(tmp_path: Path) -> None:
-    make(n_actors=3).save_replay_buffer(tmp_path / "replay")
+    make_r2d2(n_actors=3).save_replay_buffer(tmp_path / "replay")
     with pytest.raises(ValueError, match="n_envs=6, but this model needs n_envs=4"):
-        make(n_actors=2).load_replay_buffer(tmp_path / "replay")
+        make_r2d2(n_actors=2).load_replay_buffer(tmp_path / "replay")
 
 
 def test_the_number_of_actors_may_change_at_load(tmp_path: Path) -> None:
-    make(n_actors=1).learn(40).save(tmp_path / "model")
+    make_r2d2(n_actors=1).learn(40).save(tmp_path / "model")
     model = R2D2.load(tmp_path / "model", env=DummyVecEnv([Walk] * 3), device="cpu", n_actors=2)
     assert model.replay_buffer.n_envs == 6
     model.learn(60, reset_num_timesteps=False)
@@ -329,7 +331,7 @@ def test_the_number_of_actors_may_change_at_load(tmp_path: Path) -> None:
 
 
 def test_a_model_can_be_loaded_without_environments(tmp_path: Path) -> None:
-    make(n_actors=2).learn(40).save(tmp_path / "model")
+    make_r2d2(n_actors=2).learn(40).save(tmp_path / "model")
     model = R2D2.load(tmp_path / "model", buffer_size=1, device="cpu")
     assert model.predict(np.zeros(3, np.float32))[0].shape == ()
 
@@ -345,13 +347,13 @@ def test_the_arguments_of_the_policy_may_be_repeated_at_load(tmp_path: Path) -> 
 
 
 def test_bad_arguments_at_load_are_named(tmp_path: Path) -> None:
-    make().save(tmp_path / "model")
+    make_r2d2().save(tmp_path / "model")
     with pytest.raises(ValueError, match="samples_per_insert=-1 must be positive"):
         R2D2.load(tmp_path / "model", samples_per_insert=-1)
 
 
 def test_evaluate_policy_and_predict() -> None:
-    model = make(n_actors=1).learn(40)
+    model = make_r2d2(n_actors=1).learn(40)
     returns, lengths = evaluate_policy(model, VecMonitor(DummyVecEnv([Walk] * 2)), 6, return_episode_rewards=True)
     assert len(returns) == 6 and 2 <= min(lengths) <= max(lengths) <= 8
     action, state = model.predict(np.zeros((2, 3), np.float32), deterministic=True)
@@ -360,13 +362,13 @@ def test_evaluate_policy_and_predict() -> None:
 
 
 def test_parameters_can_be_handed_over() -> None:
-    first, second = make(n_actors=1).learn(40), make(seed=1)
+    first, second = make_r2d2(n_actors=1).learn(40), make_r2d2(seed=1)
     second.set_parameters(first.get_parameters())
     assert_same(parameters(first), parameters(second))
 
 
 def test_the_learning_rate_follows_its_schedule() -> None:
-    model = make(n_actors=1, learning_rate=lambda remaining: 1e-2 * remaining)
+    model = make_r2d2(n_actors=1, learning_rate=lambda remaining: 1e-2 * remaining)
     rates = []
     train = th.optim.Adam.step
     model.policy.optimizer.step = lambda *a, **k: (

@@ -7,17 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from r2d2_toys import POLICIES, SPACES, Walk, make, make_actor
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_attn.r2d2.actors import LocalActors
 from sb3_attn.r2d2.collection import StepLedger
 from sb3_attn.r2d2.trajectory import InsertResult, Trajectory
+from tests.helpers.actors import make_actor
+from tests.helpers.environments import POLICIES, SPACES, Walk
+from tests.helpers.models import make_r2d2
 
 
 def trajectories(*lengths: int, **kwargs: Any) -> list[Trajectory]:
-    actor = make_actor(make(n_actors=1), **kwargs)
+    actor = make_actor(make_r2d2(n_actors=1), **kwargs)
     return [actor.collect(n) for n in lengths]
 
 
@@ -65,7 +67,7 @@ def test_every_incarnation_of_an_actor_has_its_own_count() -> None:
 
 @pytest.mark.parametrize("fault", ["twice", "never"])
 def test_learn_checks_its_ledger(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = make(n_actors=1)
+    model = make_r2d2(n_actors=1)
     record, calls = StepLedger.record, []
 
     def record_wrongly(self: StepLedger, *args: Any) -> None:
@@ -80,13 +82,13 @@ def test_learn_checks_its_ledger(fault: str, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_what_comes_after_the_end_is_stored_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LocalActors, "drain", lambda self: [self.receive()])
-    model = make(n_actors=1).learn(40)
+    model = make_r2d2(n_actors=1).learn(40)
     assert model.step_ledger.n_steps_received == model.step_ledger.n_steps_inserted == 50
     assert model.num_timesteps == 40
 
 
 def test_every_call_of_learn_has_its_own_ledger() -> None:
-    model = make(n_actors=2).learn(40)
+    model = make_r2d2(n_actors=2).learn(40)
     first = model.step_ledger
     model.learn(20, reset_num_timesteps=False)
     assert model.step_ledger is not first and model.step_ledger.n_steps_received == 20
@@ -112,7 +114,7 @@ class Broken(Walk):
 @pytest.mark.parametrize("n_actors", [0, 1])
 def test_what_is_not_finite_is_refused_and_nothing_of_it_is_stored(n_actors: int, number: float, tmp_path: Path) -> None:
     """The eighth step lies in the second trajectory of five."""
-    model = make(DummyVecEnv([partial(Broken, number)] * 2), n_actors=n_actors, learning_starts=0)
+    model = make_r2d2(DummyVecEnv([partial(Broken, number)] * 2), n_actors=n_actors, learning_starts=0)
     with pytest.raises(ValueError, match=r"environment 0 returned a non-finite reward \(actor 0\) at step 10: .*; fix"):
         model.learn(60, CheckpointCallback(1, str(tmp_path)))
     assert len(list(tmp_path.iterdir())) == 5
@@ -121,7 +123,7 @@ def test_what_is_not_finite_is_refused_and_nothing_of_it_is_stored(n_actors: int
 
 
 def test_actor_and_environment_are_named() -> None:
-    first, second = (make_actor(make(n_actors=2), index).collect(5) for index in range(2))
+    first, second = (make_actor(make_r2d2(n_actors=2), index).collect(5) for index in range(2))
     first.check_finite(0)
     second.rewards[3, 1] = np.nan
     with pytest.raises(ValueError, match=r"environment 1 returned a non-finite reward \(actor 1\) at step 70: nan"):
@@ -130,7 +132,7 @@ def test_actor_and_environment_are_named() -> None:
 
 def test_the_key_of_a_dict_is_named() -> None:
     env = partial(Walk, "dict")
-    trajectory = make_actor(make(env, POLICIES["dict"], n_actors=1, envs_per_actor=3)).collect(5)
+    trajectory = make_actor(make_r2d2(env, POLICIES["dict"], n_actors=1, envs_per_actor=3)).collect(5)
     trajectory.check_finite(0)
     trajectory.next_observations["a"][2] = np.inf
     with pytest.raises(ValueError, match=r"environment 2 returned a non-finite observation 'a' \(actor 0\)"):
@@ -139,7 +141,7 @@ def test_the_key_of_a_dict_is_named() -> None:
 
 @pytest.mark.parametrize("kind", SPACES)
 def test_a_final_observation_is_looked_at(kind: str) -> None:
-    model = make(partial(Walk, kind), POLICIES[kind], n_actors=1, envs_per_actor=2)
+    model = make_r2d2(partial(Walk, kind), POLICIES[kind], n_actors=1, envs_per_actor=2)
     trajectory = make_actor(model).collect(20)
     trajectory.check_finite(0)
     for key, array in trajectory.final_observations[-1].items():

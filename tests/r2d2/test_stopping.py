@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from r2d2_toys import make
-from recurrent_dqn.toys import assert_same, parameters
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, CheckpointCallback
 
 from sb3_attn import R2D2
 from sb3_attn.r2d2.stopping import stop_request
+from tests.helpers.models import assert_same, make_r2d2, parameters
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
@@ -60,7 +59,7 @@ def test_the_first_signal_ends_with_a_checkpoint(n_actors: int, nested: bool, nu
     """At the thirteenth of 5 steps of two environments, so the trajectory ends at 30."""
     checkpoint = CheckpointCallback(10**6, str(tmp_path), save_replay_buffer=True)
     callbacks: list[BaseCallback] = [Signal(13, number), CallbackList([checkpoint]) if nested else checkpoint]
-    model = make(n_actors=n_actors)
+    model = make_r2d2(n_actors=n_actors)
     with pytest.raises(KeyboardInterrupt):
         model.learn(1000, callbacks)
     assert model.num_timesteps == model.step_ledger.n_steps_inserted == 30
@@ -71,7 +70,7 @@ def test_the_first_signal_ends_with_a_checkpoint(n_actors: int, nested: bool, nu
 
 
 def test_without_a_checkpoint_callback_nothing_is_written() -> None:
-    model = make()
+    model = make_r2d2()
     with pytest.raises(KeyboardInterrupt):
         model.learn(1000, Signal(3, signal.SIGINT))
     assert model.num_timesteps == 10
@@ -82,7 +81,7 @@ def test_without_a_checkpoint_callback_nothing_is_written() -> None:
 def test_the_second_signal_ends_at_once(
     first: signal.Signals, number: signal.Signals, error: type[BaseException], tmp_path: Path
 ) -> None:
-    model = make()
+    model = make_r2d2()
     with pytest.raises(error):
         model.learn(1000, [Signal(3, first, number), CheckpointCallback(10**6, str(tmp_path))])
     assert model.num_timesteps == 6  # in the middle of a trajectory
@@ -91,7 +90,7 @@ def test_the_second_signal_ends_at_once(
 
 def test_the_user_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(KeyboardInterrupt):
-        make().learn(1000, Signal(3, signal.SIGINT))
+        make_r2d2().learn(1000, Signal(3, signal.SIGINT))
     assert capsys.readouterr().out.count("Once more ends at once") == 1
 
 
@@ -106,7 +105,7 @@ def test_the_handlers_come_back(fails: bool, handlers: list[Any]) -> None:
                 raise ZeroDivisionError
             return True
 
-    model = make()
+    model = make_r2d2()
     if fails:
         with pytest.raises(ZeroDivisionError):
             model.learn(20, Fails())
@@ -115,7 +114,7 @@ def test_the_handlers_come_back(fails: bool, handlers: list[Any]) -> None:
 
 
 def test_a_model_that_was_stopped_goes_on() -> None:
-    model = make(n_actors=1)
+    model = make_r2d2(n_actors=1)
     with pytest.raises(KeyboardInterrupt):
         model.learn(1000, Signal(13, signal.SIGINT))
     model.learn(20, reset_num_timesteps=False)
@@ -132,10 +131,9 @@ def test_a_request_is_an_event() -> None:
 
 SCRIPT = """
 import os, signal, sys
-sys.path.insert(0, sys.argv[1])
-from r2d2_toys import make
 from stable_baselines3.common.callbacks import CheckpointCallback, ConvertCallback
-numbers = [int(number) for number in sys.argv[3:]]
+from tests.helpers.models import make_r2d2
+numbers = [int(number) for number in sys.argv[2:]]
 n_steps = 0
 def callback(*args):
     global n_steps
@@ -144,7 +142,7 @@ def callback(*args):
         for number in numbers:
             os.kill(os.getpid(), number)
     return True
-make(n_actors=1).learn(10**6, [ConvertCallback(callback), CheckpointCallback(10**6, sys.argv[2])])
+make_r2d2(n_actors=1).learn(10**6, [ConvertCallback(callback), CheckpointCallback(10**6, sys.argv[1])])
 """
 
 
@@ -157,8 +155,9 @@ make(n_actors=1).learn(10**6, [ConvertCallback(callback), CheckpointCallback(10*
     ids=["once", "twice"],
 )
 def test_a_process_ends(numbers: list[int], status: int, saved: list[str], tmp_path: Path) -> None:
-    command = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(tmp_path), *map(str, map(int, numbers))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path), *map(str, map(int, numbers))]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == status, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == saved
     assert ("KeyboardInterrupt" in done.stderr) == bool(saved)

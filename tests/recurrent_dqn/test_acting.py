@@ -11,15 +11,17 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
-from toys import Counter, Recorder, StopAt, SumCore, assert_same, make, parameters, vec
 
 from sb3_attn.common.exploration import ape_x_epsilons
 from sb3_attn.envs import PreviousActionReward
+from tests.helpers.callbacks import Recorder, StopAt
+from tests.helpers.environments import Counter, counters
+from tests.helpers.models import SumCore, assert_same, make_rdqn, parameters
 
 
 def acted(steps: int, env: Any = None, epsilon: float = 0.5, **kwargs: Any) -> tuple[Any, Recorder]:
     """A model that acts without learning, and what it saw."""
-    model = make(env, exploration_initial_eps=epsilon, exploration_final_eps=epsilon, learning_starts=0, **kwargs)
+    model = make_rdqn(env, exploration_initial_eps=epsilon, exploration_final_eps=epsilon, learning_starts=0, **kwargs)
     model.train = lambda *args, **kwargs: None
     recorder = Recorder()
     model.learn(steps, recorder)
@@ -43,7 +45,7 @@ def test_states_do_not_depend_on_exploration(core: str) -> None:
 
 def test_states_advance_in_the_warm_up_too() -> None:
     recorder = Recorder()
-    make(learning_starts=100).learn(10, recorder)
+    make_rdqn(learning_starts=100).learn(10, recorder)
     _, acting = acted(10, epsilon=0.0)
     for warm_up, later in zip(by_step(recorder, "next_states"), by_step(acting, "next_states"), strict=True):
         np.testing.assert_array_equal(warm_up, later)
@@ -82,7 +84,7 @@ def test_each_environment_tosses_its_own_coin() -> None:
 
 
 def test_predict_tosses_a_coin_for_each_environment_and_advances_all() -> None:
-    model = make(DummyVecEnv([ConstantObservation] * 64), buffer_size=64 * 20, target_update_interval=64)
+    model = make_rdqn(DummyVecEnv([ConstantObservation] * 64), buffer_size=64 * 20, target_update_interval=64)
     model.exploration_rate = 0.5
     obs = np.ones((64, 2), np.float32)
     greedy, after_greedy = model.predict(obs, deterministic=True)
@@ -119,7 +121,7 @@ def test_environments_reset_their_rows_one_by_one() -> None:
     lengths = (3, 5)
     _, together = acted(40, DummyVecEnv([lambda n=n: Counter(n) for n in lengths]), epsilon=0.0)
     for i, length in enumerate(lengths):
-        _, alone = acted(20, vec(length=length), epsilon=0.0)
+        _, alone = acted(20, counters(length=length), epsilon=0.0)
         np.testing.assert_array_equal([obs[i] for obs in together.observations], np.squeeze(alone.observations, 1))
         for field, expected in zip(by_step(together, "next_states"), by_step(alone, "next_states"), strict=True):
             np.testing.assert_allclose(field[:, i], expected[:, 0], atol=1e-6)
@@ -127,7 +129,7 @@ def test_environments_reset_their_rows_one_by_one() -> None:
 
 def test_the_state_before_the_step_is_stored_and_gives_the_values_of_acting() -> None:
     """From each stored state, the unroll of the window passes through the states that acting had at these steps."""
-    model, recorder = acted(48, vec(length=12), trace_length=3, burn_in_length=2)
+    model, recorder = acted(48, counters(length=12), trace_length=3, burn_in_length=2)
     buffer = model.replay_buffer
     before, after = by_step(recorder, "states"), by_step(recorder, "next_states")
     batch = buffer.sample(64)
@@ -171,7 +173,7 @@ def windows(model: Any) -> set[tuple[int, int]]:
 @pytest.mark.parametrize("reset_num_timesteps", [True, False])
 def test_no_window_spans_the_seam_of_two_calls_of_learn(reset_num_timesteps: bool) -> None:
     """The first call ends within an episode; the second starts another, or goes on with it."""
-    model = make(vec(length=50), learning_starts=0, trace_length=4, burn_in_length=2)
+    model = make_rdqn(counters(length=50), learning_starts=0, trace_length=4, burn_in_length=2)
     seam = 8
     model.learn(seam)
     model.learn(8, reset_num_timesteps=reset_num_timesteps)
@@ -193,7 +195,7 @@ def test_no_window_spans_the_seam_of_two_calls_of_learn(reset_num_timesteps: boo
 @pytest.mark.parametrize("reset_num_timesteps", [True, False])
 def test_a_callback_may_stop_learn_in_the_middle_of_a_step(reset_num_timesteps: bool) -> None:
     """The step that was not stored is lost; what follows is a new episode and not its continuation."""
-    model = make(vec(length=50), learning_starts=0)
+    model = make_rdqn(counters(length=50), learning_starts=0)
     model.learn(100, StopAt(7))
     assert model.num_timesteps == 7 and model.replay_buffer.size() == 6
     recorder = Recorder()
@@ -206,10 +208,10 @@ def test_a_callback_may_stop_learn_in_the_middle_of_a_step(reset_num_timesteps: 
 
 
 def test_evaluation_does_not_disturb_training() -> None:
-    plain = make()
+    plain = make_rdqn()
     plain.learn(90)
-    evaluated = make()
-    evaluated.learn(90, EvalCallback(vec(2, length=4), eval_freq=7, n_eval_episodes=3, verbose=0, warn=False))
+    evaluated = make_rdqn()
+    evaluated.learn(90, EvalCallback(counters(2, length=4), eval_freq=7, n_eval_episodes=3, verbose=0, warn=False))
     assert plain._n_updates > 10
     assert_same(parameters(plain), parameters(evaluated))
 
@@ -230,7 +232,7 @@ class Kind(Counter):
 def test_evaluate_policy_gives_the_returns_of_single_episodes(n_envs: int) -> None:
     """Side by side run episodes of other lengths, whose actions depend on the memory; oracle: a loop by hand."""
     bare = dict(core=SumCore, core_kwargs=dict(decay=1.0), encoder_arch=[], net_arch=[], dueling=False, skip_connection=False)
-    model = make(policy_kwargs=bare)
+    model = make_rdqn(policy_kwargs=bare)
     with th.no_grad():  # 0 once the third numbers seen, of at most 0.75 each, have summed up to 0.9; 1 before
         model.q_net.q_net[0].weight.copy_(th.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]))
         model.q_net.q_net[0].bias.copy_(th.tensor([-0.9, 0.0]))
@@ -270,7 +272,7 @@ def test_previous_action_and_reward_are_the_same_in_acting_and_in_training() -> 
 
 
 def test_predict_without_a_state_warns_once() -> None:
-    model = make()
+    model = make_rdqn()
     obs = np.zeros((1, 3), np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -285,7 +287,7 @@ def test_predict_without_a_state_warns_once() -> None:
 
 
 def test_predict_with_a_state_never_warns() -> None:
-    model = make()
+    model = make_rdqn()
     obs, state = np.zeros((1, 3), np.float32), None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -295,7 +297,7 @@ def test_predict_with_a_state_never_warns() -> None:
 
 
 def test_episode_start_resets_the_marked_rows_only() -> None:
-    model = make(vec(2))
+    model = make_rdqn(counters(2))
     obs = np.ones((2, 3), np.float32)
     _, once = model.predict(obs)
     _, twice = model.predict(obs, once, np.array([False, True]))

@@ -10,10 +10,12 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
-from toys import Counter, Recorder, SumCore, assert_same, make, parameters, vec
 
 from sb3_attn import MlpPolicy, RecurrentDQN
 from sb3_attn.common.exploration import ape_x_epsilons
+from tests.helpers.callbacks import Recorder
+from tests.helpers.environments import Counter, counters
+from tests.helpers.models import SumCore, assert_same, make_rdqn, parameters
 
 SWITCHED = [
     {},
@@ -48,9 +50,9 @@ def assert_same_trajectory(first: Any, second: Any) -> None:
 
 @pytest.mark.parametrize("switches", SWITCHED, ids=str)
 def test_a_loaded_model_predicts_and_trains_as_the_saved_one(switches: dict, tmp_path: Path) -> None:
-    model = make(vec(2), **switches).learn(60)
+    model = make_rdqn(counters(2), **switches).learn(60)
     model.save(tmp_path / "model")
-    loaded = RecurrentDQN.load(tmp_path / "model", env=vec(2), device="cpu")
+    loaded = RecurrentDQN.load(tmp_path / "model", env=counters(2), device="cpu")
     assert_same(parameters(model), parameters(loaded))
     assert_same_trajectory(model, loaded)
     for name in ("trace_length", "burn_in_length", "td_lambda", "prioritized_replay", "per_env_epsilons", "stored_state"):
@@ -63,14 +65,14 @@ def test_a_loaded_model_predicts_and_trains_as_the_saved_one(switches: dict, tmp
 
 
 def test_the_policy_can_be_saved_alone(tmp_path: Path) -> None:
-    model = make().learn(40)
+    model = make_rdqn().learn(40)
     model.policy.save(tmp_path / "policy")
     assert_same_trajectory(model.policy, MlpPolicy.load(tmp_path / "policy", device="cpu"))
 
 
 def test_parameters_can_be_handed_over() -> None:
     """With those of the optimizer: the next update is the same."""
-    first, second = make().learn(60), make(seed=1).learn(20)
+    first, second = make_rdqn().learn(60), make_rdqn(seed=1).learn(20)
     second.set_parameters(copy.deepcopy(first.get_parameters()))  # torch's optimizers take tensors over uncopied
     second.replay_buffer = first.replay_buffer
     assert_same(parameters(first), parameters(second))
@@ -82,8 +84,8 @@ def test_parameters_can_be_handed_over() -> None:
 
 @pytest.mark.parametrize(("saved", "n_envs"), [(2, 2), (1, 16), (16, 1)])
 def test_the_number_of_environments_may_change_at_load(saved: int, n_envs: int, tmp_path: Path) -> None:
-    make(vec(saved), per_env_epsilons=True).learn(48).save(tmp_path / "model")
-    loaded = RecurrentDQN.load(tmp_path / "model", env=vec(n_envs), device="cpu")
+    make_rdqn(counters(saved), per_env_epsilons=True).learn(48).save(tmp_path / "model")
+    loaded = RecurrentDQN.load(tmp_path / "model", env=counters(n_envs), device="cpu")
     assert loaded.replay_buffer.n_envs == n_envs
     before = parameters(loaded)
     loaded.learn(160)
@@ -94,22 +96,22 @@ def test_the_number_of_environments_may_change_at_load(saved: int, n_envs: int, 
 
 @pytest.mark.parametrize("n_envs", [1, 3, 16])
 def test_any_number_of_environments(n_envs: int) -> None:
-    model = make(vec(n_envs)).learn(96)
+    model = make_rdqn(counters(n_envs)).learn(96)
     assert model.num_timesteps % n_envs == 0 and model._n_updates > 0
     model.replay_buffer.check_valid()
 
 
 def test_a_buffer_of_one_step_at_load_is_accepted(tmp_path: Path) -> None:
     """RL Zoo loads so to enjoy an agent without its memory for replay."""
-    model = make(vec(2)).learn(40)
+    model = make_rdqn(counters(2)).learn(40)
     model.save(tmp_path / "model")
     assert_same_trajectory(model, RecurrentDQN.load(tmp_path / "model", buffer_size=1, device="cpu"))
-    RecurrentDQN.load(tmp_path / "model", env=vec(2), buffer_size=1, device="cpu").predict(np.zeros((2, 3), np.float32))
+    RecurrentDQN.load(tmp_path / "model", env=counters(2), buffer_size=1, device="cpu").predict(np.zeros((2, 3), np.float32))
 
 
 def test_set_env_begins_new_episodes() -> None:
-    model = make(vec(length=50), learning_starts=0).learn(8)
-    model.set_env(vec(length=50))
+    model = make_rdqn(counters(length=50), learning_starts=0).learn(8)
+    model.set_env(counters(length=50))
     recorder = Recorder()
     model.learn(8, recorder, reset_num_timesteps=False)
     assert not any(field.any() for field in recorder.states[0])
@@ -118,10 +120,10 @@ def test_set_env_begins_new_episodes() -> None:
 
 
 def test_a_replay_comes_back_as_it_was(tmp_path: Path) -> None:
-    model = make(vec(2), prioritized_replay=True).learn(60)
+    model = make_rdqn(counters(2), prioritized_replay=True).learn(60)
     model.save(tmp_path / "model")
     model.save_replay_buffer(tmp_path / "replay")
-    loaded = RecurrentDQN.load(tmp_path / "model", env=vec(2), device="cpu")
+    loaded = RecurrentDQN.load(tmp_path / "model", env=counters(2), device="cpu")
     loaded.load_replay_buffer(tmp_path / "replay")
     batches = []
     for buffer in (model.replay_buffer, loaded.replay_buffer):
@@ -137,7 +139,7 @@ def test_a_replay_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_loading_a_replay_begins_new_episodes(tmp_path: Path) -> None:
-    model = make(vec(length=50)).learn(8)
+    model = make_rdqn(counters(length=50)).learn(8)
     model.save_replay_buffer(tmp_path / "replay")
     model.load_replay_buffer(tmp_path / "replay")
     model.learn(8, reset_num_timesteps=False)
@@ -145,8 +147,8 @@ def test_loading_a_replay_begins_new_episodes(tmp_path: Path) -> None:
 
 
 def test_learning_on_is_learning_in_one_go() -> None:
-    constant = dict(env=vec(2, length=7), exploration_initial_eps=0.3, exploration_final_eps=0.3, prioritized_replay=True)
-    once, twice = make(**constant).learn(80), make(**constant | dict(env=vec(2, length=7)))
+    constant = dict(env=counters(2, length=7), exploration_initial_eps=0.3, exploration_final_eps=0.3, prioritized_replay=True)
+    once, twice = make_rdqn(**constant).learn(80), make_rdqn(**constant | dict(env=counters(2, length=7)))
     for _ in range(2):
         twice.learn(40, reset_num_timesteps=False)
     assert twice.num_timesteps == 80 and twice._n_updates == once._n_updates > 5
@@ -155,7 +157,7 @@ def test_learning_on_is_learning_in_one_go() -> None:
 
 
 def test_learning_anew_counts_and_explores_anew_but_keeps_what_was_learned() -> None:
-    model = make().learn(40)
+    model = make_rdqn().learn(40)
     n_updates, rates = model._n_updates, []
     assert model.exploration_rate == 0.05
     model.learn(40, lambda *_: rates.append(model.exploration_rate) or True)
@@ -164,21 +166,21 @@ def test_learning_anew_counts_and_explores_anew_but_keeps_what_was_learned() -> 
 
 
 def test_learning_can_start_before_the_first_window() -> None:
-    model = make(vec(length=20), learning_starts=0, trace_length=None, burn_in_length=0).learn(16)
+    model = make_rdqn(counters(length=20), learning_starts=0, trace_length=None, burn_in_length=0).learn(16)
     assert model.replay_buffer.n_windows == model._n_updates == 0
     assert model.learn(8, reset_num_timesteps=False)._n_updates > 0
 
 
 def test_a_seed_determines_everything() -> None:
-    first, second, third = (make(vec(2), prioritized_replay=True, seed=seed).learn(80) for seed in (5, 5, 6))
+    first, second, third = (make_rdqn(counters(2), prioritized_replay=True, seed=seed).learn(80) for seed in (5, 5, 6))
     assert_same(parameters(first), parameters(second))
     assert not th.equal(first.q_net.q_net[0].weight, third.q_net.q_net[0].weight)
     np.testing.assert_array_equal(first.replay_buffer.actions, second.replay_buffer.actions)
 
 
 def test_vec_normalize_replay_is_raw_and_batches_are_normalized(monkeypatch: pytest.MonkeyPatch) -> None:
-    env = VecNormalize(vec(2), norm_obs=True, norm_reward=True)
-    model = make(env, learning_starts=0)
+    env = VecNormalize(counters(2), norm_obs=True, norm_reward=True)
+    model = make_rdqn(env, learning_starts=0)
     buffer, batches = model.replay_buffer, []
     sample = buffer.sample
     monkeypatch.setattr(buffer, "sample", lambda *args, **kwargs: batches.append(sample(*args, **kwargs)) or batches[-1])
@@ -194,12 +196,12 @@ def test_vec_normalize_replay_is_raw_and_batches_are_normalized(monkeypatch: pyt
 
 def test_the_burn_in_that_refreshes_old_states_is_on_by_default() -> None:
     """Stored states come from older weights, and under VecNormalize from older statistics."""
-    model = RecurrentDQN("MlpPolicy", vec(), device="cpu")
+    model = RecurrentDQN("MlpPolicy", counters(), device="cpu")
     assert model.stored_state and model.replay_buffer.burn_in_length > 0
 
 
 def test_what_is_saved_can_be_chosen(tmp_path: Path) -> None:
-    make(gamma=0.5, td_lambda=0.3).save(tmp_path / "model", exclude=["gamma"])
+    make_rdqn(gamma=0.5, td_lambda=0.3).save(tmp_path / "model", exclude=["gamma"])
     assert "gamma" not in load_from_zip_file(tmp_path / "model")[0]
     loaded = RecurrentDQN.load(tmp_path / "model", device="cpu")
     assert (loaded.gamma, loaded.td_lambda) == (0.99, 0.3)
@@ -220,7 +222,7 @@ SPACES = [
 @pytest.mark.parametrize(("policy", "space"), SPACES, ids=str)
 def test_every_kind_of_observation(policy: str, space: spaces.Space, tmp_path: Path) -> None:
     env = DummyVecEnv([lambda: Counter(5, truncates=True, space=space)] * 2)
-    model = make(env, policy).learn(48)
+    model = make_rdqn(env, policy).learn(48)
     assert model._n_updates > 0
     model.replay_buffer.check_valid()
     model.save(tmp_path / "model")
@@ -241,7 +243,7 @@ def test_every_kind_of_observation(policy: str, space: spaces.Space, tmp_path: P
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("what", ["model", "replay"])
 def test_a_failed_save_leaves_the_old_file_whole(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = make().learn(40)
+    model = make_rdqn().learn(40)
     path = tmp_path / ("model.zip" if what == "model" else "replay.pkl")
     save = model.save if what == "model" else model.save_replay_buffer
     save(path)

@@ -8,11 +8,11 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
-from toys import Counter
 
 from sb3_attn import DARQNPolicy, RecurrentDQN
 from sb3_attn.recurrent_dqn import darqn
 from sb3_attn.recurrent_dqn.darqn import AttentionLSTMCore
+from tests.helpers.environments import Counter
 
 RGB = spaces.Box(0, 255, (3, 64, 64), np.uint8)
 ENTITIES = spaces.Box(-1.0, 1.0, (6, 3), np.float32)

@@ -11,9 +11,10 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
-from toys import Counter, make, vec
 
 from sb3_attn import PrioritizedSequenceReplayBuffer, RecurrentDQN, SequenceReplayBuffer
+from tests.helpers.environments import Counter, counters
+from tests.helpers.models import make_rdqn
 
 BAD_ARGUMENTS = [
     (dict(trace_length=0), "trace_length=0 leaves no step"),
@@ -57,7 +58,7 @@ BAD_ARGUMENTS = [
 @pytest.mark.parametrize(("arguments", "sentence"), BAD_ARGUMENTS, ids=[str(bad) for bad, _ in BAD_ARGUMENTS])
 def test_a_bad_argument_is_named(arguments: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        make(**arguments)
+        make_rdqn(**arguments)
 
 
 @pytest.mark.parametrize(
@@ -66,31 +67,31 @@ def test_a_bad_argument_is_named(arguments: dict[str, Any], sentence: str) -> No
     ids=str,
 )
 def test_whole_episodes_need_no_burn_in_to_be_turned_off(lengths: dict[str, Any], burn_in_length: int) -> None:
-    model = RecurrentDQN("MlpPolicy", vec(), buffer_size=100, device="cpu", **lengths)
+    model = RecurrentDQN("MlpPolicy", counters(), buffer_size=100, device="cpu", **lengths)
     assert model.burn_in_length == model.replay_buffer.burn_in_length == burn_in_length
 
 
 def test_buffer_size_counts_all_environments() -> None:
     with pytest.raises(ValueError, match=r"buffer_size=19 leaves 4 steps for each of 4 environments.*at least 20"):
-        make(vec(4), buffer_size=19)
-    make(vec(4), buffer_size=20)
+        make_rdqn(counters(4), buffer_size=19)
+    make_rdqn(counters(4), buffer_size=20)
 
 
 def test_a_policy_of_stock_dqn_is_refused() -> None:
     from stable_baselines3.dqn.policies import MlpPolicy
 
     with pytest.raises(ValueError, match="policy=DQNPolicy is not a RecurrentDQNPolicy; use one of"):
-        RecurrentDQN(MlpPolicy, vec())
+        RecurrentDQN(MlpPolicy, counters())
 
 
 def test_a_dict_observation_needs_the_multi_input_policy() -> None:
     space = spaces.Dict({"a": spaces.Box(-1, 1, (2,), np.float32)})
     with pytest.raises(ValueError, match="`MultiInputPolicy` when working with dict"):
-        make(vec(space=space))
+        make_rdqn(counters(space=space))
 
 
 def test_predict_names_a_gym_tuple_and_a_state_of_other_shapes() -> None:
-    model = make()
+    model = make_rdqn()
     with pytest.raises(ValueError, match="mixing Gym API"):
         model.predict(Counter().reset())
     _, state = model.predict(np.zeros((1, 3), np.float32))
@@ -118,7 +119,7 @@ class Broken(Counter):
 @pytest.mark.parametrize("what", ["reward", "observation"])
 def test_what_is_not_finite_stops_training_before_it_is_saved(what: str, number: float, tmp_path: Path) -> None:
     env = DummyVecEnv([lambda: Counter(20), lambda: Broken(what, number), lambda: Counter(20)])
-    model = make(env, learning_starts=0)
+    model = make_rdqn(env, learning_starts=0)
     with (
         pytest.raises(ValueError, match=f"environment 1 returned a non-finite {what} at step 21"),
         np.errstate(invalid="ignore"),
@@ -136,7 +137,7 @@ def test_a_first_observation_that_is_not_finite_stops_learn() -> None:
             return obs * np.nan, info
 
     with pytest.raises(ValueError, match=r"environment 1 .*non-finite observation at step 0"):
-        make(DummyVecEnv([Counter, BrokenReset])).learn(20)
+        make_rdqn(DummyVecEnv([Counter, BrokenReset])).learn(20)
 
 
 @pytest.mark.parametrize("truncates", [True, False])
@@ -150,7 +151,7 @@ def test_a_final_observation_that_is_not_finite_stops_training(truncates: bool) 
 
     env = DummyVecEnv([lambda: Counter(20), lambda: BrokenEnd(5, truncates)])
     with pytest.raises(ValueError, match="environment 1 returned a non-finite final observation at step 10"):
-        make(env).learn(40)
+        make_rdqn(env).learn(40)
 
 
 @pytest.mark.parametrize("truncates", [True, False])
@@ -164,7 +165,7 @@ def test_a_final_observation_that_is_not_there_is_not_checked(truncates: bool) -
                 info.pop("terminal_observation", None)
             return obs, rewards, dones, infos
 
-    model = make(WithoutFinalObservations([lambda: Counter(5, truncates)])).learn(40)
+    model = make_rdqn(WithoutFinalObservations([lambda: Counter(5, truncates)])).learn(40)
     assert model._n_updates > 0
     model.replay_buffer.check_valid()
 
@@ -176,13 +177,13 @@ def test_the_key_of_a_dict_observation_is_named() -> None:
             return obs | {"b": obs["b"] * np.nan}, *rest
 
     space = spaces.Dict({key: spaces.Box(1, 2, (2,), np.float32) for key in "ab"})
-    model = make(DummyVecEnv([lambda: BrokenKey(space=space)]), "MultiInputPolicy")
+    model = make_rdqn(DummyVecEnv([lambda: BrokenKey(space=space)]), "MultiInputPolicy")
     with pytest.raises(ValueError, match="non-finite observation 'b' at step 1"):
         model.learn(20)
 
 
 def test_a_loss_that_is_not_finite_stops_training() -> None:
-    model = make(learning_starts=20)
+    model = make_rdqn(learning_starts=20)
     model.learn(16)
     with th.no_grad():
         model.q_net.q_net[-1].bias[0] = np.inf
@@ -194,41 +195,41 @@ def test_a_loss_that_is_not_finite_stops_training() -> None:
 @pytest.mark.parametrize("other", [PPO, DQN])
 def test_the_zip_of_another_algorithm_is_refused(other: type, tmp_path: Path) -> None:
     kwargs = dict(n_steps=8, batch_size=8) if other is PPO else dict(buffer_size=10)
-    other("MlpPolicy", vec(), device="cpu", **kwargs).save(tmp_path / "other")
+    other("MlpPolicy", counters(), device="cpu", **kwargs).save(tmp_path / "other")
     with pytest.raises(ValueError, match=r"is not a RecurrentDQNPolicy.*another algorithm saved that zip"):
         RecurrentDQN.load(tmp_path / "other")
 
 
 def test_other_spaces_are_refused(tmp_path: Path) -> None:
-    make().save(tmp_path / "model")
-    other = vec(space=spaces.Box(-1, 1, (5,), np.float32))
+    make_rdqn().save(tmp_path / "model")
+    other = counters(space=spaces.Box(-1, 1, (5,), np.float32))
     with pytest.raises(ValueError, match="Observation spaces do not match"):
         RecurrentDQN.load(tmp_path / "model", env=other)
     with pytest.raises(ValueError, match="Observation spaces do not match"):
-        make().set_env(other)
+        make_rdqn().set_env(other)
 
 
 def test_a_replay_of_another_kind_or_size_is_refused(tmp_path: Path) -> None:
     others = {
-        "n_envs=2, but this model needs n_envs=1": make(vec(2)),
-        "trace_length=4, sequence_period=4, but": make(trace_length=4),
-        "class=PrioritizedSequenceReplayBuffer, but": make(prioritized_replay=True),
-        "class=ReplayBuffer": DQN("MlpPolicy", vec(), buffer_size=10, device="cpu"),
+        "n_envs=2, but this model needs n_envs=1": make_rdqn(counters(2)),
+        "trace_length=4, sequence_period=4, but": make_rdqn(trace_length=4),
+        "class=PrioritizedSequenceReplayBuffer, but": make_rdqn(prioritized_replay=True),
+        "class=ReplayBuffer": DQN("MlpPolicy", counters(), buffer_size=10, device="cpu"),
     }
-    model = make()
+    model = make_rdqn()
     for message, other in others.items():
         other.save_replay_buffer(tmp_path / "other")
         with pytest.raises(ValueError, match=message):
             model.load_replay_buffer(tmp_path / "other")
     model.learn(40)  # with its own, still
-    make().learn(20).save_replay_buffer(tmp_path / "own")
+    make_rdqn().learn(20).save_replay_buffer(tmp_path / "own")
     model.replay_buffer = None  # type: ignore[assignment]
     model.load_replay_buffer(tmp_path / "own")
     assert model.replay_buffer.n_windows > 0
 
 
 def test_arguments_given_to_load_are_checked(tmp_path: Path) -> None:
-    make().save(tmp_path / "model")
+    make_rdqn().save(tmp_path / "model")
     with pytest.raises(ValueError, match=r"td_lambda=3.0 must lie between 0 and 1"):
         RecurrentDQN.load(tmp_path / "model", td_lambda=3.0)
     with pytest.raises(ValueError, match=r"prioritized_replay=True, but .* uniform"):
@@ -240,11 +241,11 @@ def test_actions_that_do_not_start_at_zero_are_refused() -> None:
     env = Counter()
     env.action_space = spaces.Discrete(2, start=5)
     with pytest.raises(ValueError, match=r"action_space=Discrete\(2, start=5\) must start at 0; shift it"):
-        make(DummyVecEnv([lambda: env]))
+        make_rdqn(DummyVecEnv([lambda: env]))
 
 
 def test_episode_starts_may_be_of_any_type_but_not_of_any_number() -> None:
-    model = make(vec(2))
+    model = make_rdqn(counters(2))
     obs = model.env.reset()
     _, state = model.predict(obs)
     fresh = model.predict(obs, state, np.ones(2, bool), deterministic=True)[1]
@@ -260,10 +261,10 @@ def test_no_statistics_are_saved_that_are_not_finite(tmp_path: Path) -> None:
     """The statistics in memory are spoilt, since VecNormalize sees the reward first; those on disk are not."""
     env = VecNormalize(DummyVecEnv([lambda: Broken("reward", np.nan)]))
     with pytest.raises(ValueError, match="non-finite reward at step 7"):
-        make(env).learn(40, CheckpointCallback(1, str(tmp_path), save_vecnormalize=True))
+        make_rdqn(env).learn(40, CheckpointCallback(1, str(tmp_path), save_vecnormalize=True))
     saved = list(tmp_path.glob("*vecnormalize*.pkl"))
     assert len(saved) == 6
-    assert all(np.isfinite(VecNormalize.load(str(path), vec()).ret_rms.var) for path in saved)
+    assert all(np.isfinite(VecNormalize.load(str(path), counters()).ret_rms.var) for path in saved)
 
 
 @pytest.mark.parametrize(
@@ -278,4 +279,4 @@ def test_actions_have_to_be_discrete(space: spaces.Space) -> None:
             self.action_space = space
 
     with pytest.raises(AssertionError, match=rf"only supports .*Discrete.* but {type(space).__name__}"):
-        make(DummyVecEnv([Acting]))
+        make_rdqn(DummyVecEnv([Acting]))

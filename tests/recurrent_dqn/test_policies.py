@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from toys import make, vec
 
 from sb3_attn import R2D2, LSTMCore, RecurrentDQN
 from sb3_attn.recurrent_dqn.policies import RecurrentQNetwork
+from tests.helpers.environments import counters
+from tests.helpers.models import make_rdqn
 
 
 def net(**policy_kwargs: Any) -> RecurrentQNetwork:
-    return make(policy_kwargs=policy_kwargs).q_net
+    return make_rdqn(policy_kwargs=policy_kwargs).q_net
 
 
 def random_observations(*shape: int) -> th.Tensor:
@@ -56,7 +57,7 @@ def test_encoder_and_head_have_the_given_layers(activation_fn: type) -> None:
 def test_the_default_layers() -> None:
     image = spaces.Box(0, 255, (36, 36, 1), np.uint8)
     sizes = {}
-    for policy, env in (("MlpPolicy", vec()), ("CnnPolicy", vec(space=image))):
+    for policy, env in (("MlpPolicy", counters()), ("CnnPolicy", counters(space=image))):
         q_net = RecurrentDQN(policy, env, buffer_size=100, device="cpu").q_net
         sizes[policy] = [layer.out_features for layer in q_net.encoder[::2]], q_net.core.output_size, q_net.net_arch
     assert sizes == {"MlpPolicy": ([64], 64, [64]), "CnnPolicy": ([], 64, [64])}
@@ -64,21 +65,21 @@ def test_the_default_layers() -> None:
 
 @pytest.mark.parametrize("core", ["lstm", "LSTM", LSTMCore])
 def test_the_size_of_an_lstm_by_the_name_that_sb3_contrib_gives_it(core: Any) -> None:
-    policy = make(policy_kwargs=dict(core=core, core_kwargs=dict(forget_bias=2.0), lstm_hidden_size=9)).policy
+    policy = make_rdqn(policy_kwargs=dict(core=core, core_kwargs=dict(forget_bias=2.0), lstm_hidden_size=9)).policy
     assert policy.q_net.core.output_size == 9
     assert policy._get_constructor_parameters()["core_kwargs"] == dict(forget_bias=2.0, hidden_size=9)
 
 
 def test_r2d2_takes_that_name_instead_of_its_own_default() -> None:
     policy_kwargs = dict(lstm_hidden_size=9, encoder_arch=[8], net_arch=[8])
-    model = R2D2("MlpPolicy", vec(), buffer_size=1000, policy_kwargs=policy_kwargs, device="cpu")
+    model = R2D2("MlpPolicy", counters(), buffer_size=1000, policy_kwargs=policy_kwargs, device="cpu")
     assert model.q_net.core.output_size == 9
 
 
 @pytest.mark.parametrize("normalize_images", [True, False])
 def test_images_are_divided_by_255_by_default(normalize_images: bool) -> None:
     space = spaces.Box(0, 255, (1, 36, 36), np.uint8)
-    q_net = make(vec(space=space), "CnnPolicy", policy_kwargs=dict(normalize_images=normalize_images)).q_net
+    q_net = make_rdqn(counters(space=space), "CnnPolicy", policy_kwargs=dict(normalize_images=normalize_images)).q_net
     seen: list[th.Tensor] = []
     q_net.features_extractor.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     q_net(th.ones(1, 1, 36, 36, dtype=th.uint8), q_net.initial_state(1))
@@ -107,7 +108,7 @@ def test_a_network_can_be_rebuilt_from_its_constructor_parameters() -> None:
 
 def test_a_policy_can_be_rebuilt_from_its_constructor_parameters() -> None:
     kwargs = dict(core="gru", core_kwargs=dict(hidden_size=5), encoder_arch=[7], dueling=False, skip_connection=False)
-    policy = make(policy_kwargs=kwargs).policy
+    policy = make_rdqn(policy_kwargs=kwargs).policy
     again = type(policy)(**policy._get_constructor_parameters())
     again.load_state_dict(policy.state_dict())
     obs = random_observations(5)

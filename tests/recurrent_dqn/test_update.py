@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.vec_env import DummyVecEnv
-from toys import Counter, SumCore, make, vec
 
 from sb3_attn import RecurrentDQN
 from sb3_attn.common.core_state import state_from_arrays
 from sb3_attn.recurrent_dqn.policies import RecurrentQNetwork
 from sb3_attn.replay import SequenceReplayBufferSamples
+from tests.helpers.environments import Counter, counters
+from tests.helpers.models import SumCore, make_rdqn
 
 
 def filled(n_collected: int = 60, **kwargs: Any) -> RecurrentDQN:
     """A model whose buffer holds random steps, without an update so far."""
-    return make(learning_starts=10**6, **kwargs).learn(n_collected)
+    return make_rdqn(learning_starts=10**6, **kwargs).learn(n_collected)
 
 
 def gradient(model: RecurrentDQN, batch: SequenceReplayBufferSamples, monkeypatch: pytest.MonkeyPatch) -> th.Tensor:
@@ -84,7 +85,7 @@ def values_by_hand(net: RecurrentQNetwork, batch: SequenceReplayBufferSamples, b
 def test_each_network_burns_in_with_its_own_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: targets by the target network alone, errors (seen as priorities) against the online network alone."""
     model = filled(
-        env=vec(length=5), stored_state=False, burn_in_length=5, double_q=False, td_lambda=None, prioritized_replay=True
+        env=counters(length=5), stored_state=False, burn_in_length=5, double_q=False, td_lambda=None, prioritized_replay=True
     )
     perturb(model.q_net_target)
     batch = model.replay_buffer.sample(16)
@@ -117,7 +118,7 @@ def test_the_two_networks_burnt_in_differ_when_their_weights_do() -> None:
 
 @pytest.mark.parametrize("stored_state", [True, False])
 def test_burn_in_is_a_step_by_step_unroll_from_the_stored_or_the_initial_state(stored_state: bool) -> None:
-    model = filled(env=vec(length=12), n_collected=120, stored_state=stored_state)
+    model = filled(env=counters(length=12), n_collected=120, stored_state=stored_state)
     batch = model.replay_buffer.sample(64)
     assert (~batch.episode_starts).any() and bool(batch.core_state) == stored_state
     burnt_in = model.q_net.burn_in(batch)
@@ -144,7 +145,7 @@ def test_a_cue_in_the_first_observation_changes_the_target(monkeypatch: pytest.M
 
 
 def test_a_cue_before_the_burn_in_reaches_the_targets_through_the_stored_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = filled(env=vec(length=12), n_collected=120, td_lambda=None, double_q=False)
+    model = filled(env=counters(length=12), n_collected=120, td_lambda=None, double_q=False)
     batch = model.replay_buffer.sample(64)
     before = with_targets(model, batch, monkeypatch)
     zeroed = batch._replace(core_state=tuple(map(th.zeros_like, batch.core_state)))
@@ -222,7 +223,7 @@ def test_truncation_bootstraps_and_termination_does_not(
     returns: dict, truncates: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every reward is 1 and every target value 10: at gamma 0.9 the target is 10, except at a termination."""
-    model = filled(env=vec(truncates=truncates, reward=1.0), gamma=0.9, **returns)
+    model = filled(env=counters(truncates=truncates, reward=1.0), gamma=0.9, **returns)
     say_everywhere(model.q_net_target, 10.0)
     batch = model.replay_buffer.sample(64)
     targets = with_targets(model, batch, monkeypatch)
@@ -236,7 +237,7 @@ def test_truncation_bootstraps_and_termination_does_not(
 @pytest.mark.parametrize("returns", RETURNS, ids=str)
 def test_value_rescaling_is_undone_before_the_return_and_done_after_it(returns: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     """As above, but the networks learn h(10) = sqrt(11) - 1 + 0.01."""
-    model = filled(env=vec(truncates=True, reward=1.0), gamma=0.9, value_rescaling=True, **returns)
+    model = filled(env=counters(truncates=True, reward=1.0), gamma=0.9, value_rescaling=True, **returns)
     say_everywhere(model.q_net_target, 11**0.5 - 0.99)
     batch = model.replay_buffer.sample(64)
     targets = with_targets(model, batch, monkeypatch)[batch.mask]
@@ -261,7 +262,7 @@ def test_targets_are_pinned_by_double_q(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_dropout_would_be_on_in_training_and_off_in_acting() -> None:
     modes = set()
-    model = make()
+    model = make_rdqn()
     model.q_net.encoder.register_forward_pre_hook(lambda encoder, inputs: modes.add((len(inputs[0]) == 1, encoder.training)))
     model.learn(60)
     assert modes == {(True, False), (False, True)}
@@ -298,7 +299,7 @@ SWITCHES = [
 @pytest.mark.parametrize("switches", SWITCHES, ids=str)
 def test_every_switch_trains(switches: dict) -> None:
     n_envs = 1 if "train_freq" in switches else 3
-    model = make(DummyVecEnv([lambda i=i: Counter(3 + i, truncates=i == 1) for i in range(n_envs)]), **switches)
+    model = make_rdqn(DummyVecEnv([lambda i=i: Counter(3 + i, truncates=i == 1) for i in range(n_envs)]), **switches)
     before = [parameter.clone() for parameter in model.q_net.parameters()]
     model.learn(90)
     model.replay_buffer.check_valid()

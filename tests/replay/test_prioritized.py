@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from episode_player import ACTION_SPACE, OBSERVATION_SPACE, EpisodePlayer
 
 from sb3_attn.replay import PrioritizedSequenceReplayBuffer, SequenceReplayBufferSamples
+from tests.helpers.episode_player import ACTION_SPACE, OBSERVATION_SPACE, EpisodePlayer
 
 N_WINDOWS = 8
 

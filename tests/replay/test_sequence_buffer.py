@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch as th
-from episode_player import EpisodePlayer, make_buffer, play
 
 from sb3_attn.replay import PrioritizedSequenceReplayBuffer, SequenceReplayBuffer
+from tests.helpers.episode_player import EpisodePlayer, make_buffer, play
 
 LENGTHS = [(4, 0, None), (4, 3, None), (6, 4, 3), (5, 7, 2), (3, 2, 1), (1, 0, None), (1, 5, 1), (None, 0, None)]
 

@@ -6,11 +6,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from episode_player import ACTION_SPACE, OBSERVATION_SPACE, EpisodePlayer, make_buffer, play
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_attn.replay import PrioritizedSequenceReplayBuffer, SequenceReplayBuffer
+from tests.helpers.episode_player import ACTION_SPACE, OBSERVATION_SPACE, EpisodePlayer, make_buffer, play
 
 
 def test_states_come_as_tensors_too():

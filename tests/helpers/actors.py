@@ -1,4 +1,4 @@
-"""An environment that can be followed by hand, a small R2D2 and slow oracles, which the tests of R2D2 share."""
+"""Actors of R2D2, and plain loops over environments, network and returns that say what they should send."""
 
 import math
 from collections.abc import Callable
@@ -7,85 +7,11 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 import torch as th
-from gymnasium import spaces
 
 from sb3_attn import R2D2
 from sb3_attn.r2d2.actor import Actor, copy_parameters
 from sb3_attn.r2d2.trajectory import Trajectory
-
-SPACES = {
-    "vector": spaces.Box(-50.0, 50.0, (3,), np.float32),
-    "dict": spaces.Dict({"a": spaces.Box(-50.0, 50.0, (2,), np.float32), "b": spaces.Discrete(4)}),
-    "discrete": spaces.Discrete(6),
-    "image": spaces.Box(0, 255, (36, 40, 3), np.uint8),
-}
-POLICIES = {"vector": "MlpPolicy", "dict": "MultiInputPolicy", "discrete": "MlpPolicy", "image": "CnnPolicy"}
-
-
-class Walk(gym.Env[Any, Any]):
-    """
-    All that happens follows from the seed and the actions; half of the episodes are truncated.
-
-    :param kind: which observations
-    :param longest: number of steps of the longest episode; the others have at least 2
-    :param n_actions: number of actions
-    """
-
-    def __init__(self, kind: str = "vector", longest: int = 8, n_actions: int = 3) -> None:
-        self.observation_space = SPACES[kind]
-        self.action_space = spaces.Discrete(n_actions)
-        self.kind, self.longest = kind, longest
-
-    def _observe(self) -> Any:
-        numbers = self.np_random.normal(size=3) + self.last_action
-        if self.kind == "dict":
-            return {"a": numbers[:2].astype(np.float32), "b": int(self.np_random.integers(4))}
-        if self.kind == "discrete":
-            return int(self.np_random.integers(6))
-        if self.kind == "image":
-            return self.np_random.integers(256, size=(36, 40, 3), dtype=np.uint8)
-        return numbers.astype(np.float32)
-
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
-        super().reset(seed=seed)
-        self.steps, self.last_action = 0, 0
-        self.length = int(self.np_random.integers(2, self.longest + 1))
-        self.truncates = bool(self.np_random.random() < 0.5)
-        return self._observe(), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
-        self.steps += 1
-        self.last_action = int(action)
-        reward = float(self.np_random.normal()) + self.last_action
-        done = self.steps == self.length
-        return self._observe(), reward, done and not self.truncates, done and self.truncates, {}
-
-
-SMALL_POLICY = dict(core_kwargs=dict(hidden_size=6), encoder_arch=[6], net_arch=[6])
-
-
-def make(env: Any = None, policy: str = "MlpPolicy", **kwargs: Any) -> R2D2:
-    """A small model of two environments for each actor, which learns after 20 steps."""
-    if env is None:
-        env = Walk
-        kwargs = {"envs_per_actor": 2} | kwargs
-    policy_kwargs = SMALL_POLICY | kwargs.pop("policy_kwargs", {})
-    defaults: dict[str, Any] = dict(
-        learning_rate=1e-2,
-        buffer_size=400,
-        learning_starts=20,
-        batch_size=4,
-        target_update_interval=10,
-        n_steps=2,
-        trace_length=3,
-        burn_in_length=2,
-        sequence_period=2,
-        rollout_length=5,
-        actor_update_interval=10,
-        seed=0,
-        device="cpu",
-    )
-    return R2D2(policy, env, **(defaults | kwargs), policy_kwargs=policy_kwargs)
+from tests.helpers.environments import Walk
 
 
 def make_actor(model: R2D2, index: int = 0, **kwargs: Any) -> Actor:
@@ -97,19 +23,6 @@ def make_actor(model: R2D2, index: int = 0, **kwargs: Any) -> Actor:
     actor = Actor(spec, index, env=env, **kwargs)
     actor.load(copy_parameters(model.q_net, 0))
     return actor
-
-
-def prefer(model: R2D2, action: int) -> None:
-    """Let a model without dueling find one action the best, whatever it sees."""
-    with th.no_grad():
-        for parameter in model.q_net.parameters():
-            parameter.zero_()
-        model.q_net.q_net[-1].bias[action] = 1.0
-
-
-def rows(observation: Any, k: int) -> dict[str, np.ndarray]:
-    """The observation of environment k, as a Dict."""
-    return {key: np.asarray(array)[k] for key, array in as_dict(observation).items()}
 
 
 def as_dict(observation: Any) -> dict[str, Any]:
