@@ -22,8 +22,8 @@ def additive_score(keys: th.Tensor, vector: th.Tensor, query: th.Tensor | None =
     :param query: q, already projected to size a, ``[B, a]``; ``None`` leaves it out
     :return: ``[B, H, n]``
     """
-    hidden = th.tanh(keys if query is None else keys + query.unsqueeze(-2))
-    return F.linear(hidden, vector).transpose(-1, -2)
+    hidden = th.tanh(keys if query is None else keys + query.unsqueeze(-2))  # [B, n, a] + [B, 1, a]
+    return F.linear(hidden, vector).transpose(-1, -2)  # [B, n, H] -> [B, H, n]
 
 
 def linear_score(regions: th.Tensor, vector: th.Tensor) -> th.Tensor:
@@ -45,7 +45,7 @@ def bilinear_score(keys: th.Tensor, query: th.Tensor) -> th.Tensor:
     :param query: W2 q, ``[B, H, a]``
     :return: ``[B, H, n]``
     """
-    return (keys @ query.unsqueeze(-1)).squeeze(-1)
+    return (keys @ query.unsqueeze(-1)).squeeze(-1)  # [B, H, n, a] @ [B, H, a, 1]
 
 
 def dot_product_score(keys: th.Tensor, query: th.Tensor) -> th.Tensor:

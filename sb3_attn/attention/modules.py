@@ -92,7 +92,7 @@ class BilinearScore(Score):
         self.query = nn.Linear(query_size, n_heads * attention_size, bias=False)
 
     def forward(self, regions: th.Tensor, query: th.Tensor | None = None) -> th.Tensor:
-        keys = self.key(regions).unflatten(-1, (self.n_heads, -1)).transpose(-2, -3)
+        keys = self.key(regions).unflatten(-1, (self.n_heads, -1)).transpose(-2, -3)  # [B, n, H * a] -> [B, H, n, a]
         return self.score(keys, self.query(query).unflatten(-1, (self.n_heads, -1)))
 
 
@@ -156,7 +156,7 @@ class SoftAttention(nn.Module):
         :return: contexts ``[B, H, d]`` and attention weights ``[B, H, n]``
         """
         weights = self._select(self.score(regions, query), None if mask is None else mask.unsqueeze(-2))
-        return weights @ regions, weights
+        return weights @ regions, weights  # [B, H, n] @ [B, n, d]
 
     def _select(self, scores: th.Tensor, mask: th.Tensor | None) -> th.Tensor:
         return soft_weights(scores, mask, self.temperature)

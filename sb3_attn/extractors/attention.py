@@ -125,7 +125,7 @@ class SoftAttentionExtractor(AttentionExtractor):
         tokens, mask = self.tokenizer(observations), self.tokenizer.mask(observations)
         contexts, weights = self.attention(tokens, self._query(tokens, mask), mask)
         if not self.sum_tokens:
-            contexts = weights.unsqueeze(-1) * tokens.unsqueeze(1)
+            contexts = weights.unsqueeze(-1) * tokens.unsqueeze(1)  # [B, H, n, 1] * [B, 1, n, d]
         return self.linear(contexts.flatten(1)), weights
 
     def _query(self, tokens: th.Tensor, mask: th.Tensor | None) -> th.Tensor | None:

@@ -100,7 +100,8 @@ class ImageTokenizer(Tokenizer):
 
     def forward(self, observations: PyTorchObs) -> th.Tensor:
         assert isinstance(observations, th.Tensor), "DictTokenizer is for a Dict"
-        regions = self.trunk(observations.contiguous(memory_format=self.memory_format)).flatten(2).transpose(1, 2)
+        features = self.trunk(observations.contiguous(memory_format=self.memory_format))  # [B, d, rows, columns]
+        regions = features.flatten(2).transpose(1, 2)
         if self.coordinates is None:
             return regions
         return th.cat((regions, self.coordinates.expand(len(regions), -1, -1)), dim=-1)
@@ -137,11 +138,12 @@ class FeatureTokenizer(Tokenizer):
         self.weight = nn.Parameter(th.empty(self.n_tokens, token_size))
         self.bias = nn.Parameter(th.empty(self.n_tokens, token_size))
         for parameter in (self.weight, self.bias):
+            # Within 1 / sqrt(d), as in the authors' implementation
             nn.init.uniform_(parameter, -(token_size**-0.5), token_size**-0.5)
 
     def forward(self, observations: PyTorchObs) -> th.Tensor:
         assert isinstance(observations, th.Tensor), "DictTokenizer is for a Dict"
-        return observations.flatten(1).unsqueeze(-1) * self.weight + self.bias
+        return observations.flatten(1).unsqueeze(-1) * self.weight + self.bias  # [B, n, 1] * [n, d]
 
 
 class DictTokenizer(FormerParameterNames, Tokenizer):
