@@ -48,16 +48,23 @@ class SaveAndLoad(OffPolicyAlgorithm):
 
     def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
         own = self.replay_buffer
-        super().load_replay_buffer(path, truncate_last_traj)
+        try:
+            super().load_replay_buffer(path, truncate_last_traj)
+            self._check_replay(path)
+        except BaseException:
+            self.replay_buffer = own  # SB3 replaces it before it checks anything
+            raise
+        # The open episodes of the buffer are not those of the environments now, so the next `learn()` resets the environments
+        self._last_obs = None
+
+    def _check_replay(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        """Check that a loaded replay buffer fits this model."""
         loaded, expected = _description(self.replay_buffer), self._expected_replay()
         if different := [key for key in expected if loaded.get(key) != expected[key]]:
-            self.replay_buffer = own
             raise ValueError(
                 f"path={path} holds a replay buffer with {_select(loaded, different)}, but this model needs "
                 f"{_select(expected, different)}; load it into a model with the arguments of the one that saved it."
             )
-        # The open episodes of the buffer are not those of the environments now, so the next `learn()` resets the environments
-        self._last_obs = None
 
     def _expected_replay(self) -> dict[str, Any]:
         """The properties that a replay buffer must have for this model to learn from it."""

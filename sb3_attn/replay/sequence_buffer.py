@@ -65,7 +65,7 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
 
     A window lies within one episode: up to ``burn_in_length`` steps that only warm the memory up, then up to
     ``trace_length`` steps that are trained. The trained parts start every ``sequence_period`` steps. So an episode of 11
-    steps is cut into these windows by ``burn_in_length=2, trace_length=4, sequence_period=3`` (b: burn-in, t: trained)::
+    steps is cut into these windows by ``burn_in_length=2, trace_length=4, sequence_period=3`` (b: burn-in, t: trained):
 
         step          0  1  2  3  4  5  6  7  8  9 10
         window at 0   t  t  t  t

@@ -10,6 +10,7 @@ from gymnasium import spaces
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import CheckpointCallback
+from stable_baselines3.common.save_util import save_to_pkl
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_attn import PrioritizedSequenceReplayBuffer, RecurrentDQN, SequenceReplayBuffer
@@ -221,7 +222,10 @@ def test_a_replay_of_another_kind_or_size_is_refused(tmp_path: Path) -> None:
         other.save_replay_buffer(tmp_path / "other")
         with pytest.raises(ValueError, match=message):
             model.load_replay_buffer(tmp_path / "other")
-    model.learn(40)  # with its own, still
+    save_to_pkl(tmp_path / "dict", {})
+    with pytest.raises(AssertionError, match="must inherit from ReplayBuffer"):
+        model.load_replay_buffer(tmp_path / "dict")
+    model.learn(40)  # still with its own
     make_rdqn().learn(20).save_replay_buffer(tmp_path / "own")
     model.replay_buffer = None  # type: ignore[assignment]
     model.load_replay_buffer(tmp_path / "own")
