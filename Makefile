@@ -59,8 +59,8 @@ format: $(VENV)/.stamp ## Format the code and fix what ruff can fix
 docs: $(VENV)/.stamp-docs ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-benchmarks: $(VENV)/.stamp-benchmarks ## Run the benchmarks
-	$(BIN)/python -m benchmarks
+benchmarks: $(VENV)/.stamp-benchmarks ## Run all benchmarks with short settings, which show only that they run
+	$(BIN)/python -m benchmarks --quick
 
 clean: ## Remove the environment and everything that was built
 	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache

@@ -1,1 +1,1 @@
-"""Measurements of what the package promises: learning of memory tasks, and speed."""
+"""Measurements of what the package promises: learning of tasks that need memory, and speed."""

@@ -1,4 +1,4 @@
-"""The processes that one process has started, as Linux's /proc shows them."""
+"""The processes that a process has started, from Linux's /proc."""
 
 import os
 from contextlib import suppress
@@ -9,17 +9,11 @@ TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 class Process(NamedTuple):
-    """
-    A process.
+    """A process."""
 
-    :param parent: id of the process that started it
-    :param command: its command line, which Ray's workers change to say what they are doing
-    :param cpu_seconds: processor time that it has used so far
-    """
-
-    parent: int
-    command: str
-    cpu_seconds: float
+    parent: int  # id of the process that started it
+    command: str  # in which Ray's workers state what they are doing
+    cpu_seconds: float  # used so far
 
     @property
     def is_actor(self) -> bool:
@@ -27,12 +21,8 @@ class Process(NamedTuple):
         return self.command.startswith("ray::RemoteActor")
 
 
-def family(pid: int) -> dict[int, Process]:
-    """
-    A process, those that it started, those that these started, and so on, by their ids.
-
-    :param pid: id of the process
-    """
+def process_tree(pid: int) -> dict[int, Process]:
+    """A process, its children, their children, and so on, by their ids."""
     processes = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has just ended

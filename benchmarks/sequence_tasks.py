@@ -1,8 +1,8 @@
 """
-The tasks that external memories were shown on first: copy, repeat copy and associative recall (Graves et al. 2014, section 4).
+The first tasks of external memories: copy, repeat copy and associative recall (Graves et al. 2014, section 4).
 
-A batch holds sequences of one size, so that no step is padded. All bits are drawn evenly and independently: a network that has
-forgotten a bit guesses it, and is wrong half the time.
+A batch holds sequences of one size, so that no step is padded. All bits are independent and 0 or 1 with equal probability: a
+network that has forgotten a bit guesses it, and is wrong half the time. Functions that make a batch draw it with ``rng``.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,17 +13,11 @@ import torch as th
 
 
 class Batch(NamedTuple):
-    """
-    Sequences with what is asked for, T steps of B rows.
+    """Sequences of T steps, B rows, with the bits to answer with."""
 
-    :param inputs: ``[T, B, F]``
-    :param targets: The bits to say, 0 where nothing is asked for, ``[T, B, D]``.
-    :param mask: At which steps something is asked for, ``[T]``.
-    """
-
-    inputs: th.Tensor
-    targets: th.Tensor
-    mask: th.Tensor
+    inputs: th.Tensor  # [T, B, F]
+    targets: th.Tensor  # [T, B, D], 0 where no answer is due
+    mask: th.Tensor  # [T], whether an answer is due
 
 
 def _bits(rng: np.random.Generator, *shape: int) -> th.Tensor:
@@ -31,7 +25,7 @@ def _bits(rng: np.random.Generator, *shape: int) -> th.Tensor:
 
 
 def _answer_last(inputs: th.Tensor, answers: th.Tensor) -> Batch:
-    """Blank inputs at the end, as many as there are answers."""
+    """Append blank inputs for the steps of the answers."""
     blank = inputs.new_zeros(len(answers), *inputs.shape[1:])
     targets = answers.new_zeros(len(inputs) + len(answers), *answers.shape[1:])
     targets[len(inputs) :] = answers
@@ -40,13 +34,9 @@ def _answer_last(inputs: th.Tensor, answers: th.Tensor) -> Batch:
 
 def copy(rng: np.random.Generator, batch_size: int, length: int) -> Batch:
     """
-    Words of 8 bits and a delimiter, then the words again.
+    ``length`` words of 8 bits and a delimiter; the answer is the words.
 
     F is 9: bits, delimiter. D is 8. T is ``2 length + 1``.
-
-    :param rng: Draws the words.
-    :param batch_size: Number of rows B.
-    :param length: Number of words.
     """
     words = _bits(rng, length, batch_size, 8)
     inputs = th.zeros(length + 1, batch_size, 9)
@@ -57,14 +47,10 @@ def copy(rng: np.random.Generator, batch_size: int, length: int) -> Batch:
 
 def repeat_copy(rng: np.random.Generator, batch_size: int, length: int, repeats: int) -> Batch:
     """
-    Words of 8 bits and a delimiter that says how often, then the words as often and an end marker.
+    ``length`` words of 8 bits and a delimiter with a number of repeats; the answer is the words as often, and an end marker.
 
-    F is 10: bits, delimiter, number of repeats. D is 9: bits, end marker. T is ``length (repeats + 1) + 2``.
-
-    :param rng: Draws the words.
-    :param batch_size: Number of rows B.
-    :param length: Number of words.
-    :param repeats: How often to say them. Divided by 10, which is what is trained at most: the paper normalises it too.
+    The number is divided by 10, the largest that is trained; the paper normalises it, too. F is 10: bits, delimiter, number of
+    repeats. D is 9: bits, end marker. T is ``length (repeats + 1) + 2``.
     """
     words = _bits(rng, length, batch_size, 8)
     inputs = th.zeros(length + 1, batch_size, 10)
@@ -79,14 +65,10 @@ def repeat_copy(rng: np.random.Generator, batch_size: int, length: int, repeats:
 
 def associative_recall(rng: np.random.Generator, batch_size: int, items: int) -> Batch:
     """
-    Items of three words of 6 bits, then one of them again: say the item that came after it.
+    Items of three words of 6 bits, at least two, then one of them again, not the last; the answer is the item after it.
 
-    A delimiter stands before each item, another kind before and after the query. F is 8: bits, delimiter of items, of the
-    query. D is 6. T is ``4 items + 8``.
-
-    :param rng: Draws the words, and the query from all items but the last.
-    :param batch_size: Number of rows B.
-    :param items: Number of items, at least 2.
+    A delimiter is before each item, another before and after the query. F is 8: bits, delimiter of items, of the query.
+    D is 6. T is ``4 items + 8``.
     """
     words = _bits(rng, items, 3, batch_size, 6)
     rows, asked = th.arange(batch_size), th.from_numpy(rng.integers(0, items - 1, batch_size))
@@ -100,29 +82,16 @@ def associative_recall(rng: np.random.Generator, batch_size: int, items: int) ->
 
 
 class Task(NamedTuple):
-    """
-    What is trained and tested.
+    """What is trained and tested."""
 
-    :param make: Makes a batch from a generator, the number of rows and the sizes.
-    :param input_size: Size F of an input.
-    :param output_size: Size D of an answer.
-    :param sizes: The least and the greatest of each size that is trained.
-    :param longer: Greater sizes, which are only tested.
-    """
-
-    make: Callable[..., Batch]
-    input_size: int
-    output_size: int
-    sizes: Mapping[str, tuple[int, int]]
-    longer: Mapping[str, int]
+    make: Callable[..., Batch]  # from a generator, the number of rows and the sizes
+    input_size: int  # F
+    output_size: int  # D
+    sizes: Mapping[str, tuple[int, int]]  # the least and the greatest of each size that is trained
+    longer: Mapping[str, int]  # larger sizes, which are only tested
 
     def draw(self, rng: np.random.Generator, batch_size: int) -> Batch:
-        """
-        A batch of random size.
-
-        :param rng: Draws size and contents.
-        :param batch_size: Number of rows B.
-        """
+        """A batch of random size."""
         sizes = {name: int(rng.integers(low, high, endpoint=True)) for name, (low, high) in self.sizes.items()}
         return self.make(rng, batch_size, **sizes)
 

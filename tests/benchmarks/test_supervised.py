@@ -1,4 +1,4 @@
-"""The bench of the supervised tasks counts wrong bits, stops when the bar is held, and trains every core."""
+"""The benchmark of the supervised tasks counts wrong bits, stops when the threshold is held, and trains every core."""
 
 import numpy as np
 import pytest
@@ -7,14 +7,15 @@ import torch as th
 pytest.importorskip("matplotlib")
 pytest.importorskip("yaml")
 
+from benchmarks.learning.supervised import CORES, N_HELD, THRESHOLD, Network, bit_errors, held, reached, settings
+from benchmarks.runner import Options
 from benchmarks.sequence_tasks import TASKS, Batch
-from benchmarks.supervised import BAR, CORES, HELD, Network, bit_errors, held, reached, settings
 
-GOOD, BAD = BAR / 2, BAR * 2
+GOOD, BAD = THRESHOLD / 2, THRESHOLD * 2
 
 
 class Parrot(th.nn.Module):
-    """Knows the answers, but for some bits of the first row.
+    """Knows the answers, except for some bits of the first row.
 
     :param wrong: number of bits to say wrongly in each batch
     """
@@ -36,27 +37,26 @@ def test_wrong_bits_are_counted_per_sequence() -> None:
     assert bit_errors(Parrot(6), batches) == pytest.approx(6 / 4), "however long the sequences are"
 
 
-def test_the_bar_has_to_be_held() -> None:
-    assert not held([GOOD] * (HELD - 1))
-    assert held([BAD] + [GOOD] * HELD)
-    assert not held([GOOD] * HELD + [BAD]), "learned and forgotten"
-    assert not held([GOOD] * (HELD - 1) + [BAR]), "at the bar is not below it"
+def test_the_threshold_has_to_be_held() -> None:
+    assert not held([GOOD] * (N_HELD - 1))
+    assert held([BAD] + [GOOD] * N_HELD)
+    assert not held([GOOD] * N_HELD + [BAD]), "learned and forgotten"
+    assert not held([GOOD] * (N_HELD - 1) + [THRESHOLD]), "at the threshold is not below it"
 
 
 def test_it_is_reached_at_the_first_of_the_evaluations_that_held_it() -> None:
-    errors = [BAD, GOOD, BAD] + [GOOD] * HELD
+    errors = [BAD, GOOD, BAD] + [GOOD] * N_HELD
     times = [float(i) for i in range(len(errors))]
-    run = {"curve": {"errors": errors, "seconds": times, "sequences": [100 * time for time in times]}}
-    assert reached(run) == (3.0, 300.0)
-    run["curve"]["errors"] = [BAD] * len(errors)
-    assert reached(run) is None
+    curve = {"errors": errors, "seconds": times, "sequences": [100 * time for time in times]}
+    assert reached(curve, "seconds") == 3.0 and reached(curve, "sequences") == 300.0
+    assert reached({**curve, "errors": [BAD] * len(errors)}, "seconds") is None
 
 
 @pytest.mark.parametrize("core", CORES)
 @pytest.mark.parametrize("name", TASKS)
 def test_every_core_answers_every_task(name: str, core: str) -> None:
     batch = TASKS[name].make(np.random.default_rng(0), 2, **{size: low for size, (low, _) in TASKS[name].sizes.items()})
-    network = Network(core, settings(name, core, 1.0)["core_kwargs"], TASKS[name])
+    network = Network(core, settings(Options())[f"{name}, {core}"]["core_kwargs"], TASKS[name])
     logits, targets = network(batch)
     assert logits.shape == targets.shape == (int(batch.mask.sum()), 2, TASKS[name].output_size)
     logits.sum().backward()

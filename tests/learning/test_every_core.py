@@ -7,20 +7,22 @@ import pytest
 pytest.importorskip("rl_zoo3")
 pytest.importorskip("popgym")
 
-from benchmarks.cores import CORES, TASKS, run, solved_at
+from benchmarks.learning.cores import THRESHOLD, measure, settings, solved_at
+from benchmarks.runner import Context, Options
 
-RUNS = [(task, core) for task in TASKS for core in CORES if TASKS[task].algo == "rdqn" or CORES[core] is not None]
+SETTINGS = settings(Options())
 
 
 @pytest.mark.learning
-@pytest.mark.parametrize(("task", "core"), [pair for pair in RUNS if pair[0] != "AssociativeRecall8-v0"])
+@pytest.mark.parametrize("variant", [variant for variant in SETTINGS if not variant.startswith("AssociativeRecall8-v0")])
 @pytest.mark.parametrize("seed", range(3))
-def test_a_core_reaches_the_bar(task: str, core: str, seed: int, tmp_path: Path) -> None:
-    assert run(task, core, seed, tmp_path)["curve"][-1][1] >= TASKS[task].bar
+def test_a_core_reaches_the_threshold(variant: str, seed: int, tmp_path: Path) -> None:
+    assert measure(Context(seed, tmp_path), **SETTINGS[variant])["curve"][-1][1] >= THRESHOLD
 
 
 @pytest.mark.learning
 def test_eight_pairs_are_learned_faster_than_by_an_lstm(tmp_path: Path) -> None:
-    memory, lstm = (run("AssociativeRecall8-v0", name, 0, tmp_path) for name in ("key_value", "lstm"))
-    solved, solved_by_lstm = solved_at(memory), solved_at(lstm)
+    variants = [SETTINGS[f"AssociativeRecall8-v0, {core}"] for core in ("key_value", "lstm")]
+    curves = [measure(Context(0, tmp_path / variant["core"]), **variant)["curve"] for variant in variants]
+    solved, solved_by_lstm = map(solved_at, curves)
     assert solved is not None and (solved_by_lstm is None or 2 * solved < solved_by_lstm)

@@ -1,0 +1,282 @@
+"""
+Run benchmarks, keep what they measured, and print their tables.
+
+    python -m benchmarks                             # lists them
+    python -m benchmarks cores --seeds 5 --jobs 2    # runs one, or several, or a whole group
+    python -m benchmarks cores --report              # prints the table of the finished runs
+    python -m benchmarks --quick                     # runs all with short settings: each works, its figures are no evidence
+
+A benchmark has variants, each with settings that JSON can hold. A run measures one variant with one seed, in a worker process
+and on one thread, and is added to ``<out>/<benchmark>.json`` when it has finished. Runs that the file already has with equal
+settings are skipped, so an interrupted benchmark continues where it stopped. All variants run with one seed before any runs
+with the next, so that changes in the load of the machine affect all alike.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from fnmatch import fnmatchcase
+from functools import reduce
+from importlib.metadata import version
+from importlib.util import find_spec
+from multiprocessing import get_context
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import torch as th
+
+from sb3_attn.common.files import replace_on_success
+
+#: One line about each benchmark, by group. Its module is ``benchmarks.<group>.<name>``, imported when needed: some need Ray
+GROUPS = {
+    "learning": {
+        "memory_tasks": "RecurrentDQN on five tasks that need memory, with the shipped hyperparameters",
+        "cores": "every memory core, in RecurrentDQN and over the stacked frames of stock DQN",
+        "visual_search": "stock DQN with and without attention on visual search",
+        "darqn": "DARQN on tasks that need memory, with and without attention",
+        "supervised": "memory cores alone on copy, repeat copy and associative recall",
+        "r2d2_learning": "R2D2 in process, on Ray, and on Ray while actors are killed",
+        "r2d2_ratio": "how closely R2D2 keeps to samples_per_insert",
+    },
+    "speed": {
+        "recurrent_update": "an update of RecurrentDQN against the bare LSTM",
+        "env_steps": "environment steps per second of RecurrentDQN, training included, against Tianshou's recurrent DQN",
+        "attention_update": "an update of stock DQN with attention against one with NatureCNN",
+        "memory_update": "an update of the NTM and of the DNC against pytorch-ntm and the package dnc",
+        "vec_env": "environment steps per second of RayVecEnv against SB3's vector environments",
+        "r2d2_throughput": "steps per second of R2D2's actors, and the processor time that Ray adds",
+        "r2d2_slow_env": "R2D2's actors with environments that wait",
+        "r2d2_breakdown": "each part of a trajectory's way from an actor on Ray into the replay",
+    },
+}
+QUICK_SCALE = 0.05
+
+#: Seed of evaluations, far from the seeds of training
+EVALUATION_SEED = 1_000_000
+
+
+class Options(NamedTuple):
+    """The part of the command line that settings depend on."""
+
+    scale: float = 1.0  # share of the full number of steps, rounds or seconds
+    compiled: bool = False  # also measure memories with torch.compile
+    peers: Mapping[str, str] = MappingProxyType({})  # paths of other packages to compare with, by name
+
+    def scaled(self, number: int, multiple_of: int = 1) -> int:
+        """A number of steps or rounds at this scale, rounded down to a multiple but at least one multiple."""
+        return max(int(self.scale * number) // multiple_of, 1) * multiple_of
+
+
+class Context(NamedTuple):
+    """What a run is given beside its settings."""
+
+    seed: int  # or the number of the repetition
+    folder: Path = Path("logs")  # for models and logs
+    peers: Mapping[str, str] = MappingProxyType({})  # as in Options
+
+
+class Run(NamedTuple):
+    """A finished run, as the results file holds it."""
+
+    variant: str
+    seed: int
+    settings: dict[str, Any]  # arguments of `measure`
+    machine: dict[str, Any]  # empty for old runs that did not record it
+    result: dict[str, Any]  # what `measure` returned
+
+
+#: Settings of each variant
+Settings = dict[str, dict[str, Any]]
+#: Runs of each variant, in order of their seeds
+Variants = dict[str, list[Run]]
+#: Cells of a table by the titles of their columns
+Row = dict[str, str]
+
+
+class Benchmark(NamedTuple):
+    """
+    A benchmark.
+
+    :param settings: Returns the settings of each variant.
+    :param measure: ``measure(context, **settings)`` does one run and returns a result that JSON can hold.
+    :param rows: Returns the rows of the table.
+    :param seeds: Number of seeds unless ``--seeds`` gives another.
+    :param alone: Whether a run needs the machine for itself, so that ``--jobs`` does not apply.
+    :param plot: Draws runs into files; is given their path without a suffix.
+    :param quick: Pattern of the variants that ``--quick`` runs.
+    """
+
+    settings: Callable[[Options], Settings]
+    measure: Callable[..., dict[str, Any]]
+    rows: Callable[[Variants], Iterable[Row]]
+    seeds: int
+    alone: bool = False
+    plot: Callable[[Variants, Path], None] | None = None
+    quick: str = "*"
+
+
+def load(name: str) -> Benchmark:
+    """Import a benchmark by its name in :data:`GROUPS`."""
+    (group,) = (group for group, members in GROUPS.items() if name in members)
+    try:
+        return importlib.import_module(f"benchmarks.{group}.{name}").BENCHMARK
+    except ModuleNotFoundError as error:
+        raise SystemExit(f'{name} needs {error.name}; run `pip install -c constraints.txt -e ".[benchmarks,ray]"`.') from error
+
+
+def read(path: Path) -> list[Run]:
+    """The runs of a results file; none if there is no file yet."""
+    return [Run(**run) for run in json.loads(path.read_text())] if path.exists() else []
+
+
+def write(path: Path, runs: Iterable[Run]) -> None:
+    """Write a results file, one run per line."""
+    lines = [json.dumps(run._asdict()) for run in sorted(runs, key=lambda run: (run.variant, run.seed))]
+    with replace_on_success(path, suffix="") as temporary:
+        temporary.write_text("[\n" + ",\n".join(lines) + "\n]\n")
+
+
+def execute(name: str, variant: str, settings: dict[str, Any], context: Context) -> Run:
+    """Do one run of a benchmark's variant in this process."""
+    th.set_num_threads(1)
+    result = load(name).measure(context, **settings)
+    versions = {package: version(package) for package in ("torch", "ray") if find_spec(package)}
+    processor = platform.processor() or platform.machine()
+    machine = {"processor": processor, "cores": os.cpu_count(), "load": os.getloadavg()[0], **versions}
+    return Run(variant, context.seed, settings, machine, result)
+
+
+def complete(name: str, options: Options, seeds: int, jobs: int, only: Sequence[str], out: Path, logs: Path) -> list[Run]:
+    """
+    Do the runs that the results file lacks, and add each to it.
+
+    :param only: Patterns of the names of variants to run; the other parameters are as on the command line.
+    :return: All runs that the file has then.
+    """
+    benchmark, path = load(name), out / f"{name}.json"
+    settings = {
+        variant: values
+        for variant, values in benchmark.settings(options).items()
+        if any(fnmatchcase(variant, pattern) for pattern in only)
+    }
+    if not settings:
+        print(f"{name}: no variant matches {' '.join(only)}; there are {'; '.join(benchmark.settings(options))}.")
+    runs = {(run.variant, run.seed): run for run in read(path)}
+    wanted = [(variant, seed) for seed in range(seeds) for variant in settings]
+    with ProcessPoolExecutor(1 if benchmark.alone else jobs, mp_context=get_context("spawn")) as pool:
+        futures = []
+        for variant, seed in wanted:
+            if (variant, seed) not in runs or runs[variant, seed].settings != settings[variant]:
+                context = Context(seed, logs / name / variant / str(seed), dict(options.peers))
+                futures.append(pool.submit(execute, name, variant, settings[variant], context))
+        try:
+            for future in as_completed(futures):
+                run = future.result()
+                runs[run.variant, run.seed] = run
+                write(path, runs.values())
+                numbers = {key: value for key, value in run.result.items() if not isinstance(value, dict | list)}
+                print(f"{name}: {run.variant}, seed {run.seed} {numbers or ''}", flush=True)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return list(runs.values())
+
+
+def report(name: str, runs: Iterable[Run], options: Options, out: Path) -> str:
+    """The table of a benchmark, variants in the order of its settings, and the machine; also draws its pictures."""
+    benchmark = load(name)
+    variants: Variants = {variant: [] for variant in benchmark.settings(options)}
+    for run in sorted(runs, key=lambda run: run.seed):
+        variants.setdefault(run.variant, []).append(run)
+    variants = {variant: found for variant, found in variants.items() if found}
+    if not variants:
+        return f"\n## {name}\n\nNo runs yet.\n"
+    if benchmark.plot is not None:
+        benchmark.plot(variants, out / name)
+    machines = [run.machine for found in variants.values() for run in found if run.machine]
+    return f"\n## {name}\n\n{table(benchmark.rows(variants))}\n\n{where(machines)}\n"
+
+
+def table(rows: Iterable[Row]) -> str:
+    """A Markdown table."""
+    titles, *_ = rows = list(rows)
+    lines = (titles, ["---"] * len(titles), *(row.values() for row in rows))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def where(machines: Sequence[Mapping[str, Any]]) -> str:
+    """The machines of runs in a sentence; nothing if none was recorded."""
+    kinds = {", ".join(f"{key} {value}" for key, value in machine.items() if key != "load") for machine in machines}
+    loads = [machine["load"] for machine in machines]
+    return f"{'; '.join(sorted(kinds))}; load {min(loads):.1f} to {max(loads):.1f} at the end of a run." if machines else ""
+
+
+def values(runs: Iterable[Run], *keys: str) -> list[Any]:
+    """The value that each run has in its result under a path of keys."""
+    return [reduce(lambda value, key: value[key], keys, run.result) for run in runs]
+
+
+def each(numbers: Iterable[float | None], form: str = ".2f") -> str:
+    """A cell with the number of each seed, a dash where there is none."""
+    return ", ".join("-" if number is None else format(number, form) for number in numbers)
+
+
+def listing() -> str:
+    """One line about each benchmark."""
+    lines = []
+    for group, members in GROUPS.items():
+        lines += [f"{group}:", *(f"  {name:18}{summary}" for name, summary in members.items())]
+    return "\n".join(lines)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; ``None`` takes it from ``sys.argv``."""
+    parser = argparse.ArgumentParser("python -m benchmarks", description="Without a name: list the benchmarks.")
+    names = [name for members in GROUPS.values() for name in members]
+    parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks, or groups of them")
+    parser.add_argument("--seeds", type=int, metavar="N", help="number of seeds, from 0, instead of the benchmark's own")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="number of runs at a time, unless they are timed")
+    parser.add_argument("--only", nargs="+", metavar="PATTERN", help="variants to run, such as 'copy, *'")
+    parser.add_argument("--scale", type=float, default=1.0, metavar="X", help="share of the full size, to try a benchmark out")
+    parser.add_argument("--quick", action="store_true", help="all benchmarks, or those named, with short settings")
+    parser.add_argument("--report", action="store_true", help="run nothing, print the tables of finished runs")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="results: benchmarks/results, temporary at another scale")
+    parser.add_argument("--logs", type=Path, metavar="FOLDER", help="models and logs: logs/benchmarks, or temporary likewise")
+    parser.add_argument("--compiled", action="store_true", help="memory_update: with torch.compile, too; needs a C++ compiler")
+    peers = parser.add_argument_group("packages to compare with")
+    peers.add_argument("--tianshou", metavar="PYTHON", help="the interpreter of an environment that has Tianshou")
+    peers.add_argument("--pytorch-ntm", metavar="FOLDER", help="a checkout of loudinthecloud/pytorch-ntm")
+    peers.add_argument("--dnc", metavar="FOLDER", help="the folder that has the package dnc")
+    args = parser.parse_args(arguments)
+    if unknown := [name for name in args.names if name not in (*GROUPS, *names)]:
+        parser.error(f"{', '.join(unknown)}: no such benchmark. There are:\n{listing()}")
+    if args.jobs < 1 or args.scale <= 0 or (args.seeds is not None and args.seeds < 1):
+        parser.error("--seeds, --jobs and --scale have to be positive.")
+    if args.quick:
+        args.names, args.scale, args.seeds = args.names or names, QUICK_SCALE, 1
+    args.names = [name for given in args.names for name in GROUPS.get(given, [given])]
+    return args
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; ``None`` takes it from ``sys.argv``."""
+    args = parse(arguments)
+    if not args.names:
+        print(listing())
+    paths = {"tianshou": args.tianshou, "pytorch-ntm": args.pytorch_ntm, "dnc": args.dnc}
+    options = Options(args.scale, args.compiled, {name: path for name, path in paths.items() if path})
+    with tempfile.TemporaryDirectory() as temporary:
+        is_full = args.scale == 1
+        out = args.out or Path("benchmarks/results" if is_full else temporary)
+        logs = args.logs or Path("logs/benchmarks" if is_full else f"{temporary}/logs")
+        for name in args.names:
+            seeds = 0 if args.report else args.seeds or load(name).seeds
+            only = args.only or ([load(name).quick] if args.quick else ["*"])
+            runs = complete(name, options, seeds, args.jobs, only, out, logs)
+            print(report(name, runs, options, out), flush=True)

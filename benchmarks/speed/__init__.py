@@ -1,0 +1,1 @@
+"""How fast it is; what is compared is measured in turn, in one run."""

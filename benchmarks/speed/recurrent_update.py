@@ -1,0 +1,96 @@
+"""An update of RecurrentDQN, sampling and optimizer included, against the bare fused LSTM: CartPole without velocities."""
+
+from collections.abc import Callable, Iterator
+from statistics import median
+from typing import Any
+
+import torch as th
+from torch import nn
+
+from benchmarks.environments import MaskedCartPole
+from benchmarks.peers import tianshou as sizes
+from benchmarks.runner import Benchmark, Context, Options, Row, Settings, Variants, values
+from benchmarks.speed.turns import cpu_milliseconds, in_turn, medians, ratio
+from sb3_attn import RecurrentDQN
+
+#: The layers between the LSTM and the Q-values. Tianshou has a linear layer; our default is a hidden layer, which also sees
+#: the LSTM's inputs, and two streams.
+HEADS: dict[str, dict[str, Any]] = {"linear": dict(net_arch=[], dueling=False, skip_connection=False), "default": {}}
+
+#: Size of the LSTM, the comparison's or R2D2's, and head
+CASES = ((sizes.HIDDEN_SIZE, "linear"), (sizes.HIDDEN_SIZE, "default"), (512, "default"))
+
+
+def settings(options: Options) -> Settings:
+    """A variant for each size and head."""
+    return {
+        f"LSTM {hidden_size}, {head} head": {"hidden_size": hidden_size, "head": head, "rounds": options.scaled(300)}
+        for hidden_size, head in CASES
+    }
+
+
+def make_model(full_windows: bool, head: str, seed: int, hidden_size: int = sizes.HIDDEN_SIZE) -> RecurrentDQN:
+    """The agent to measure, with the sizes of the comparison and otherwise the constructor's defaults."""
+    core: dict[str, Any] = dict(core="lstm", core_kwargs=dict(hidden_size=hidden_size))
+    return RecurrentDQN(
+        "MlpPolicy",
+        MaskedCartPole(full_windows),
+        learning_rate=sizes.LEARNING_RATE,
+        buffer_size=sizes.BUFFER_SIZE,
+        learning_starts=sizes.WARM_UP_STEPS,
+        batch_size=sizes.BATCH_SIZE,
+        train_freq=sizes.STEPS_PER_UPDATE,
+        target_update_interval=sizes.UPDATES_PER_TARGET * sizes.STEPS_PER_UPDATE,
+        trace_length=sizes.TRACE,
+        burn_in_length=sizes.BURN_IN,
+        exploration_initial_eps=sizes.EPSILON,
+        exploration_final_eps=sizes.EPSILON,
+        policy_kwargs=dict(**core, encoder_arch=[sizes.INPUT_SIZE], **HEADS[head]),
+        seed=seed,
+        device="cpu",
+    )
+
+
+def bare_lstm_update(hidden_size: int) -> Callable[[], None]:
+    """The part that no update of these sizes can do without: burn-in and unroll of two LSTMs, and the gradient of one."""
+    online, target = nn.LSTM(sizes.INPUT_SIZE, hidden_size), nn.LSTM(sizes.INPUT_SIZE, hidden_size)
+    past = th.randn(sizes.BURN_IN, sizes.BATCH_SIZE, sizes.INPUT_SIZE)
+    # One step more than is trained, for the targets; with a gradient, since there is an encoder before the LSTM
+    trained = th.randn(sizes.TRACE + 1, sizes.BATCH_SIZE, sizes.INPUT_SIZE, requires_grad=True)
+    gradient = th.randn(sizes.TRACE + 1, sizes.BATCH_SIZE, hidden_size)
+
+    def update() -> None:
+        with th.no_grad():
+            _, online_state = online(past)
+            _, target_state = target(past)
+            target(trained, target_state)
+        outputs, _ = online(trained, online_state)
+        online.zero_grad()
+        trained.grad = None
+        outputs.backward(gradient)
+
+    return update
+
+
+def measure(context: Context, hidden_size: int, head: str, rounds: int) -> dict[str, Any]:
+    """Measure both in turn; returns milliseconds of both, and the ratio of the update to the bare LSTM."""
+    model = make_model(True, head, context.seed, hidden_size)
+    model.learn(sizes.WARM_UP_STEPS)  # two episodes in the replay; no window is shorter than the lengths above
+    sides = {"update": lambda: model.train(1, sizes.BATCH_SIZE), "lstm": bare_lstm_update(hidden_size)}
+    times = in_turn({name: cpu_milliseconds(side) for name, side in sides.items()}, rounds, warm_up=10)
+    return {"milliseconds": medians(times), "ratio": ratio(times["update"], times["lstm"]), "rounds": times}
+
+
+def rows(variants: Variants) -> Iterator[Row]:
+    """A size and head a row."""
+    for name, runs in variants.items():
+        yield {
+            "one update": name,
+            "RecurrentDQN": f"{median(values(runs, 'milliseconds', 'update')):.2f} ms",
+            "bare LSTM": f"{median(values(runs, 'milliseconds', 'lstm')):.2f} ms",
+            "ratio": f"{median(values(runs, 'ratio')):.2f}",
+            "threshold": "at most 1.15",
+        }
+
+
+BENCHMARK = Benchmark(settings, measure, rows, seeds=1, alone=True)

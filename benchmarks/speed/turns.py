@@ -1,0 +1,48 @@
+"""
+Measuring in turn: each side once in every round, so that changes in the load of the machine affect all alike.
+
+Reported are medians over the rounds, and as a ratio the median of the ratios within each round.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+from typing import TypeVar
+
+Key = TypeVar("Key")
+
+
+def in_turn(sides: Mapping[Key, Callable[[], float]], rounds: int, warm_up: int = 0) -> dict[Key, list[float]]:
+    """Measure all sides in every round, after ``warm_up`` rounds that do not count, in which caches fill."""
+    measured: dict[Key, list[float]] = {name: [] for name in sides}
+    for number in range(warm_up + rounds):
+        for name, side in sides.items():
+            value = side()
+            if number >= warm_up:
+                measured[name].append(value)
+    return measured
+
+
+def cpu_milliseconds(function: Callable[[], object]) -> Callable[[], float]:
+    """
+    Make a side that calls a function and returns the milliseconds of CPU time that it took.
+
+    On one thread CPU time equals elapsed time, except that other processes do not add to it.
+    """
+
+    def side() -> float:
+        start = time.process_time()
+        function()
+        return 1000 * (time.process_time() - start)
+
+    return side
+
+
+def medians(measured: Mapping[Key, Sequence[float]]) -> dict[Key, float]:
+    """The median of each side."""
+    return {name: median(numbers) for name, numbers in measured.items()}
+
+
+def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
+    """The median of the ratios within each round."""
+    return median(x / y for x, y in zip(numerators, denominators, strict=True))
