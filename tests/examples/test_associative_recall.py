@@ -36,9 +36,9 @@ def played(places: list[int] | None = None) -> Episode:
     weights = np.zeros((2 * N_PAIRS, 1, 2 * N_PAIRS))
     for step, place in enumerate(places, start=N_PAIRS):
         weights[step, 0, 2 * N_PAIRS - (step - place)] = 1.0  # the last slot is the step before
-    attention = RecordedWeights("memory_retrieval", weights, (TokenPart(None, "step", 0, 2 * N_PAIRS, newest_age=1),))
+    recorded = RecordedWeights("memory_retrieval", weights, (TokenPart(None, "step", 0, 2 * N_PAIRS, newest_age=1),))
     steps = np.zeros(2 * N_PAIRS)
-    return Episode(np.stack(observations), steps, steps, None, [attention])
+    return Episode(np.stack(observations), steps, steps, None, [recorded])
 
 
 def test_the_share_of_questions_that_read_their_own_pair(example) -> None:

@@ -275,10 +275,10 @@ def test_pictures_of_a_model_with_masks():
         ("units", "entity", 2, 7),
     ]
     episode = record_episode(model, Units())
-    (attention,) = episode.recorded_weights
-    assert attention.weights.shape == (4, 1, 7) and np.isfinite(attention.entropy).all()
-    assert (attention.weights[:, 0, 2:][episode.observations["units_mask"] == 0] == 0).all()
-    tokens_figure(attention)
+    (recorded,) = episode.recorded_weights
+    assert recorded.weights.shape == (4, 1, 7) and np.isfinite(recorded.entropy).all()
+    assert (recorded.weights[:, 0, 2:][episode.observations["units_mask"] == 0] == 0).all()
+    tokens_figure(recorded)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The ball's place from Atari's memory, held against the frame; attention near it, against counts by hand."""
+"""The position of the ball, compared with the frame; the attention near it, compared with counts by hand."""
 
 import ale_py
 import gymnasium as gym
@@ -58,7 +58,7 @@ def test_the_ball_is_where_the_frame_shows_it(game):
     assert compared > 100 and absent > 50
 
 
-def test_where_no_ball_is_drawn():
+def test_a_ball_that_is_not_drawn_has_no_position():
     ram = np.zeros(128, np.uint8)
     ram[99], ram[49] = 100, 100
     assert ball_position("Breakout", ram) is None and ball_position("Pong", ram) is None
@@ -101,12 +101,12 @@ def test_mass_against_even_attention():
         attention_near(RecordedWeights("attention", weights[:2], (part,)), [None, None])
 
 
-def test_a_model_that_plays():
+def test_an_untrained_model_attends_about_evenly():
     wrapper_kwargs = dict(terminal_on_life_loss=False)
     env = VecFrameStack(make_atari_env("ALE/Breakout-v5", 1, seed=0, wrapper_kwargs=wrapper_kwargs, env_kwargs=RAW), 4)
     model = DQN(SoftAttentionPolicy, env, buffer_size=1, device="cpu")
-    ((attention, measured),) = measure_ball_attention(model, env, "Breakout", n_steps=40, deterministic=False)
-    assert attention.weights.shape == (40, 1, 49)
+    ((recorded, measured),) = measure_ball_attention(model, env, "Breakout", n_steps=40, deterministic=False)
+    assert recorded.weights.shape == (40, 1, 49)
     assert 0 < measured.n_frames < 40 == measured.n_steps
     # An untrained network attends about evenly
     np.testing.assert_allclose(measured.mass, measured.even, rtol=0.3)

@@ -44,7 +44,7 @@ def test_observations_are_spread_over_the_interval(monkeypatch):
     assert seen == [[2, 4, 6], [8, 10, 12]]
 
 
-def test_what_cannot_be_is_a_sentence():
+def test_bad_arguments_and_models_without_attention_are_refused():
     with pytest.raises(ValueError, match="n_steps=0 must be at least 1"):
         AttentionFiguresCallback(n_steps=0)
     with pytest.raises(ValueError, match="has no attention and no memory to show"):
@@ -68,7 +68,7 @@ def test_memories_over_frames(extractor, tmp_path):
     assert found == {f"frames_{name}/peak" for name in names} | {f"frames_{name}/entropy" for name in distributions}
 
 
-def test_a_memory_core_needs_an_episode():
+def test_a_memory_core_is_refused_since_it_needs_an_episode():
     env = make_env("vector")
     model = RecurrentDQN("MlpPolicy", env, policy_kwargs=dict(core="ntm"), buffer_size=100, device="cpu")
     with pytest.raises(ValueError, match="depend on its memory, which a callback does not see; record an episode"):

@@ -1,4 +1,4 @@
-"""Figures and videos: they can be read, have titles and labels, and show what they say."""
+"""Figures and videos: their files can be read, they have titles and labels, and they show the right data."""
 
 import sys
 from itertools import pairwise
@@ -58,7 +58,7 @@ def test_only_what_moves_is_drawn_again(image_episode):
     assert first[titles].min() < 100  # there is text
 
 
-def test_what_moved_leaves_no_trace():
+def test_moving_lines_leave_no_trace_in_the_video():
     episode = record_episode(make_model(DQN, make_env("vector")), make_env("vector"))
     frames = [frame.astype(int) for frame in attention_video(episode)]
     lines = [np.flatnonzero((frame[..., 2] - frame[..., 0] > 150).sum(axis=0) > 50) for frame in frames]  # cyan columns
@@ -85,31 +85,31 @@ def test_the_panels_show_frame_observation_and_heads(image_episode):
 
 def test_maps_are_of_the_parts_own_tokens():
     episode = record_episode(make_model(DQN, make_env("dict")), make_env("dict"))
-    (part, image), attention = image_parts(episode.recorded_weights[0])[0], episode.recorded_weights[0]
+    (part, image), recorded = image_parts(episode.recorded_weights[0])[0], episode.recorded_weights[0]
     assert part.key == "image" and part.stop - part.start == 25
-    expected = pixel_map(attention.weights[..., part.start : part.stop], image.grid, image.receptive_field, (64, 64))
-    np.testing.assert_array_equal(attention_maps(attention, part), expected)
+    expected = pixel_map(recorded.weights[..., part.start : part.stop], image.grid, image.receptive_field, (64, 64))
+    np.testing.assert_array_equal(attention_maps(recorded, part), expected)
     assert observed_image(episode, part.key, 0).shape == (64, 64, 3)
-    (vector,) = (other for other in attention.parts if other.image is None)
+    (vector,) = (other for other in recorded.parts if other.image is None)
     with pytest.raises(ValueError, match="The part 'vector: entry' is not an image"):
-        attention_maps(attention, vector)
+        attention_maps(recorded, vector)
 
 
-def test_other_endings_are_refused(tmp_path):
+def test_other_video_formats_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"has to end in .mp4 or .gif"):
         write_video(tmp_path / "video.avi", [])
 
 
 def test_curves_and_tokens(episode, tmp_path):
-    attention = episode.recorded_weights[0]
-    curves = curves_figure(attention)
+    recorded = episode.recorded_weights[0]
+    curves = curves_figure(recorded)
     upper, lower = curves.axes
-    np.testing.assert_array_equal(upper.lines[1].get_ydata(), attention.entropy[:, 1])
-    np.testing.assert_array_equal(lower.lines[0].get_ydata(), attention.peak[:, 0])
+    np.testing.assert_array_equal(upper.lines[1].get_ydata(), recorded.entropy[:, 1])
+    np.testing.assert_array_equal(lower.lines[0].get_ydata(), recorded.peak[:, 0])
     assert upper.get_ylabel() and lower.get_ylabel() and lower.get_xlabel() == "step" and upper.get_legend()
-    tokens = tokens_figure(attention)
+    tokens = tokens_figure(recorded)
     assert [axes.get_title() for axes in tokens.axes[:2]] == ["head 1", "head 2"]
-    np.testing.assert_array_equal(tokens.axes[0].images[0].get_array(), attention.weights[:, 0].T)
+    np.testing.assert_array_equal(tokens.axes[0].images[0].get_array(), recorded.weights[:, 0].T)
     for name, figure in (("curves", curves), ("tokens", tokens)):
         path = save_figure(figure, tmp_path / f"{name}.png")
         assert imageio.imread(path).std() > 10

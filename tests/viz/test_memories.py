@@ -1,4 +1,4 @@
-"""Memories: what is known to be read and written appears at the right place of the data and of the pictures."""
+"""Memories: reads and writes that are known appear at the right place in the data and in the figures."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 import sb3_attn
 from sb3_attn import MemoryExtractor, RecurrentDQN
-from sb3_attn.memory import MemoryCore, WeightsInfo
+from sb3_attn.memory import CORES, MemoryCore, WeightsInfo
 from sb3_attn.viz import (
     RecordedWeights,
     TokenPart,
@@ -82,16 +82,16 @@ def stacked(algorithm, core, n_stack=3, **kwargs):
     return algorithm("MlpPolicy", env, policy_kwargs=policy_kwargs, seed=0, device="cpu", **sizes), env
 
 
-def recorded(model, env=None) -> dict[str, RecordedWeights]:
+def record(model, env=None) -> dict[str, RecordedWeights]:
     episode = record_episode(model, make_env("vector") if env is None else env)
-    return {attention.name: attention for attention in episode.recorded_weights}
+    return {recorded.name: recorded for recorded in episode.recorded_weights}
 
 
 # --- A memory carried through the episode
 
 
 def test_slots_of_a_core():
-    found = recorded(recurrent(CountingCore))
+    found = record(recurrent(CountingCore))
     assert list(found) == ["memory_read", "memory_usage", "memory_link"]
     read, usage, link = found.values()
     figure = tokens_figure(read)
@@ -106,7 +106,7 @@ def test_slots_of_a_core():
 
 
 def test_the_matrices_of_chosen_steps():
-    link = recorded(recurrent(CountingCore))["memory_link"]
+    link = record(recurrent(CountingCore))["memory_link"]
     for steps, expected in ((None, [1, 2, 3, 4]), ([0, 3], [0, 3])):
         panels = matrices_figure(link, steps).axes[:-1]  # without the colours
         assert [axes.get_title() for axes in panels] == [f"step {step}" for step in expected]
@@ -137,25 +137,29 @@ SHAPES = {
 def test_weights_are_those_of_the_core(core):
     model = recurrent(core)
     episode = record_episode(model, make_env("vector"))
-    assert {attention.name: attention.weights.shape[1:] for attention in episode.recorded_weights} == SHAPES[core]
+    assert {recorded.name: recorded.weights.shape[1:] for recorded in episode.recorded_weights} == SHAPES[core]
     network = model.q_net
     with th.no_grad():
         state = network.initial_state(1)
         for step in range(LENGTH):
             inputs = th.as_tensor(episode.observation(step)[None])
-            for attention, expected in zip(
+            for recorded, expected in zip(
                 episode.recorded_weights, network.core.memory_weights(inputs, state).values(), strict=True
             ):
-                found = attention.weights[step]
+                found = recorded.weights[step]
                 np.testing.assert_allclose(found, expected[0].reshape(found.shape), atol=1e-6)
             _, state = network.core(inputs, state)
 
 
 @pytest.mark.parametrize("core", ["lstm", "gru", "identity"])
-def test_a_memory_without_slots_is_a_sentence(core):
+def test_a_memory_without_slots_is_refused_with_those_that_have_slots(core):
     sentence = "no attention and no memory to show: .* FlattenExtractor, and its .*Core has no slots .*keeps; .*core='ntm'"
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(ValueError, match=sentence) as error:
         find_sources(recurrent(core))
+    for name, core_class in CORES.items():
+        has_slots = core_class.memory_weights is not MemoryCore.memory_weights
+        assert (f"core={name!r}" in str(error.value)) is has_slots
+        assert (core_class.__name__.replace("Core", "Extractor") in str(error.value)) is has_slots
     with pytest.raises(ValueError, match=r"is MemoryExtractor, and its .*Core has no slots to look into; train"):
         find_sources(stacked(DQN, core)[0])
 
@@ -164,7 +168,7 @@ def test_a_memory_without_slots_is_a_sentence(core):
 
 
 def recall_model() -> RecurrentDQN:
-    """Reads the pair that a question is about, by weights made by hand."""
+    """A model that reads the pair that a question is about, with weights made by hand."""
     env = make_vec_env("AssociativeRecall-v0", seed=0)
     model = recurrent("key_value", env, hidden_size=21, key_size=4, context="mqn", n_slots=8)
     core = model.q_net.core
@@ -174,7 +178,7 @@ def recall_model() -> RecurrentDQN:
             linear.bias.zero_()
         core.context.weight += th.eye(21)
         core.pair.weight[:4, :4] = th.eye(4)
-        core.pair.weight[:4, 20] = -1.0  # a question is no answer
+        core.pair.weight[:4, 20] = -1.0  # so that a question is never found as an answer
         core.question.weight[:, :4] = 100 * th.eye(4)
     return model
 
@@ -199,22 +203,22 @@ def test_transformer_attention_is_drawn_at_the_step_that_was_attended_to():
             parameter.zero_()
         layer.position_bias.fill_(1.0)
         layer.positions[0, 1] = 100.0  # the first head looks two steps back, the second evenly on all
-    attention = recorded(model)["memory_attention"]
-    first, second = tokens_figure(attention).axes[:2]
+    recorded = record(model)["memory_attention"]
+    first, second = tokens_figure(recorded).axes[:2]
     for step in range(LENGTH):
         seen = range(max(0, step - 3), step + 1)
         drawn = np.ma.filled(second.images[0].get_array()[:, step], 0.0)
         np.testing.assert_allclose(drawn, [1 / len(seen) if past in seen else 0 for past in range(LENGTH)], rtol=1e-5)
         if step >= 2:
             np.testing.assert_allclose(np.ma.filled(first.images[0].get_array()[:, step], 0.0), np.eye(LENGTH)[step - 2])
-    entropy, even = (line.get_ydata() for line in curves_figure(attention).axes[0].lines[1:])
+    entropy, even = (line.get_ydata() for line in curves_figure(recorded).axes[0].lines[1:])
     np.testing.assert_allclose(entropy, np.log([1, 2, 3, 4, 4]), atol=1e-5)
     np.testing.assert_allclose(even, np.log([1, 2, 3, 4, 4]), atol=1e-5)
 
 
 def test_first_steps_do_not_set_the_scale():
-    attention = RecordedWeights("reads", np.tril(np.ones((8, 8)))[:, None, ::-1] / np.arange(1, 9)[:, None, None], (STEPS,))
-    image = tokens_figure(attention).axes[0].images[0]
+    recorded = RecordedWeights("reads", np.tril(np.ones((8, 8)))[:, None, ::-1] / np.arange(1, 9)[:, None, None], (STEPS,))
+    image = tokens_figure(recorded).axes[0].images[0]
     assert image.get_clim() == (0, pytest.approx(1 / 4))  # those of step 3, the first with half of the steps to look back on
     assert image.get_array()[0, 0] == 1
 
@@ -232,20 +236,20 @@ def test_last_steps_become_steps_of_the_episode(n_steps, n_tokens, newest):
             else:
                 expected[step, :, looked_at] = weights[step, :, token]
     part = TokenPart(None, "step", 0, n_tokens, newest_age=newest)
-    attention = RecordedWeights("reads", weights, (part,))
-    np.testing.assert_array_equal(attention.by_step, expected)
+    recorded = RecordedWeights("reads", weights, (part,))
+    np.testing.assert_array_equal(recorded.by_step, expected)
     available = (expected > 0).sum(axis=-1)[:, 0]
-    np.testing.assert_array_equal(attention.n_reachable, available)
+    np.testing.assert_array_equal(recorded.n_reachable, available)
 
 
 def test_where_steps_of_the_episode_cannot_be_drawn_the_tokens_are():
     part = TokenPart(None, "step", 0, 3, newest_age=1)
     many = RecordedWeights("reads", np.zeros((13, 1, 3)), (part,))
     before_the_start = RecordedWeights("reads", np.full((2, 1, 3), 1 / 3), (part,))
-    for attention in (many, before_the_start):
-        assert attention.by_step is None
-        axes = tokens_figure(attention).axes[0]
-        np.testing.assert_array_equal(axes.images[0].get_array(), attention.weights[:, 0].T)
+    for recorded in (many, before_the_start):
+        assert recorded.by_step is None
+        axes = tokens_figure(recorded).axes[0]
+        np.testing.assert_array_equal(axes.images[0].get_array(), recorded.weights[:, 0].T)
         assert [label.get_text() for label in axes.get_yticklabels()] == ["t - 1", "t - 2", "t - 3"]
     assert RecordedWeights("reads", np.zeros((2, 1, N_SLOTS)), SLOTS).by_step is None
 
@@ -256,12 +260,12 @@ def test_where_steps_of_the_episode_cannot_be_drawn_the_tokens_are():
 @pytest.mark.parametrize("algorithm", [DQN, PPO, RecurrentDQN])
 @pytest.mark.parametrize("core", [CountingCore, *SHAPES])
 def test_frames_of_an_observation(algorithm, core):
-    """Against a loop over the frames that the environment really showed, of which the first observations have fewer."""
+    """Compare with a loop over the frames that the environment has shown, of which there are fewer in the first steps."""
     model, env = stacked(algorithm, core)
     episode = record_episode(model, env)
     extractor = features_extractor(acting_network(model))
-    for attention in episode.recorded_weights:
-        quantity = attention.name.removeprefix("frames_")
+    for recorded in episode.recorded_weights:
+        quantity = recorded.name.removeprefix("frames_")
         for step in range(LENGTH):
             state, expected = extractor.core.initial_state(1), []
             for past in range(max(0, step - 2), step + 1):
@@ -270,7 +274,7 @@ def test_frames_of_an_observation(algorithm, core):
                     inputs = extractor.encode({"frame": newest_of_three.view(1, 1, 4).expand(3, -1, -1)})[-1]
                     expected.append(extractor.core.memory_weights(inputs, state)[quantity][0].numpy())
                     state = extractor.core(inputs, state)[1]
-            found = attention.weights[step]
+            found = recorded.weights[step]
             if quantity == "link":
                 np.testing.assert_allclose(found[0], expected[-1], atol=1e-6)
             elif quantity in ("retrieval", "attention"):
@@ -281,7 +285,7 @@ def test_frames_of_an_observation(algorithm, core):
                 np.testing.assert_allclose(found[:, 3 - last_slots.shape[1] :], last_slots, atol=1e-6)
                 assert not found[:, : 3 - last_slots.shape[1]].any()
             else:
-                assert attention.rows is not None and attention.rows.names == ["t - 2", "t - 1", "t"]
+                assert recorded.rows is not None and recorded.rows.names == ["t - 2", "t - 1", "t"]
                 np.testing.assert_allclose(found[:, 3 - len(expected) :], np.stack(expected, axis=1), atol=1e-6)
                 assert not found[:, : 3 - len(expected)].any()
 
@@ -298,15 +302,15 @@ def test_rows_of_a_batch_begin_where_their_episodes_do():
 
 def test_blank_frames_count_if_the_extractor_reads_them():
     model, env = stacked(DQN, "key_value", mask_blank_frames=False)
-    attention = recorded(model, env)["frames_retrieval"]
-    np.testing.assert_allclose(attention.total, 1, rtol=1e-5)  # also at the first step
-    assert attention.by_step is None  # something lies before the episode's start
+    recorded = record(model, env)["frames_retrieval"]
+    np.testing.assert_allclose(recorded.total, 1, rtol=1e-5)  # also at the first step
+    assert recorded.by_step is None  # there is weight on blank frames, before the episode's start
 
 
 @pytest.mark.parametrize("n_slots", [1, 2, 5])
 def test_a_memory_of_fewer_or_more_slots_than_frames(n_slots):
     model, env = stacked(DQN, "key_value", core_kwargs=dict(n_slots=n_slots))
-    weights = recorded(model, env)["frames_retrieval"].weights
+    weights = record(model, env)["frames_retrieval"].weights
     assert weights.shape == (LENGTH, 1, 3)
     for step in range(LENGTH):
         n_read = min(n_slots, step, 2)
@@ -319,7 +323,7 @@ def test_two_memories_have_two_names():
     extractor = dict(features_extractor_class=sb3_attn.NTMExtractor, features_extractor_kwargs=dict(n_stack=2))
     env = make_env("vector", n_stack=2)
     model = RecurrentDQN("MlpPolicy", env, policy_kwargs=dict(core="ntm", **extractor), buffer_size=100, device="cpu")
-    assert set(recorded(model, env)) == {"memory_read", "memory_write", "frames_read", "frames_write"}
+    assert set(record(model, env)) == {"memory_read", "memory_write", "frames_read", "frames_write"}
 
 
 # --- Numbers
@@ -329,21 +333,21 @@ def test_entropy_is_of_shares_and_the_sum_is_drawn_where_it_is_less_than_1(tmp_p
     weights = np.zeros((3, 1, N_SLOTS), np.float32)
     weights[1, 0, :2] = 0.25
     weights[2, 0, 3] = 0.5
-    attention = RecordedWeights("memory_write", weights, SLOTS)
-    np.testing.assert_allclose(attention.entropy[:, 0], [0, np.log(2), 0], atol=1e-6)
-    entropy, peak, total = curves_figure(attention).axes
+    recorded = RecordedWeights("memory_write", weights, SLOTS)
+    np.testing.assert_allclose(recorded.entropy[:, 0], [0, np.log(2), 0], atol=1e-6)
+    entropy, peak, total = curves_figure(recorded).axes
     np.testing.assert_allclose(entropy.lines[0].get_ydata(), [np.nan, np.log(2), 0], atol=1e-6)
     np.testing.assert_allclose(peak.lines[0].get_ydata(), [0, 0.25, 0.5])
     np.testing.assert_allclose(total.lines[0].get_ydata(), [0, 0.5, 0.5])
-    assert len(curves_figure(replace(attention, weights=np.eye(N_SLOTS)[:, None])).axes) == 2
+    assert len(curves_figure(replace(recorded, weights=np.eye(N_SLOTS)[:, None])).axes) == 2
 
 
-def test_what_is_no_distribution_has_no_curves(tmp_path):
+def test_weights_that_are_not_a_distribution_have_no_curves(tmp_path):
     episode = record_episode(recurrent(CountingCore), make_env("vector"))
     _, usage, link = episode.recorded_weights
-    for attention in (usage, link):
-        with pytest.raises(ValueError, match=f"'{attention.name}' has no single distribution"):
-            curves_figure(attention)
+    for recorded in (usage, link):
+        with pytest.raises(ValueError, match=f"'{recorded.name}' has no single distribution"):
+            curves_figure(recorded)
     with pytest.raises(ValueError, match="'memory_link' has a matrix for each step; draw it with matrices_figure"):
         tokens_figure(link)
     with pytest.raises(ValueError, match="'memory_usage' has no matrix for each step; draw it with tokens_figure"):

@@ -1,4 +1,4 @@
-"""Occlusion saliency, against a slow loop and where it is known what matters."""
+"""Occlusion saliency, compared with a slow loop, and with networks whose inputs are known."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ class Crop(BaseFeaturesExtractor):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_it_is_where_the_network_looks(algorithm):
+def test_saliency_is_where_the_network_looks(algorithm):
     model = make_model(algorithm, make_env("image"), Crop)
     saliency = occlusion_saliency(model, make_env("image").reset()[0], patch_size=8, stride=8)
     assert saliency[16:24, 40:48].min() > 1e-4
@@ -74,7 +74,7 @@ def test_the_image_of_a_dict_is_covered():
         occlusion_saliency(model, observation, key="vector")
 
 
-def test_what_does_not_fit_is_a_sentence():
+def test_bad_images_patches_and_fills_are_refused():
     model = make_model(DQN, make_env("vector"))
     with pytest.raises(ValueError, match="occlusion covers images only"):
         occlusion_saliency(model, np.zeros(4, np.float32))

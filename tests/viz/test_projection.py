@@ -1,4 +1,4 @@
-"""From weights to pixels, against slow loops."""
+"""Projections to pixels, compared with slow loops."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Recordings: the weights are the extractor's, and the model is left as it was."""
+"""Recordings: the weights are those of the network, and the model stays as it was."""
 
 import copy
 
@@ -37,10 +37,10 @@ def test_the_weights_are_those_of_the_observations(algorithm, kind):
     episode = record_episode(model, make_env(kind, n_envs=2))
     n_tokens = {"image": 25, "vector": 4, "entities": 3, "dict": 29}[kind]
     assert len(episode) == LENGTH and episode.finished and episode.fps == 7
-    (attention,) = episode.recorded_weights
-    assert attention.weights.shape == (LENGTH, 2, n_tokens)
-    np.testing.assert_allclose(attention.weights.sum(axis=-1), 1, rtol=1e-5)
-    assert np.ptp(attention.weights, axis=0).max() > 1e-3  # they depend on the observation
+    (recorded,) = episode.recorded_weights
+    assert recorded.weights.shape == (LENGTH, 2, n_tokens)
+    np.testing.assert_allclose(recorded.weights.sum(axis=-1), 1, rtol=1e-5)
+    assert np.ptp(recorded.weights, axis=0).max() > 1e-3  # they depend on the observation
     for step in range(LENGTH):
         observation = episode.observation(step)
         batch = {k: v[None] for k, v in observation.items()} if kind == "dict" else observation[None]
@@ -48,7 +48,7 @@ def test_the_weights_are_those_of_the_observations(algorithm, kind):
         with th.no_grad():
             inputs = preprocess_obs(tensors, model.policy.observation_space)
             expected = features_extractor(acting_network(model)).attend(inputs, need_weights=True)[1][0]
-        np.testing.assert_allclose(attention.weights[step], expected.numpy(), atol=1e-6)
+        np.testing.assert_allclose(recorded.weights[step], expected.numpy(), atol=1e-6)
     np.testing.assert_array_equal(episode.rewards, 10.0 * np.arange(1, LENGTH + 1))
     assert episode.frames is not None and episode.frames.shape == (LENGTH, 32, 48, 3)
     assert episode.frames[:, 0, 0, 0].tolist() == [0, 40, 80, 120, 160]  # the frame of the observation, not of the next
@@ -124,7 +124,7 @@ def test_the_model_is_left_as_it_was(algorithm, training):
         assert not module._forward_hooks and not module._forward_pre_hooks
 
 
-def test_hard_attention_takes_the_likeliest_also_while_training():
+def test_hard_attention_does_not_sample_even_during_training():
     model = make_model(DQN, make_env("image"), HardAttentionExtractor)
     model.policy.set_training_mode(True)
     first, second = (record_episode(model, make_env("image")).recorded_weights[0].weights for _ in range(2))
@@ -132,7 +132,7 @@ def test_hard_attention_takes_the_likeliest_also_while_training():
     np.testing.assert_allclose(first.max(axis=-1), 1)
 
 
-def test_the_actor_attends_if_the_value_function_has_an_extractor_of_its_own():
+def test_the_extractor_of_the_actor_is_recorded_not_that_of_the_value_function():
     env = make_env("vector")
     kwargs = dict(features_extractor_class=SelfAttentionExtractor, share_features_extractor=False)
     model = PPO("MlpPolicy", env, policy_kwargs=kwargs, device="cpu")
@@ -144,8 +144,8 @@ def test_a_core_that_attends_is_recorded_with_its_memory():
     model = make_darqn(make_env("image"))
     scale(model)
     episode = record_episode(model, make_env("image"))
-    (attention,) = episode.recorded_weights
-    assert attention.name == "core_attention" and attention.weights.shape == (LENGTH, 1, 25)
+    (recorded,) = episode.recorded_weights
+    assert recorded.name == "core_attention" and recorded.weights.shape == (LENGTH, 1, 25)
     network = model.policy.q_net
     with th.no_grad():
         state = network.initial_state(1)
@@ -153,7 +153,7 @@ def test_a_core_that_attends_is_recorded_with_its_memory():
             tensors, _ = model.policy.obs_to_tensor(episode.observation(step)[None])
             regions = network.extract_features(tensors, network.features_extractor)
             expected = network.core.attend(regions, state)[1][0]
-            np.testing.assert_allclose(attention.weights[step], expected.numpy(), atol=1e-6)
+            np.testing.assert_allclose(recorded.weights[step], expected.numpy(), atol=1e-6)
             _, state = network(tensors, state)
 
 
@@ -170,18 +170,18 @@ def test_a_new_source_is_found(monkeypatch):
 
     monkeypatch.setattr("sb3_attn.viz.sources.SOURCES", [*SOURCES, Reads])
     episode = record_episode(make_model(RecurrentDQN, make_env("vector")), make_env("vector"))
-    assert [attention.name for attention in episode.recorded_weights] == ["attention", "read_weights"]
+    assert [recorded.name for recorded in episode.recorded_weights] == ["attention", "read_weights"]
     assert episode.recorded_weights[1].weights.shape == (LENGTH, 1, 8)
 
 
-def test_no_attention_is_a_sentence():
+def test_a_model_without_attention_is_refused_with_a_remedy():
     model = make_model(DQN, make_env("vector"), FlattenExtractor)
     with pytest.raises(ValueError, match=r"This DQN has no attention .* extractor is FlattenExtractor; train it with .*Soft"):
         record_episode(model, make_env("vector"))
     assert record_episode(model, make_env("vector"), sources=[]).recorded_weights == []
 
 
-def test_what_does_not_fit_is_a_sentence():
+def test_an_environment_or_length_that_does_not_fit_is_refused():
     model = make_model(DQN, make_env("vector"))
     with pytest.raises(ValueError, match="The environment does not fit the model"):
         record_episode(model, make_env("entities"))
@@ -191,14 +191,14 @@ def test_what_does_not_fit_is_a_sentence():
 
 def test_entropy_and_peak():
     model = make_model(DQN, make_env("dict"))
-    attention = record_episode(model, make_env("dict")).recorded_weights[0]
+    recorded = record_episode(model, make_env("dict")).recorded_weights[0]
     for step in range(LENGTH):
         for head in range(2):
-            row = attention.weights[step, head].astype(float)
-            assert attention.entropy[step, head] == pytest.approx(sum(-w * np.log(w) for w in row if w > 0), rel=1e-4)
-            assert attention.peak[step, head] == max(attention.weights[step, head])
-    attention.weights = np.eye(4)[:, None]
-    np.testing.assert_array_equal(attention.entropy, 0)  # 0 ln 0 is 0
+            row = recorded.weights[step, head].astype(float)
+            assert recorded.entropy[step, head] == pytest.approx(sum(-w * np.log(w) for w in row if w > 0), rel=1e-4)
+            assert recorded.peak[step, head] == max(recorded.weights[step, head])
+    recorded.weights = np.eye(4)[:, None]
+    np.testing.assert_array_equal(recorded.entropy, 0)  # 0 ln 0 is 0
 
 
 def test_saved_weights(tmp_path):

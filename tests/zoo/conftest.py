@@ -1,4 +1,4 @@
-"""A short training run through the command line, its environments in processes of their own; shared by the tests."""
+"""A short training run of the command line, with environments in their own processes, which the tests share."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The commands, on models of all kinds; errors are a sentence without a traceback."""
+"""The commands ``show`` and ``ball`` on models of all kinds."""
 
 import subprocess
 import sys
@@ -56,7 +56,7 @@ def test_a_plain_model_is_shown(algorithm, tmp_path, capsys):
         assert (tmp_path / "out" / f"episode_1{ending}").stat().st_size > 0
 
 
-def test_arguments_of_the_environment_and_the_recording(tmp_path):
+def test_arguments_reach_the_environment_and_the_recording(tmp_path):
     path = save(tmp_path, RecurrentDQN, CHAIN, policy_kwargs=EXTRACTOR)
     out = tmp_path / "out"
     arguments = ["show", path[:-4], "--env", CHAIN, "--out", str(out), "--format", "gif", "--env-kwargs", "length:4"]
@@ -128,7 +128,7 @@ def test_atari_and_the_ball(atari_model, tmp_path, capsys):
     assert "env='ALE/Tennis-v5': only of Pong and Breakout" in fails(["ball", atari_model, "--env", "ALE/Tennis-v5"])
 
 
-def test_the_settings_of_a_run_of_the_zoo_are_used(tmp_path, capsys):
+def test_the_settings_of_a_training_run_are_used(tmp_path, capsys):
     pytest.importorskip("rl_zoo3")
     save(tmp_path, env=VecFrameStack(make_vec_env("CartPole-v1"), 2), policy_kwargs=EXTRACTOR)
     settings = tmp_path / "CartPole-v1"
@@ -148,7 +148,7 @@ def test_the_settings_of_a_run_of_the_zoo_are_used(tmp_path, capsys):
         assert set(arrays["rewards"]) == {0.0, -1.0}  # as sutton_barto_reward has it
 
 
-def test_errors_are_sentences(tmp_path):
+def test_errors_end_the_command_with_a_sentence(tmp_path):
     out = ["--out", tmp_path / "out"]
     path = save(tmp_path)
     assert "There is no model" in fails(["show", tmp_path / "none.zip", "--env", SEARCH, *out])
@@ -162,7 +162,7 @@ def test_errors_are_sentences(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_without_attention(tmp_path, capsys):
+def test_a_model_without_attention_has_occlusion_saliency_only(tmp_path, capsys):
     path = save(tmp_path, policy="CnnPolicy", policy_kwargs=None)
     arguments = ["show", path, "--env", SEARCH, "--out", tmp_path / "out"]
     assert "This DQN has no attention and no memory to show: its features extractor is NatureCNN; train it with" in fails(
@@ -177,7 +177,7 @@ def test_a_model_without_attention(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("missing", "extra"), [("imageio", "viz"), ("rl_zoo3", None)])
-def test_it_needs_one_extra_only(missing, extra, tmp_path):
+def test_show_needs_only_the_viz_extra(missing, extra, tmp_path):
     path = save(tmp_path)
     code = f"import sys; sys.modules[{missing!r}] = None; from sb3_attn.zoo.cli import main; sys.exit(main())"
     arguments = ["show", path, "--env", SEARCH, "--out", str(tmp_path / "out")]

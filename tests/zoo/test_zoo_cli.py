@@ -1,4 +1,4 @@
-"""What the command line adds to RL Zoo's programs, with the programs themselves replaced by a recorder."""
+"""Additions of the command line to RL Zoo's programs, which a recorder of their arguments replaces here."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ CONFIG = str(zoo_config_path("rdqn"))
 
 @pytest.fixture
 def programs(monkeypatch) -> list[list[str]]:
-    """The argument lists with which RL Zoo's functions and modules get called."""
+    """The argument lists that RL Zoo's functions and modules are called with."""
     calls: list[list[str]] = []
 
     def record(*_: object, **__: object) -> None:
@@ -39,7 +39,7 @@ def test_shipped_config_is_the_default(programs, algo: str) -> None:
 
 @pytest.mark.parametrize("given", [["--conf-file", "mine.yml"], ["-conf", "mine.yml"], ["--conf-file=mine.yml"]])
 def test_a_given_config_wins(monkeypatch, given: list[str]) -> None:
-    # The zoo's own parser decides which value counts, so let it run up to where it uses it
+    # RL Zoo's own parser decides which value counts, so it runs until the value is used
     used = []
     monkeypatch.setattr(rl_zoo3.train, "ExperimentManager", lambda *args, **kwargs: used.append(kwargs["config"]) or Stop())
     with pytest.raises(Stop):
@@ -127,18 +127,18 @@ def test_help_lists_every_command(capsys) -> None:
         assert all(command in output for command in cli.COMMANDS)
 
 
-def test_unknown_command_is_a_sentence(capsys) -> None:
+def test_unknown_command_is_refused_with_the_known_ones(capsys) -> None:
     assert cli.main(["trian"]) == 2
     assert "no command 'trian'; use one of train, enjoy" in capsys.readouterr().err
 
 
-def test_unknown_plot_is_a_sentence() -> None:
+def test_unknown_plot_is_refused_with_the_known_ones() -> None:
     with pytest.raises(SystemExit, match="one of plot-train, all-plots, plot-from-file, not 'bars'"):
         cli.main(["plot", "bars"])
 
 
 @pytest.mark.parametrize("missing", ["rl_zoo3", "seaborn", "optuna"])
-def test_missing_extra_is_a_sentence(missing: str) -> None:
+def test_missing_extra_is_named(missing: str) -> None:
     code = f"import sys; sys.modules[{missing!r}] = None; from sb3_attn.zoo.cli import main; sys.exit(main())"
     arguments = ["plot", "plot-train"] if missing == "seaborn" else ["train", "--algo", "rdqn"]
     process = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)

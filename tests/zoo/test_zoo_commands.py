@@ -1,4 +1,4 @@
-"""The commands for real: training runs, agents, videos, searches."""
+"""The commands with RL Zoo's real programs: training runs, agents, videos, searches."""
 
 import re
 import zipfile

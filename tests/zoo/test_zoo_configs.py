@@ -56,14 +56,14 @@ def test_required_entries_are_there() -> None:
 @pytest.mark.parametrize(("algo", "key"), ENTRIES)
 def test_entries_are_plain_mappings(algo: str, key: str) -> None:
     entry = CONFIGS[algo][key]
-    # The zoo evaluates strings in these two; a class would not survive the file it saves for `enjoy`.
+    # RL Zoo evaluates strings in these two, and the file that it saves for `enjoy` cannot hold a class
     for name in ("policy_kwargs", "replay_buffer_kwargs"):
         assert isinstance(entry.get(name, {}), dict)
     assert "replay_buffer_class" not in entry
     assert "env_kwargs" not in entry, "the zoo's evaluation environments would not get them"
 
 
-# Box2D's module crashes the interpreter where its deprecation warnings are errors
+# Box2D crashes the interpreter if its deprecation warnings are errors
 @pytest.mark.filterwarnings("ignore:builtin type .* has no __module__ attribute:DeprecationWarning")
 @pytest.mark.parametrize(("variant", "key"), [*ENTRIES, *(("r2d2 with actors", key) for key in CONFIGS["r2d2"])])
 def test_every_entry_trains(variant: str, key: str, tmp_path) -> None:
@@ -136,4 +136,4 @@ def test_the_zoo_finds_policies_by_name_and_by_sb3s_three_names(name: str) -> No
 def test_entries_fit_the_zoo_ids() -> None:
     importlib.import_module("rl_zoo3.import_envs")
     for key in {key for _, key in ENTRIES} - set(ENV_IDS):
-        assert key in gym.registry or not is_installed(key), f"{key} is no registered environment"
+        assert key in gym.registry or not is_installed(key), f"{key} is not a registered environment"

@@ -44,6 +44,6 @@ def test_config_path_prefers_the_one_inside_the_package(tmp_path, monkeypatch) -
     assert zoo_config_path("rdqn") == tmp_path / "zoo_configs" / "rdqn.yml"
 
 
-def test_unknown_config_is_a_sentence() -> None:
+def test_unknown_config_is_refused_with_the_known_ones() -> None:
     with pytest.raises(FileNotFoundError, match=r"algo='ppo' has to be one of \['dqn', 'r2d2', 'rdqn'\]"):
         zoo_config_path("ppo")

@@ -7,12 +7,13 @@ optuna = pytest.importorskip("optuna")
 import gymnasium as gym
 
 import sb3_attn.envs  # noqa: F401
+from sb3_attn.memory import CORES
 from sb3_attn.zoo import ALGORITHMS
-from sb3_attn.zoo.sampling import BATCH_SIZES, MAX_STEPS_PER_BATCH, convert_r2d2_params
+from sb3_attn.zoo.sampling import BATCH_SIZES, MAX_STEPS_PER_BATCH, NOT_SEARCHED, SEARCHED_CORES, convert_r2d2_params
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-#: As the YAML of an agent that has everything else than what is sampled: n-step returns, a period of 200, a GRU
+#: A YAML whose entries all differ from those that are sampled: n-step returns, a period of 200, a GRU
 YAML = {
     "n_steps": 5,
     "td_lambda": None,
@@ -47,6 +48,10 @@ def test_policy_kwargs_are_complete(algo: str) -> None:
     for _, hyperparams in trials(algo, 5):
         names = {"core", "core_kwargs", "encoder_arch", "net_arch", "dueling", "skip_connection"}
         assert set(hyperparams["policy_kwargs"]) == names | ({"optimizer_kwargs"} if algo == "r2d2" else set())
+
+
+def test_cores_that_are_not_searched_exist() -> None:
+    assert set(NOT_SEARCHED) < set(CORES) and set(SEARCHED_CORES) == set(CORES) - set(NOT_SEARCHED)
 
 
 @each_algorithm
