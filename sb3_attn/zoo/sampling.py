@@ -53,7 +53,7 @@ def sample_rdqn_params(trial: optuna.Trial, n_actions: int, n_envs: int, additio
         "exploration_fraction": trial.suggest_float("exploration_fraction", 0.05, 0.5),
         "exploration_final_eps": trial.suggest_float("exploration_final_eps", 0.005, 0.1, log=True),
     }
-    return _noted(trial, convert_rdqn_params(params))
+    return _with_user_attrs(trial, convert_rdqn_params(params))
 
 
 def sample_r2d2_params(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def sample_r2d2_params(trial: optuna.Trial, n_actions: int, n_envs: int, additio
         # From PyTorch's default to the paper's value, with which small rewards are hardly learned
         "adam_eps": trial.suggest_float("adam_eps", 1e-8, 1e-3, log=True),
     }
-    return _noted(trial, convert_r2d2_params(params))
+    return _with_user_attrs(trial, convert_r2d2_params(params))
 
 
 def _sample_shared_params(trial: optuna.Trial) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def _sample_shared_params(trial: optuna.Trial) -> dict[str, Any]:
     }
 
 
-def _noted(trial: optuna.Trial, hyperparams: dict[str, Any]) -> dict[str, Any]:
+def _with_user_attrs(trial: optuna.Trial, hyperparams: dict[str, Any]) -> dict[str, Any]:
     # The table of trials would otherwise show these only in the form in which they are sampled
     for name in ("gamma", "batch_size", "trace_length", "burn_in_length"):
         trial.set_user_attr(name, hyperparams[name])

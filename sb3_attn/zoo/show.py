@@ -133,7 +133,7 @@ def _load(args: argparse.Namespace) -> tuple[BaseAlgorithm, VecEnv]:
 
 def _import_environments(packages: list[str]) -> None:
     importlib.import_module("sb3_attn.envs")
-    with contextlib.suppress(ModuleNotFoundError):
+    with contextlib.suppress(ModuleNotFoundError):  # without RL Zoo its environments are not there
         register()
         importlib.import_module("rl_zoo3.import_envs")
     try:
@@ -176,6 +176,7 @@ def _zoo_env(settings: Path, env_id: str, env_kwargs: dict[str, Any], seed: int)
         saved = yaml.load(arguments.read_text(encoding="utf-8"), Loader=yaml.UnsafeLoader)
         kwargs = dict(saved.get("env_kwargs") or kwargs)
     kwargs |= env_kwargs
+    # Frames as arrays: RL Zoo's should_render would open a window
     if "render_mode" not in kwargs and _renders(env_id):
         kwargs["render_mode"] = "rgb_array"
     return create_test_env(
