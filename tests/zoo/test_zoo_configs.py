@@ -74,7 +74,7 @@ def test_every_entry_trains(variant: str, key: str, tmp_path) -> None:
 
 
 #: Names of earlier versions: of arguments, of a core, and of a policy
-FORMER_ARGUMENTS = {"rdqn": {"bootstrap_n": 3, "epsilon_ladder": True}, "r2d2": {"bootstrap_n": 3}}
+FORMER_ARGUMENTS = {"rdqn": {"bootstrap_n": 3, "epsilon_ladder": True}, "r2d2": {"bootstrap_n": 3, "weights_period": 80}}
 FORMER_CORE = {"policy": "MlpPolicy", "td_lambda": None, "policy_kwargs": {"core": "gated_transformer"}}
 FORMER_POLICY = {"policy": "sb3_attn.NTMMlpPolicy", "policy_kwargs": {"features_extractor_kwargs": {"n_stack": 1}}}
 
