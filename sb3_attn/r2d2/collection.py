@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import Counter, deque
+from dataclasses import dataclass, field
 
 import numpy as np
 from stable_baselines3.common.logger import Logger
@@ -15,16 +16,17 @@ from sb3_attn.replay import SequenceReplayBuffer
 PLEASE_REPORT = "this is a bug in sb3_attn, please report it."
 
 
+@dataclass
 class StepLedger:
     """Step accounting: every step that actors send is inserted or rejected exactly once."""
 
-    def __init__(self) -> None:
-        #: Number of steps that each incarnation of an actor says it has sent
-        self.n_steps_sent: dict[str, int] = {}
-        self.n_steps_received = 0
-        self.n_steps_inserted = 0
-        self.n_steps_rejected: Counter[str] = Counter()
-        self._incarnations: dict[int, set[str]] = {}
+    #: Number of steps that each incarnation of an actor says it has sent
+    n_steps_sent: dict[str, int] = field(default_factory=dict)
+    n_steps_received: int = 0
+    n_steps_inserted: int = 0
+    #: Number of rejected steps, keyed by the reason
+    n_steps_rejected: Counter[str] = field(default_factory=Counter)
+    _incarnations: dict[int, set[str]] = field(default_factory=dict, repr=False)
 
     @property
     def n_restarts(self) -> int:

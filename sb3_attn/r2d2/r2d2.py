@@ -18,7 +18,6 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, Schedule, TrainFreq
 from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.common.vec_env import VecEnv
-from stable_baselines3.dqn import DQN
 
 from sb3_attn.common.former_names import accept_former_arguments, rename_attributes
 from sb3_attn.common.optimizer import default_optimizer_kwargs
@@ -276,9 +275,8 @@ class R2D2(RecurrentDQN):
             raise KeyboardInterrupt
         return self
 
-    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
-        # Not RecurrentDQN's: trajectories are checked for NaN as they arrive, before anything of them is stored
-        return DQN._init_callback(self, callback, progress_bar)
+    def _guards(self) -> list[BaseCallback]:
+        return []  # trajectories are checked for NaN as they arrive, before anything of them is stored
 
     def _make_actors(self) -> Actors:
         spec = self.actor_spec()

@@ -307,8 +307,11 @@ class RecurrentDQN(SaveAndLoad, DQN):
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         if not isinstance(callback, list):
             callback = [callback if isinstance(callback, BaseCallback) else ConvertCallback(callback)]
-        # First in the list, so that a NaN stops training before any callback saves the model
-        return super()._init_callback([FiniteGuard(), *callback], progress_bar)
+        return super()._init_callback([*self._guards(), *callback], progress_bar)
+
+    def _guards(self) -> list[BaseCallback]:
+        """Callbacks that run before the user's, so that a NaN stops training before any of these saves the model."""
+        return [FiniteGuard()]
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1

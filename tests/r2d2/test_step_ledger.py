@@ -37,6 +37,7 @@ def test_all_steps_are_accounted_for() -> None:
         ledger.record(trajectory, InsertResult(trajectory.n_steps - 1, Counter({"lost": 1}), 0))
     ledger.check()
     assert (ledger.n_steps_received, ledger.n_steps_inserted, ledger.n_steps_rejected) == (20, 17, {"lost": 3})
+    assert "n_steps_inserted=17, n_steps_rejected=Counter({'lost': 3})" in repr(ledger)
 
 
 @pytest.mark.parametrize("recorded", [[0, 1, 1], [0, 0, 1], [1], [0, 2], [0, 1, 2, 2]], ids=str)
