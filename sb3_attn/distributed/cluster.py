@@ -92,7 +92,7 @@ def _start() -> None:
 
 
 def _attach(address: str, allow_unauthenticated: bool) -> None:
-    # Refused before anything is sent. Which cluster "auto" or a loopback address leads to is only known after attaching
+    # Refused before anything is sent. The cluster behind "auto" or a loopback address is only known after attaching
     is_local = address == "auto" or _host(address) in LOOPBACK
     if not (is_local or allow_unauthenticated or _requires_token()):
         raise _unauthenticated(address)

@@ -46,7 +46,7 @@ SHORTEST_BACKOFF, LONGEST_BACKOFF = 0.1, 10.0
 @dataclass(frozen=True)
 class RayOptions:
     """
-    How actors run on Ray: the ``backend_kwargs`` of R2D2.
+    Options of actors on Ray, the ``backend_kwargs`` of R2D2.
 
     :param address: address of a Ray cluster to attach to; see :func:`sb3_attn.distributed.connect`
     :param cpus_per_actor: CPUs of the cluster that an actor takes; a fraction if its environments wait more than compute
@@ -86,7 +86,7 @@ def check_options(**options: Any) -> RayOptions:
 
 @dataclass(eq=False)
 class _ActorHandle:
-    """What the learner knows about an actor."""
+    """The learner's view of an actor."""
 
     index: int
     #: Ray's handle

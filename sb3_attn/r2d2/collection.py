@@ -20,7 +20,7 @@ PLEASE_REPORT = "this is a bug in sb3_attn, please report it."
 class StepLedger:
     """Step accounting: every step that actors send is inserted or rejected exactly once."""
 
-    #: Number of steps that each incarnation of an actor says it has sent
+    #: Number of steps that each incarnation of an actor has sent, by its own count
     n_steps_sent: dict[str, int] = field(default_factory=dict)
     n_steps_received: int = 0
     n_steps_inserted: int = 0

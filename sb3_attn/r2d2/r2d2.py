@@ -23,7 +23,7 @@ from sb3_attn.common.former_names import accept_former_arguments, rename_attribu
 from sb3_attn.common.optimizer import default_optimizer_kwargs
 from sb3_attn.memory.registry import get_core_class
 from sb3_attn.memory.rnn import GRUCore, LSTMCore
-from sb3_attn.r2d2.actor import Actor, ActorSpec, copy_parameters
+from sb3_attn.r2d2.actor import Actor, ActorSpec, Parameters, copy_parameters
 from sb3_attn.r2d2.actors import Actors, LocalActors
 from sb3_attn.r2d2.collection import Collection, StepLedger
 from sb3_attn.r2d2.environments import MonitorFiles, env_fns_of, to_vec_env
@@ -279,9 +279,12 @@ class R2D2(RecurrentDQN):
         return []  # trajectories are checked for NaN as they arrive, before anything of them is stored
 
     def _make_actors(self) -> Actors:
-        spec = self.actor_spec()
         copy = lru_cache(maxsize=1)(partial(copy_parameters, self.q_net))  # one copy per version serves all actors
-        args = lambda: copy(self._n_updates), self.rollout_length, self.actor_update_interval
+
+        def latest_parameters() -> Parameters:
+            return copy(self._n_updates)
+
+        spec, args = self.actor_spec(), (latest_parameters, self.rollout_length, self.actor_update_interval)
         if self.n_actors == 0:
             # Every learn() begins new episodes. SB3 resets the environments once; they may not be reset a second time
             self._last_obs = None

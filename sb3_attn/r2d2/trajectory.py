@@ -45,17 +45,17 @@ class Trajectory:
         self.actions = np.empty(shape, np.int64)
         #: r_{t+1}
         self.rewards = np.empty(shape, np.float32)
-        #: Whether the episode ended
+        #: True where an episode ended
         self.dones = np.zeros(shape, bool)
-        #: Whether it ended by truncation
+        #: True where it ended by truncation
         self.timeouts = np.zeros(shape, bool)
         #: Final observations of the truncated episodes, in the order of ``timeouts``
         self.final_observations: list[dict[str, np.ndarray]] = []
-        #: Whether the observation is the first of its episode
+        #: True where the observation is the first of its episode
         self.episode_starts = np.zeros(shape, bool)
         #: False where the environment failed, so that nothing is known about the step
         self.valid = np.ones(shape, bool)
-        #: Whether a window may start at the step, so that its core state is needed
+        #: True where a window may start, so that the core state is needed
         self.state_mask = np.zeros(shape, bool)
         #: These states, flat arrays ``[n, ...]``, for every step that has any
         self.core_states: list[tuple[np.ndarray, ...]] = []
