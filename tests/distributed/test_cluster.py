@@ -1,4 +1,4 @@
-"""Which Ray cluster is used, whose it is, and which are refused."""
+"""The choice of a Ray cluster, its lifetime, and clusters that are refused."""
 
 import os
 import subprocess
@@ -70,7 +70,7 @@ def test_loopback_needs_no_token(address: str, no_cluster: None) -> None:
         pass
 
 
-def test_a_token_or_the_users_word_open_the_way(no_cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_or_an_explicit_argument_allow_it(no_cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Reached, match=ELSEWHERE), connect(1, "a test", ELSEWHERE, allow_unauthenticated=True):
         pass
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
@@ -106,7 +106,7 @@ def test_a_block_that_fails_ends_its_cluster() -> None:
 
 
 @pytest.mark.ray
-def test_a_connection_of_the_users_is_used_and_stays_open() -> None:
+def test_an_open_connection_is_used_and_stays_open() -> None:
     # By itself Ray is reached from other machines, and requires a token
     ray.init("local", include_dashboard=False, object_store_memory=2**27)
     try:
@@ -119,7 +119,7 @@ def test_a_connection_of_the_users_is_used_and_stays_open() -> None:
 
 
 @pytest.mark.ray
-def test_processors_that_others_have_taken_are_waited_for_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_busy_processors_are_waited_for_but_not_forever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "FREE_CPUS_WAIT", 0.5)
     with connect(1, "a test"):
         n_cpus = ray.cluster_resources()["CPU"]

@@ -122,7 +122,7 @@ def test_environments_are_closed_at_the_end(cluster: None, tmp_path: Path) -> No
 
 
 @pytest.mark.ray
-def test_environments_that_raise_are_made_again(cluster: None, tmp_path: Path) -> None:
+def test_environments_that_raise_are_recreated(cluster: None, tmp_path: Path) -> None:
     env = partial(Counting, "raise", str(tmp_path), 3)
     model = make_r2d2_on_ray(env, n_actors=1, backend_kwargs=dict(cpus_per_actor=0.5)).learn(400)
     assert model.step_ledger.n_steps_rejected["the environment failed"] == 3
@@ -164,7 +164,7 @@ def test_a_restarted_actor_does_not_act_as_before() -> None:
     assert not np.array_equal(actions[0], actions[2])
 
 
-def test_a_process_that_begins_with_a_later_call_takes_the_place_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_whose_first_call_is_a_later_one_is_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = make_r2d2_on_ray(backend="sync", n_actors=1).actor_spec()
     weights = copy_parameters(Actor(spec, 0).q_net, 0)
     monkeypatch.setattr(ray, "get", lambda ref: ref)
@@ -208,7 +208,7 @@ def test_callbacks_and_files(cluster: None, tmp_path: Path) -> None:
     loaded.learn(400)
 
 
-def test_trajectories_survive_the_way_and_frames_become_small() -> None:
+def test_packing_preserves_trajectories_and_shrinks_frames() -> None:
     spec = make_r2d2_on_ray(backend="sync", n_actors=1).actor_spec()
     trajectory = Actor(spec, 0).collect(20)
     back = unpack(pack(trajectory))
@@ -221,7 +221,7 @@ def test_trajectories_survive_the_way_and_frames_become_small() -> None:
 
 
 @pytest.mark.ray
-def test_images_come_as_they_were_seen(cluster: None) -> None:
+def test_images_arrive_unchanged(cluster: None) -> None:
     model = make_r2d2_on_ray(
         "VisualSearch-v0", n_actors=1, policy="CnnPolicy", backend_kwargs=dict(cpus_per_actor=0.5, deterministic=True)
     )

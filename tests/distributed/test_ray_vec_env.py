@@ -103,7 +103,7 @@ def env(cluster: None) -> Iterator[RayVecEnv]:
 
 
 def assert_equal(ours: Any, theirs: Any) -> None:
-    """Equal in value and in type, and ours to be written to."""
+    """Equal in value and type, and writeable."""
     if isinstance(theirs, dict):
         assert ours.keys() == theirs.keys()
         for key in theirs:
@@ -147,7 +147,7 @@ def test_the_same_as_in_one_process(space: str, envs_per_actor: int, cluster: No
 
 
 @pytest.mark.ray
-def test_an_end_that_is_a_truncation_says_so(cluster: None) -> None:
+def test_truncations_are_reported(cluster: None) -> None:
     fns = [partial(gym.make, "CartPole-v1", max_episode_steps=12) for _ in range(3)]
     with opened(fns) as env:
         assert assert_same_course(env, DummyVecEnv(fns), steps=200) > 20
@@ -221,7 +221,7 @@ def test_an_error_names_environments_and_cause(cluster: None) -> None:
 
 
 @pytest.mark.ray
-def test_the_death_of_an_actor_is_told_and_does_not_hinder_the_end(cluster: None) -> None:
+def test_the_death_of_an_actor_is_reported_and_close_still_works(cluster: None) -> None:
     with opened(env_fns(n_envs=4)) as env:
         env.reset()
         (process,) = env.env_method("process", indices=2)

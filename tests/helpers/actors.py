@@ -1,4 +1,4 @@
-"""Actors of R2D2, and plain loops over environments, network and returns that say what they should send."""
+"""Actors of R2D2, and the plain loops over environments, network and returns that they are compared with."""
 
 import math
 from collections.abc import Callable

@@ -49,7 +49,7 @@ def test_no_episode_ends_or_each_step_is_one(p_end: float) -> None:
 
 
 def test_environments_do_not_mix() -> None:
-    """The last step of one does not go on in the first step of the next, which starts no episode."""
+    """The last step of one does not continue in the first step of the next, although that starts no episode."""
     args = made_up(6, 3, seed=1, p_end=0.0)
     args[-1][:] = False
     together = acting_td_errors(*args, td_lambda=0.9)
@@ -93,5 +93,5 @@ def test_an_actor_computes_them_from_the_values_it_acted_on(returns: dict[str, A
         np.testing.assert_allclose(trajectory.td_errors, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_uniform_replay_needs_none() -> None:
+def test_uniform_replay_needs_no_errors() -> None:
     assert make_actor(make_r2d2(n_actors=1, prioritized_replay=False)).collect(4).td_errors is None

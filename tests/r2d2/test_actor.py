@@ -19,7 +19,7 @@ BARE = dict(policy_kwargs=dict(dueling=False))
 
 
 def stored(kind: str, observation: Any) -> dict[str, np.ndarray]:
-    """An observation as replay and network have it: images with their channels first."""
+    """An observation as the replay and the network have it, with the channels of images first."""
     arrays = {key: np.asarray(value) for key, value in as_dict(observation).items()}
     return {key: array.transpose(2, 0, 1) if kind == "image" else array for key, array in arrays.items()}
 
@@ -56,8 +56,8 @@ def test_steps_are_those_of_a_plain_loop(kind: str) -> None:
     assert_same_arrays(trajectories[0].next_observations, {k: a[0] for k, a in trajectories[1].observations.items()})
 
 
-def test_a_trajectory_says_what_a_vec_env_would() -> None:
-    """Observations after each step, and the Monitor's words at the ends of episodes."""
+def test_the_steps_of_a_trajectory_are_those_of_a_vec_env() -> None:
+    """Observations after each step, and the Monitor's info where episodes ended."""
     actor = make_actor(make_r2d2(n_actors=1))
     first, second = actor.collect(9), actor.collect(9)
     courses = follow_actor(actor, [first, second])
@@ -138,7 +138,7 @@ def assert_same_trajectories(first: Trajectory, second: Trajectory) -> None:
     assert_same_arrays(first.observations, second.observations)
 
 
-def test_the_global_random_numbers_have_no_say_and_stay_as_they_are() -> None:
+def test_actors_neither_use_nor_change_the_global_random_state() -> None:
     model = make_r2d2(n_actors=1)
     trajectories = []
     for seed in range(2):
@@ -152,7 +152,7 @@ def test_the_global_random_numbers_have_no_say_and_stay_as_they_are() -> None:
     assert_same_trajectories(*trajectories)
 
 
-def test_every_actor_sees_and_does_something_else() -> None:
+def test_actors_have_different_random_streams() -> None:
     model = make_r2d2(n_actors=2, **BARE)
     prefer(model, 0)
     actors = [make_actor(model, index) for index in range(2)]
@@ -166,7 +166,7 @@ def test_every_actor_sees_and_does_something_else() -> None:
 
 
 @pytest.mark.parametrize("how", ["restarted", "without a seed"])
-def test_random_numbers_that_never_come_again(how: str) -> None:
+def test_random_streams_that_are_never_replayed(how: str) -> None:
     model = make_r2d2(n_actors=1, seed=0 if how == "restarted" else None)
     rewards = [make_actor(model, is_restart=how == "restarted").collect(30).rewards for _ in range(2)]
     if how == "restarted":
@@ -189,7 +189,7 @@ def test_new_parameters_take_effect_from_the_second_step() -> None:
     assert (trajectory.actions[0] == 1).all() and (trajectory.actions[1:] == 2).all()
 
 
-def test_it_counts_what_it_sends() -> None:
+def test_an_actor_counts_the_steps_it_sends() -> None:
     actor = make_actor(make_r2d2(n_actors=1, envs_per_actor=3))
     trajectories = [actor.collect(n) for n in (4, 1, 6)]
     assert [trajectory.n_steps for trajectory in trajectories] == [12, 3, 18]
@@ -206,7 +206,7 @@ def test_the_size_of_a_trajectory_counts_all_arrays() -> None:
     assert trajectory.n_bytes == observations + steps + n_states * 2 * 6 * 4
 
 
-def test_vec_normalize_acts_on_normalized_and_hands_over_raw_observations() -> None:
+def test_vec_normalize_acts_on_normalized_and_sends_original_observations() -> None:
     env = VecNormalize(DummyVecEnv([Walk] * 2))
     model = make_r2d2(env)
     seen = []
@@ -226,7 +226,7 @@ def test_vec_normalize_acts_on_normalized_and_hands_over_raw_observations() -> N
     assert not np.allclose(seen[-1], trajectory.next_observations["observation"], atol=0.05)
 
 
-def test_what_belongs_to_the_learner_is_left_open() -> None:
+def test_the_learners_environments_are_left_open() -> None:
     model = make_r2d2(DummyVecEnv([Walk] * 2))
     closed = []
     model.env.close = lambda: closed.append("the learner's")  # type: ignore[method-assign]

@@ -86,7 +86,7 @@ ADAM = {"eps": 1e-3, "fused": True}
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("given", "expected"),
     [
         (None, dict(net_arch=[512], core_kwargs={"hidden_size": 512}, optimizer_kwargs=ADAM)),
         (dict(core="gru"), dict(core="gru", net_arch=[512], core_kwargs={"hidden_size": 512}, optimizer_kwargs=ADAM)),
@@ -121,10 +121,10 @@ ADAM = {"eps": 1e-3, "fused": True}
     ],
     ids=str,
 )
-def test_what_is_said_of_the_policy_goes_before_the_papers(said: dict | None, expected: dict[str, Any]) -> None:
-    copy = None if said is None else dict(said)
-    assert with_default_policy_kwargs(said) == expected
-    assert said == copy
+def test_given_policy_arguments_take_precedence_over_the_papers(given: dict | None, expected: dict[str, Any]) -> None:
+    copy = None if given is None else dict(given)
+    assert with_default_policy_kwargs(given) == expected
+    assert given == copy
 
 
 BAD = [

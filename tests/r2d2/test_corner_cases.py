@@ -52,7 +52,7 @@ def test_an_id_may_name_the_module_that_registers_it() -> None:
     assert getattr(to_vec_env("sb3_attn.envs:MemoryChain-v0", 2), "num_envs", None) == 2
 
 
-def test_parameters_that_the_user_sets_between_two_calls_of_learn_act() -> None:
+def test_parameters_that_the_user_sets_between_two_calls_of_learn_are_used() -> None:
     model = make_r2d2(n_actors=1, learning_starts=10**6, actor_update_interval=1, policy_kwargs=dict(dueling=False))
     prefer(model, 1)
     model.learn(10)

@@ -47,7 +47,7 @@ def test_the_number_of_environments(env: Any, n_envs: int | None, expected: int)
     assert to_vec_env(env, n_envs).num_envs == expected
 
 
-def test_what_is_there_is_used_as_it_is() -> None:
+def test_environments_are_used_as_they_are() -> None:
     env, vec = Walk(), DummyVecEnv([Walk])
     assert to_vec_env(env, None) is env and to_vec_env(env, 1) is env
     assert to_vec_env(vec, None) is vec
@@ -59,7 +59,7 @@ def test_a_number_that_contradicts_the_environments_is_refused() -> None:
         make_r2d2(DummyVecEnv([Walk] * 2), envs_per_actor=3)
 
 
-def test_an_id_is_made_where_nobody_has_registered_it() -> None:
+def test_an_id_works_in_processes_that_have_not_registered_it() -> None:
     gym.register("R2D2Toys/Walk-v0", Walk, kwargs=dict(longest=5), max_episode_steps=3)
     try:
         factory = cloudpickle.dumps(env_fns_of(to_vec_env("R2D2Toys/Walk-v0", 2))[0])
@@ -81,7 +81,7 @@ def test_environments_of_a_factory_are_monitored() -> None:
     ["CartPole-v1", Walk, partial(Walk, longest=4), Walk(), DummyVecEnv([Walk] * 2)],
     ids=lambda env: type(env).__name__,
 )
-def test_r2d2_takes_them_all(env: Any, n_actors: int) -> None:
+def test_r2d2_accepts_every_kind_of_env(env: Any, n_actors: int) -> None:
     n_envs = None if isinstance(env, gym.Env | DummyVecEnv) else 2
     model = make_r2d2(env, n_actors=n_actors, envs_per_actor=n_envs, learning_starts=4).learn(40)
     assert model._n_updates > 0 and model.replay_buffer.n_envs == model.n_envs * max(n_actors, 1)
@@ -101,7 +101,7 @@ def test_a_copy_is_independent_of_the_original() -> None:
     assert env.steps == 2
 
 
-def test_a_factory_makes_many_from_one_picture() -> None:
+def test_a_factory_makes_many_copies_from_one_pickle() -> None:
     env = Walk()
     factory = PickledEnv(env)
     env.longest = 99
@@ -116,7 +116,7 @@ class Doubled(gym.RewardWrapper):
 
 @pytest.mark.parametrize("wrapper", [None, Doubled])
 def test_a_copy_of_a_monitor_has_no_file(wrapper: Any, tmp_path: Path) -> None:
-    """Environments as RL Zoo makes them; the original keeps its file."""
+    """Environments as RL Zoo creates them; the original keeps its file."""
     vec = make_vec_env(Walk, 2, seed=0, monitor_dir=str(tmp_path), wrapper_class=wrapper)
     copy = env_fns_of(vec)[0]()
     monitor = copy.env if wrapper else copy
@@ -128,7 +128,7 @@ def test_a_copy_of_a_monitor_has_no_file(wrapper: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("n_actors", [0, 1, 2])
 def test_the_files_of_monitors_have_all_episodes_of_all_actors(n_actors: int, tmp_path: Path) -> None:
-    """Each in the file of the environment that its own is a copy of."""
+    """Each episode is in the file of the environment that the actor's is a copy of."""
     vec = make_vec_env(Walk, 2, seed=0, monitor_dir=str(tmp_path))
     model = make_r2d2(vec, n_actors=n_actors).learn(80)
     vec.close()
@@ -243,7 +243,7 @@ def test_wrappers_around_all_environments_are_for_the_learner_alone(wrap: Any) -
     make_r2d2(env, "CnnPolicy", n_actors=0)
 
 
-def test_processes_of_their_own_are_refused() -> None:
+def test_subprocess_environments_are_refused() -> None:
     with pytest.raises(ValueError, match=r"env is a SubprocVecEnv, .*; pass an id, a factory, or a DummyVecEnv"):
         env_fns_of(SubprocVecEnv.__new__(SubprocVecEnv))  # no processes need to be started for that
 

@@ -201,7 +201,7 @@ def test_no_window_spans_a_failure(prioritized: bool, monkeypatch: pytest.Monkey
             assert not position < seam < position + buffer.window_lengths[position, 0]
 
 
-def test_what_came_before_a_failure_is_bootstrapped_from_the_last_observation_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_steps_before_a_failure_bootstrap_from_the_last_observation(monkeypatch: pytest.MonkeyPatch) -> None:
     model, actor = fragile(monkeypatch, 5, envs_per_actor=1)
     trajectory = actor.collect(12)
     insert_trajectory(model.replay_buffer, trajectory)

@@ -30,14 +30,14 @@ def watch(model: R2D2, monkeypatch: pytest.MonkeyPatch) -> list[Trajectory]:
 
 
 def test_the_learners_own_environments_are_one_actor() -> None:
-    """Bit for bit: what the environments say follows from their seeds, and all else is the same code."""
+    """Bit for bit: the environments' random numbers follow from the seeds, and all else is the same code."""
     alone, actor = (make_r2d2(Walk, envs_per_actor=3, n_actors=n).learn(150) for n in (0, 1))
     assert alone._n_updates > 20
     assert_same(parameters(alone), parameters(actor))
     np.testing.assert_array_equal(alone.replay_buffer.observations, actor.replay_buffer.observations)
 
 
-def test_so_they_are_with_environments_that_were_there() -> None:
+def test_existing_environments_of_the_learner_are_one_actor() -> None:
     alone, actor = (make_r2d2(DummyVecEnv([Walk] * 2), n_actors=n).learn(100) for n in (0, 1))
     assert_same(parameters(alone), parameters(actor))
 
@@ -53,7 +53,7 @@ def test_a_seed_determines_everything(n_actors: int) -> None:
     assert not th.equal(first.q_net.q_net[0].weight, other.q_net.q_net[0].weight)
 
 
-def test_learning_on_does_not_see_the_same_random_numbers_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_continued_learn_has_new_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_r2d2(n_actors=1, learning_starts=10**6)
     seen = watch(model, monkeypatch)
     model.learn(10).learn(10, reset_num_timesteps=False)
@@ -99,7 +99,7 @@ def test_a_thread_can_learn() -> None:
 @pytest.mark.parametrize("n_actors", [0, 3])
 @pytest.mark.parametrize("samples_per_insert", [0.5, 1, 4, 8])
 def test_samples_per_insert_holds(samples_per_insert: float, n_actors: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counted from outside: the windows drawn, and those registered since learning started."""
+    """Counted from outside: the windows sampled, and those added since learning started."""
     batch_size = int(4 * samples_per_insert)
     arguments = dict(samples_per_insert=samples_per_insert, batch_size=batch_size, learning_starts=100, buffer_size=3000)
     model = make_r2d2(n_actors=n_actors, **arguments)
@@ -131,7 +131,7 @@ def test_nothing_is_learned_before_learning_starts() -> None:
     assert model.learn(20, reset_num_timesteps=False)._n_updates > 0
 
 
-def test_a_window_that_comes_late_is_waited_for() -> None:
+def test_learning_waits_for_the_first_window() -> None:
     env = partial(Walk, longest=100)
     model = make_r2d2(env, envs_per_actor=1, n_actors=1, trace_length=20, sequence_period=20, learning_starts=0, seed=3)
     for _ in range(12):
@@ -192,7 +192,7 @@ def test_actors_are_updated_no_sooner_than_allowed(
     assert n_updates[-1] > 10
 
 
-def test_parameters_that_were_given_away_stay_as_they_are() -> None:
+def test_copied_parameters_do_not_change() -> None:
     model = make_r2d2(n_actors=1).learn(40)
     latest_parameters = model._collection.actors.latest_parameters
     given = latest_parameters()
@@ -239,7 +239,7 @@ def test_vec_normalize_replay_is_raw_and_batches_are_normalized(monkeypatch: pyt
     np.testing.assert_allclose(batches[-1].rewards[0], env.normalize_reward(buffer.rewards[positions, env_indices]), rtol=1e-5)
 
 
-def test_the_oracle_of_errors_is_none_of_the_code_under_test() -> None:
+def test_the_oracle_of_td_errors_by_hand() -> None:
     """Two steps by hand: 1 + 0.5 (2 + 0.5 * 3) - 1.5 and 2 + 0.5 * 3 - 2.5."""
     column = np.array
     errors = slow_td_errors(

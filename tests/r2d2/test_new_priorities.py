@@ -70,7 +70,7 @@ WINDOWS = [
 @pytest.mark.parametrize("known", [1.0, 0.8])
 @pytest.mark.parametrize("n_envs", [1, 3])
 @pytest.mark.parametrize("windows", WINDOWS, ids=str)
-def test_a_new_window_weighs_what_its_own_steps_say(windows: dict[str, Any], n_envs: int, known: float) -> None:
+def test_the_priority_of_a_new_window_comes_from_its_own_errors(windows: dict[str, Any], n_envs: int, known: float) -> None:
     """Overlapping windows, short tails, windows that are older than the ring is long, unknown errors."""
     noted = Noted(n_envs, known, **windows)
     rng = np.random.default_rng(1)
@@ -91,7 +91,7 @@ def test_environments_of_different_pace_keep_their_errors_apart() -> None:
     assert noted.check() > 50
 
 
-def test_an_episode_that_was_left_closes_with_the_errors_of_its_own_steps() -> None:
+def test_an_abandoned_episode_closes_with_the_errors_of_its_own_steps() -> None:
     noted = Noted(trace_length=4)
     player = EpisodePlayer(noted.buffer, lambda: 100)
     for _ in range(3):
@@ -115,7 +115,7 @@ def test_windows_without_errors_get_the_largest_priority_that_an_update_gave() -
 
 
 def test_errors_may_come_after_steps_without() -> None:
-    """A window with steps of both kinds knows too little."""
+    """A window with steps of both kinds has no priority of its own."""
     buffer = PrioritizedSequenceReplayBuffer(20, OBSERVATION_SPACE, ACTION_SPACE, "cpu", trace_length=2, priority_exponent=1.0)
     code = np.zeros((1, 3))
     for i, errors in enumerate([None, 5.0, 5.0, 5.0, None, 5.0]):
@@ -124,7 +124,7 @@ def test_errors_may_come_after_steps_without() -> None:
     np.testing.assert_allclose(buffer._tree[np.array([0, 2, 4])], [1.0, 5.0, 1.0])
 
 
-def test_the_exponent_is_applied_to_them_and_no_window_weighs_nothing() -> None:
+def test_the_exponent_is_applied_and_no_priority_is_zero() -> None:
     buffer = PrioritizedSequenceReplayBuffer(20, OBSERVATION_SPACE, ACTION_SPACE, "cpu", trace_length=1, priority_exponent=0.5)
     code = np.zeros((2, 1, 3))
     for error in (16.0, 0.0):
@@ -134,7 +134,7 @@ def test_the_exponent_is_applied_to_them_and_no_window_weighs_nothing() -> None:
     buffer.check_valid()
 
 
-def test_an_update_replaces_what_the_actor_saw() -> None:
+def test_an_update_replaces_the_priority_from_the_actor() -> None:
     noted = Noted(trace_length=2)
     player = EpisodePlayer(noted.buffer, lambda: 100)
     for _ in range(2):

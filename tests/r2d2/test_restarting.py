@@ -69,7 +69,7 @@ def test_without_failures_nothing_changes() -> None:
     assert wrapped.n_restarts == 0
 
 
-def test_a_failed_step_ends_the_episode_with_what_was_seen_last() -> None:
+def test_a_failed_step_ends_the_episode_with_the_last_observation() -> None:
     make_env = Maker("step")
     env = RestartingEnv(make_env, "it")
     first, _ = env.reset(seed=0)
@@ -136,7 +136,7 @@ def test_no_restarts_at_all() -> None:
         env.step(0)
 
 
-def test_the_first_constructor_may_not_fail() -> None:
+def test_a_failure_of_the_first_constructor_is_raised() -> None:
     with pytest.raises(ConnectionError, match="no environment 1"):
         RestartingEnv(Maker("make"), "it")
 
@@ -147,7 +147,7 @@ def test_waits_double_up_to_ten_seconds(sleeps: list[float]) -> None:
     assert sleeps == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10, 10, 10])
 
 
-def test_ctrl_c_is_no_failure() -> None:
+def test_ctrl_c_is_not_a_failure() -> None:
     class Interrupted(Walk):
         def step(self, action: Any) -> Any:
             raise KeyboardInterrupt

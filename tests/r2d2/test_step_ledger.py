@@ -27,7 +27,7 @@ def inserted(trajectory: Trajectory) -> InsertResult:
     return InsertResult(trajectory.n_steps, Counter(), 0)
 
 
-def test_nothing_happened() -> None:
+def test_an_empty_ledger_is_valid() -> None:
     StepLedger().check()
 
 
@@ -81,7 +81,7 @@ def test_learn_checks_its_ledger(fault: str, monkeypatch: pytest.MonkeyPatch) ->
         model.learn(40)
 
 
-def test_what_comes_after_the_end_is_stored_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trajectories_that_arrive_after_the_end_are_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LocalActors, "drain", lambda self: [self.receive()])
     model = make_r2d2(n_actors=1).learn(40)
     assert model.step_ledger.n_steps_received == model.step_ledger.n_steps_inserted == 50
@@ -113,7 +113,7 @@ class Broken(Walk):
 
 @pytest.mark.parametrize("number", [np.nan, np.inf])
 @pytest.mark.parametrize("n_actors", [0, 1])
-def test_what_is_not_finite_is_refused_and_nothing_of_it_is_stored(n_actors: int, number: float, tmp_path: Path) -> None:
+def test_values_that_are_not_finite_are_refused_and_not_stored(n_actors: int, number: float, tmp_path: Path) -> None:
     """The eighth step lies in the second trajectory of five."""
     model = make_r2d2(DummyVecEnv([partial(Broken, number)] * 2), n_actors=n_actors, learning_starts=0)
     with pytest.raises(ValueError, match=r"environment 0 returned a non-finite reward \(actor 0\) at step 10: .*; fix"):
@@ -141,7 +141,7 @@ def test_the_key_of_a_dict_is_named() -> None:
 
 
 @pytest.mark.parametrize("kind", SPACES)
-def test_a_final_observation_is_looked_at(kind: str) -> None:
+def test_final_observations_are_checked(kind: str) -> None:
     model = make_r2d2(partial(Walk, kind), POLICIES[kind], n_actors=1, envs_per_actor=2)
     trajectory = make_actor(model).collect(20)
     trajectory.check_finite(0)

@@ -88,7 +88,7 @@ def test_the_second_signal_ends_at_once(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_user_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_message_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(KeyboardInterrupt):
         make_r2d2().learn(1000, Signal(3, signal.SIGINT))
     assert capsys.readouterr().out.count("Once more ends at once") == 1
@@ -96,7 +96,7 @@ def test_the_user_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("fails", [True, False])
 def test_the_handlers_come_back(fails: bool, handlers: list[Any]) -> None:
-    """The fixture looks again afterwards."""
+    """The fixture checks them afterwards."""
 
     class Fails(BaseCallback):
         def _on_step(self) -> bool:
@@ -113,7 +113,7 @@ def test_the_handlers_come_back(fails: bool, handlers: list[Any]) -> None:
         model.learn(20, Fails())
 
 
-def test_a_model_that_was_stopped_goes_on() -> None:
+def test_a_stopped_model_can_continue() -> None:
     model = make_r2d2(n_actors=1)
     with pytest.raises(KeyboardInterrupt):
         model.learn(1000, Signal(13, signal.SIGINT))
