@@ -52,7 +52,7 @@ class Verdict(NamedTuple):
 
 
 ORACLES = "memory/test_oracles.py"
-GRADIENTS = "memory/test_written_gradients.py"
+BACKWARD = "memory/test_backward.py"
 ADDRESSING = "memory/test_addressing.py"
 TD = "common/test_td.py"
 UPDATE = "recurrent_dqn/test_update.py"
@@ -73,7 +73,13 @@ MUTANTS = [
 """,
         ORACLES,
     ),
-    Mutant("gtrxl: scores not scaled", "memory/gtrxl.py", "by_entry(by_age)) * self.scale", "by_entry(by_age))", ORACLES),
+    Mutant(
+        "gtrxl: scores not scaled",
+        "memory/gtrxl.py",
+        "relative_shift(position_scores)) * self.scale",
+        "relative_shift(position_scores))",
+        ORACLES,
+    ),
     Mutant(
         "gtrxl: second gate bypasses the attention",
         "memory/gtrxl.py",
@@ -91,28 +97,28 @@ MUTANTS = [
     Mutant(
         "gtrxl: no relative positions",
         "memory/gtrxl.py",
-        "(by_content + by_entry(by_age))",
-        "(by_content + 0 * by_entry(by_age))",
+        "(content_scores + relative_shift(position_scores))",
+        "(content_scores + 0 * relative_shift(position_scores))",
         ORACLES,
     ),
     Mutant("window: one step short", "memory/sliding_window.py", "(ages <= length)", "(ages < length)", ORACLES),
     Mutant(
         "window: sees the future", "memory/sliding_window.py", "(ages >= (0 if with_present else 1))", "(ages >= -1)", ORACLES
     ),
-    Mutant("window: empty entries count", "memory/sliding_window.py", "F.pad(filled > 0,", "F.pad(filled >= 0,", ORACLES),
+    Mutant("window: empty entries count", "memory/sliding_window.py", "F.pad(valid > 0,", "F.pad(valid >= 0,", ORACLES),
     # ------------------------------------------------------------ key-value memory
     Mutant(
         "key-value: a hop ignores the last query",
         "memory/key_value.py",
-        "next_question(th.cat((question, answer), dim=-1))",
-        "next_question(th.cat((0 * question, answer), dim=-1))",
+        "hop_query(th.cat((query, read), dim=-1))",
+        "hop_query(th.cat((0 * query, read), dim=-1))",
         ORACLES,
     ),
     Mutant(
         "key-value: frmqn without feedback",
         "memory/key_value.py",
-        "self.context(th.cat((step_inputs, retrieved), dim=-1), lstm_state)",
-        "self.context(th.cat((step_inputs, 0 * retrieved), dim=-1), lstm_state)",
+        "self.context(th.cat((step_inputs, read), dim=-1), lstm_state)",
+        "self.context(th.cat((step_inputs, 0 * read), dim=-1), lstm_state)",
         ORACLES,
     ),
     Mutant("key-value: scores not scaled", "memory/key_value.py", "scores * self.key_size**-0.5", "scores", ORACLES),
@@ -127,8 +133,8 @@ MUTANTS = [
     Mutant(
         "dnc: link sharpening without 1 +",
         "memory/external/dnc.py",
-        'sharpen_links(forward, 1 + told["forward_exponents"]',
-        'sharpen_links(forward, told["forward_exponents"]',
+        'sharpen_links(after, 1 + interface["forward_exponents"]',
+        'sharpen_links(after, interface["forward_exponents"]',
         ORACLES,
     ),
     Mutant(
@@ -136,23 +142,23 @@ MUTANTS = [
         "memory/external/dnc.py",
         "        link = addressing.temporal_link(",
         """\
-        memory = memory * retained.unsqueeze(-1) if self.deallocation else memory
+        memory = memory * retention.unsqueeze(-1) if self.deallocation else memory
         link = addressing.temporal_link(""",
         ORACLES,
     ),
     Mutant(
-        "dnc: unstable sort in the written gradient",
-        "memory/external/dnc_gradient.py",
+        "dnc: unstable sort in the backward pass",
+        "memory/external/backward.py",
         ".sort(dim=-1, stable=True)",
         ".sort(dim=-1)",
-        GRADIENTS,
+        BACKWARD,
     ),
     Mutant(
         "dnc: gradient of the allocation cancels in float32",
-        "memory/external/dnc_gradient.py",
+        "memory/external/backward.py",
         "F.pad(products[..., 1:].flip(-1).cumsum(dim=-1).flip(-1), (0, 1))",
         "products.sum(dim=-1, keepdim=True) - products.cumsum(dim=-1)",
-        GRADIENTS,
+        BACKWARD,
     ),
     Mutant(
         "dnc: most used slot allocated first",
@@ -164,15 +170,15 @@ MUTANTS = [
     Mutant(
         "ntm: no sharpening",
         "memory/external/addressing.py",
-        "((weights + TINY).log() * exponents)",
-        "((weights + TINY).log() + 0 * exponents)",
+        "((weights + LOG_EPS).log() * exponents)",
+        "((weights + LOG_EPS).log() + 0 * exponents)",
         ADDRESSING,
     ),
     Mutant(
         "ntm: both shifts the same way",
         "memory/external/addressing.py",
-        "shares[reach - offset], weights.roll(-offset, dims=-1)",
-        "shares[reach - offset], weights.roll(offset, dims=-1)",
+        "shares[max_shift - offset], weights.roll(-offset, dims=-1)",
+        "shares[max_shift - offset], weights.roll(offset, dims=-1)",
         ADDRESSING,
     ),
     # ------------------------------------------------------------ attention

@@ -19,7 +19,7 @@ from benchmarks.runner import Benchmark, Context, Options, Row, Settings, Varian
 from benchmarks.sequence_tasks import Batch, copy
 from benchmarks.speed.turns import cpu_milliseconds, in_turn, medians, ratio
 from sb3_attn.memory import make_core
-from sb3_attn.memory.external.gradients import has_compiler
+from sb3_attn.memory.external.core import has_compiler
 
 PEERS = {"pytorch-ntm": memories.pytorch_ntm, "dnc": memories.dnc}
 

@@ -1,4 +1,4 @@
-"""The contract that every memory core obeys."""
+"""The contract of memory cores, and the core without a memory."""
 
 import math
 from abc import ABC, abstractmethod
@@ -15,13 +15,26 @@ def check_sizes(owner: nn.Module, **sizes: int) -> None:
     """
     Refuse sizes that are not positive integers.
 
-    :param owner: the module whose arguments they are
-    :param sizes: by the names of the arguments
-    :raises ValueError: for the first that is none
+    :param owner: the module that has them as arguments
+    :param sizes: argument names and values
+    :raises ValueError: naming the first value that is not a positive integer
     """
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
             raise ValueError(f"{name}={size!r} of {type(owner).__name__} must be at least 1; give it a positive integer.")
+
+
+def check_finite(owner: nn.Module, **numbers: float) -> None:
+    """
+    Refuse numbers that are not finite.
+
+    :param owner: the module that has them as arguments
+    :param numbers: argument names and values
+    :raises ValueError: naming the first value that is not a finite number
+    """
+    for name, number in numbers.items():
+        if not isinstance(number, Real) or not math.isfinite(number):
+            raise ValueError(f"{name}={number!r} of {type(owner).__name__} is not finite; give it a number such as 1.0.")
 
 
 class WeightsInfo(NamedTuple):
@@ -58,32 +71,24 @@ class MemoryCore(nn.Module, ABC):
 
     def __init__(self, input_size: int, output_size: int) -> None:
         super().__init__()
-        self._check_sizes(input_size=input_size, output_size=output_size)
+        check_sizes(self, input_size=input_size, output_size=output_size)
         self.input_size = input_size
         self.output_size = output_size
-
-    def _check_sizes(self, **sizes: int) -> None:
-        check_sizes(self, **sizes)
-
-    def _check_finite(self, **numbers: float) -> None:
-        for name, number in numbers.items():
-            if not isinstance(number, Real) or not math.isfinite(number):
-                raise ValueError(f"{name}={number!r} of {type(self).__name__} is not finite; give it a number such as 1.0.")
 
     @classmethod
     def window_kwargs(cls, length: int) -> dict[str, Any]:
         """
-        Arguments of the constructor with which a sliding-window core looks back exactly ``length`` steps.
+        Constructor arguments that make a sliding-window core look back exactly ``length`` steps.
 
         :param length: number of steps
-        :return: keyword arguments; none for a core without a window
+        :return: keyword arguments; empty for a core without a window
         """
         return {}
 
     @abstractmethod
     def initial_state(self, batch_size: int) -> CoreState:
         """
-        The state before an episode's first step. It may be learned.
+        Return the state before an episode's first step. It may be learned.
 
         :param batch_size: number of rows B
         :return: a flat ``NamedTuple`` of tensors ``[B, ...]``
@@ -92,7 +97,7 @@ class MemoryCore(nn.Module, ABC):
     @abstractmethod
     def forward(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, CoreState]:
         """
-        One step.
+        Advance by one step.
 
         :param inputs: ``[B, F]``
         :param state: the state before this step, tensors ``[B, ...]``
@@ -101,7 +106,9 @@ class MemoryCore(nn.Module, ABC):
 
     def unroll(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, CoreState]:
         """
-        T steps of one episode, the same as T calls of ``forward``. Overridden where a fused path is faster.
+        Advance by T steps within an episode, with the result of T calls of ``forward``.
+
+        Overridden where a fused path is faster.
 
         :param inputs: ``[T, B, F]``
         :param state: the state before the first step
@@ -115,9 +122,9 @@ class MemoryCore(nn.Module, ABC):
 
     def memory_weights(self, inputs: th.Tensor, state: CoreState) -> dict[str, th.Tensor]:
         """
-        The weights with which one step reads and writes, for pictures of the memory.
+        Compute the weights with which one step reads and writes, for pictures of the memory.
 
-        They are computed again from the state, since nothing is kept on the module. ``weights_info`` says what they mean.
+        The step is computed again, since nothing is kept on the module. ``weights_info`` says what the weights mean.
 
         :param inputs: ``[B, F]``
         :param state: the state before this step
@@ -128,24 +135,24 @@ class MemoryCore(nn.Module, ABC):
 
     def surrogate_loss(self, losses: th.Tensor, state: CoreState) -> th.Tensor | float:
         """
-        What to add to the loss for the gradient of the probabilities that the core drew with. Most draw nothing.
+        Compute a term to add to the loss, whose gradient is the score-function (REINFORCE) gradient of the core's sampling.
 
         :param losses: the loss of each row, without gradient, ``[B]``
         :param state: the state after the last step, with gradient
-        :return: a scalar whose value means nothing; 0 for a core that draws nothing
+        :return: a scalar whose value has no meaning; 0 for a core that does not sample, as most
         """
         return 0.0
 
 
 class IdentityState(NamedTuple):
-    """No state at all."""
+    """The empty state."""
 
 
 class IdentityCore(MemoryCore):
     """
-    Remembers nothing: the memoryless control for every experiment.
+    No memory: the outputs are the inputs. The memoryless control of an experiment.
 
-    With it, windows of length 1, no double Q, uniform replay, and no dueling or skip connection, ``RecurrentDQN`` is
+    With this core, windows of length 1, no double Q, uniform replay, and no dueling or skip connection, ``RecurrentDQN`` is
     stock DQN.
 
     :param input_size: size of an input vector, which is also the output

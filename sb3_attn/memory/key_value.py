@@ -1,4 +1,4 @@
-"""Memory of keys and values: what was seen last, looked up by content."""
+"""A memory of key-value pairs: the last inputs, looked up by content."""
 
 from typing import Any, NamedTuple
 
@@ -7,51 +7,58 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_attn.common.core_state import CoreState
+from sb3_attn.common.former_names import FormerParameterNames
 from sb3_attn.common.softmax import masked_softmax
-from sb3_attn.memory.core import MemoryCore, WeightsInfo
+from sb3_attn.memory.core import MemoryCore, WeightsInfo, check_finite, check_sizes
 from sb3_attn.memory.rnn import LSTMCore, LSTMState
-from sb3_attn.memory.sliding_window import by_entry, extend, visible
+from sb3_attn.memory.sliding_window import attention_mask, extend, relative_shift
 
 CONTEXTS = ("mqn", "rmqn", "frmqn")
 
 
 class KeyValueState(NamedTuple):
-    """What was seen last, the oldest first, and the context's memory; arrays that a context does not need have size 0."""
+    """The last pairs, oldest first, and the state of the context. Arrays that the context does not need have size 0."""
 
     keys: th.Tensor  # [B, N, K]
     values: th.Tensor  # [B, N, V]
-    filled: th.Tensor  # 1 where there is an entry, 0 before the episode's start, [B, N]
+    valid: th.Tensor  # 1 for a pair, 0 before the episode's start, [B, N]
     hidden: th.Tensor  # of the LSTM, [B, C]
-    cell: th.Tensor  # [B, C]
-    retrieved: th.Tensor  # at the step before, [B, V]
+    cell: th.Tensor  # of the LSTM, [B, C]
+    read: th.Tensor  # the value retrieved at the step before, [B, V]
 
 
-class KeyValueMemoryCore(MemoryCore):
+class KeyValueMemoryCore(FormerParameterNames, MemoryCore):
     """
-    The last N inputs as pairs of key and value; a context made from the present asks, the answer comes by content.
+    The last N inputs as key-value pairs; a context vector computed from the current input queries them by content.
 
-    Key-value memories of Miller et al. (2016), as in the memory Q-networks of Oh et al. (2016),
-    https://arxiv.org/abs/1605.09128, and what is asked for may be how long ago something was (Sukhbaatar et al. 2015). The
-    present input is not among the pairs yet; an empty memory answers 0. The output is the context and, behind it, the answer.
+    Memory Q-networks of Oh et al. (2016), https://arxiv.org/abs/1605.09128, with the hops of Miller et al. (2016) and learned
+    relative positions, so that a query can also ask for an age (Sukhbaatar et al. 2015). The current input is stored after the
+    read; an empty memory returns 0. The output is the context followed by the retrieved value.
 
-    The state is ``n_slots (key_size + value_size + 1)`` floats per row, with an LSTM ``2 hidden_size`` more, with feedback
-    ``value_size`` more: 4,160 by default.
+    The state is ``n_slots (key_size + value_size + 1)`` floats per row, plus ``2 hidden_size`` with an LSTM and
+    ``value_size`` with feedback: 4,160 by default.
 
     :param input_size: size F of an input vector
     :param hidden_size: size C of the context
-    :param n_slots: number N of pairs that are kept
+    :param n_slots: number N of pairs
     :param key_size: size K of a key
     :param value_size: size V of a value
-    :param n_hops: number of questions asked one after the other, each made from the last question and its answer
-        (Miller et al. 2016, section 3.1)
-    :param context: ``"mqn"``, a layer over the present input; ``"rmqn"``, an LSTM over all inputs; ``"frmqn"``, an LSTM that
-        also gets the answer of the step before. Only the LSTM remembers beyond the N pairs, but what it remembers is in every
-        question, too: on the recall of eight pairs the layer learned to ask in a tenth of the steps
-    :param forget_bias: of the LSTM's forget gate (see ``LSTMCore``)
+    :param n_hops: number of successive queries, each computed from the last query and the value that it retrieved (Miller et
+        al. 2016, section 3.1)
+    :param context: ``"mqn"``, a layer over the current input; ``"rmqn"``, an LSTM over all inputs; ``"frmqn"``, an LSTM that
+        also receives the value retrieved at the step before. Only an LSTM remembers more than the N pairs, but its memory is
+        in every query as well: in the recall of eight pairs, ``"mqn"`` learned to query in a tenth of the steps
+    :param forget_bias: initial bias of the LSTM's forget gate (see ``LSTMCore``)
     :raises ValueError: if a size is not positive, or the context is unknown
     """
 
     weights_info = {"retrieval": WeightsInfo(newest_age=1)}
+    former_parameters = {
+        "pair": "key_value",
+        "question": "query",
+        "ages": "relative_positions",
+        "next_questions": "hop_queries",
+    }
 
     def __init__(
         self,
@@ -64,8 +71,9 @@ class KeyValueMemoryCore(MemoryCore):
         context: str = "mqn",
         forget_bias: float = 3.0,
     ) -> None:
-        self._check_sizes(hidden_size=hidden_size, n_slots=n_slots, key_size=key_size, value_size=value_size, n_hops=n_hops)
-        self._check_finite(forget_bias=forget_bias)
+        sizes = dict(n_slots=n_slots, key_size=key_size, value_size=value_size, n_hops=n_hops)
+        check_sizes(self, hidden_size=hidden_size, **sizes)
+        check_finite(self, forget_bias=forget_bias)
         super().__init__(input_size, output_size=hidden_size + value_size)
         if context not in CONTEXTS:
             raise ValueError(f"context={context!r} is unknown; choose one of {list(CONTEXTS)}.")
@@ -73,16 +81,16 @@ class KeyValueMemoryCore(MemoryCore):
         self.key_size = key_size
         self.value_size = value_size
         self.has_feedback = context == "frmqn"
-        self.pair = nn.Linear(input_size, key_size + value_size)
+        self.key_value = nn.Linear(input_size, key_size + value_size)
         feedback_size = value_size if self.has_feedback else 0
         self.context: nn.Linear | LSTMCore = (
             nn.Linear(input_size, hidden_size)
             if context == "mqn"
             else LSTMCore(input_size + feedback_size, hidden_size, forget_bias)
         )
-        self.question = nn.Linear(hidden_size, key_size)
-        self.ages = nn.Parameter(0.1 * th.randn(n_slots, key_size))  # the oldest first
-        self.next_questions = nn.ModuleList(nn.Linear(key_size + value_size, key_size) for _ in range(n_hops - 1))
+        self.query = nn.Linear(hidden_size, key_size)
+        self.relative_positions = nn.Parameter(0.1 * th.randn(n_slots, key_size))  # largest distance first
+        self.hop_queries = nn.ModuleList(nn.Linear(key_size + value_size, key_size) for _ in range(n_hops - 1))
 
     @classmethod
     def window_kwargs(cls, length: int) -> dict[str, Any]:
@@ -90,81 +98,83 @@ class KeyValueMemoryCore(MemoryCore):
 
     def initial_state(self, batch_size: int) -> KeyValueState:
         def zeros(*shape: int) -> th.Tensor:
-            return self.question.weight.new_zeros(batch_size, *shape)
+            return self.query.weight.new_zeros(batch_size, *shape)
 
         lstm = self.context.initial_state(batch_size) if isinstance(self.context, LSTMCore) else (zeros(0), zeros(0))
-        retrieved = zeros(self.value_size if self.has_feedback else 0)
+        read = zeros(self.value_size if self.has_feedback else 0)
         pairs = zeros(self.n_slots, self.key_size), zeros(self.n_slots, self.value_size), zeros(self.n_slots)
-        return KeyValueState(*pairs, *lstm, retrieved)
+        return KeyValueState(*pairs, *lstm, read)
 
     def forward(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, KeyValueState]:
         outputs, state = self.unroll(inputs.unsqueeze(0), state)
         return outputs.squeeze(0), state
 
     def unroll(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, KeyValueState]:
-        contexts, answers, _, after = self._unroll(inputs, KeyValueState._make(state))
-        return th.cat((contexts, answers), dim=-1), after
+        contexts, reads, _, after = self._unroll(inputs, KeyValueState._make(state))
+        return th.cat((contexts, reads), dim=-1), after
 
     def _unroll(self, inputs: th.Tensor, state: KeyValueState) -> tuple[th.Tensor, th.Tensor, th.Tensor, KeyValueState]:
         """
-        T steps.
+        Compute T steps.
 
-        :return: contexts ``[T, B, C]``, answers ``[T, B, V]``, their weights over all entries ``[B, hops, T, N + T]`` (with
-            feedback over each step's own window ``[B, hops, T, N + 1]``), and the state afterwards
+        :return: contexts ``[T, B, C]``, reads ``[T, B, V]``, their weights over all pairs ``[B, hops, T, N + T]`` (with
+            feedback over each step's own window ``[B, hops, T, N + 1]``), and the state after the steps
         """
-        new_keys, new_values = self.pair(inputs).split((self.key_size, self.value_size), dim=-1)
+        new_keys, new_values = self.key_value(inputs).split((self.key_size, self.value_size), dim=-1)
         keys, values = extend(state.keys, new_keys), extend(state.values, new_values)
-        seen = visible(state.filled, len(inputs), with_present=False)
-        lstm_state, retrieved = LSTMState(state.hidden, state.cell), state.retrieved
+        mask = attention_mask(state.valid, len(inputs), with_present=False)
+        lstm_state, read = LSTMState(state.hidden, state.cell), state.read
         if self.has_feedback:
+            # Each context depends on the read before it, so the steps are computed one by one
             steps = []
             for step, step_inputs in enumerate(inputs):
-                context, lstm_state = self.context(th.cat((step_inputs, retrieved), dim=-1), lstm_state)
+                context, lstm_state = self.context(th.cat((step_inputs, read), dim=-1), lstm_state)
                 window = slice(step, step + self.n_slots + 1)
-                step_seen = seen[:, step : step + 1, window]
-                answer, step_weights = self._ask(context.unsqueeze(1), keys[:, window], values[:, window], step_seen)
-                retrieved = answer.squeeze(1)
-                steps.append((context, retrieved, step_weights.squeeze(2)))
-            contexts, answers, by_step = map(th.stack, zip(*steps, strict=True))
-            weights = by_step.movedim(0, 2)
+                step_mask = mask[:, step : step + 1, window]
+                step_read, step_weights = self._attend(context.unsqueeze(1), keys[:, window], values[:, window], step_mask)
+                read = step_read.squeeze(1)
+                steps.append((context, read, step_weights.squeeze(2)))
+            contexts, reads, weights_by_step = map(th.stack, zip(*steps, strict=True))
+            weights = weights_by_step.movedim(0, 2)
         else:
             if isinstance(self.context, LSTMCore):
                 contexts, lstm_state = self.context.unroll(inputs, lstm_state)
             else:
                 contexts = self.context(inputs)
-            by_row, weights = self._ask(contexts.transpose(0, 1), keys, values, seen)
-            answers = by_row.transpose(0, 1)
-        filled = extend(state.filled, inputs.new_ones(inputs.shape[:2]))
-        kept = [entries[:, -self.n_slots :] for entries in (keys, values, filled)]
-        return contexts, answers, weights, KeyValueState._make([*kept, *lstm_state, retrieved])
+            reads_by_row, weights = self._attend(contexts.transpose(0, 1), keys, values, mask)
+            reads = reads_by_row.transpose(0, 1)
+        valid = extend(state.valid, inputs.new_ones(inputs.shape[:2]))
+        pairs = [entries[:, -self.n_slots :] for entries in (keys, values, valid)]
+        return contexts, reads, weights, KeyValueState._make([*pairs, *lstm_state, read])
 
-    def _ask(self, context: th.Tensor, keys: th.Tensor, values: th.Tensor, seen: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    def _attend(self, context: th.Tensor, keys: th.Tensor, values: th.Tensor, mask: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """
-        o = sum_i p_i v_i with p = softmax(q (k_i + t_i) / sqrt(K)), once for each hop; t_i is learned for the age of entry i.
+        o = sum_i p_i v_i with p = softmax(q (k_i + t_i) / sqrt(K)) in each hop; t_i is learned for the distance of pair i.
 
-        Oh et al. (2016), eqs. (3) and (4), with the ages of Sukhbaatar et al. (2015), section 4.1, and the scale of Vaswani et
-        al. (2017).
+        Oh et al. (2016), eqs. (3) and (4), with t of Sukhbaatar et al. (2015), section 4.1, and the scale of Vaswani et al.
+        (2017).
 
         :param context: of T steps, ``[B, T, C]``
-        :param keys: of the window before them and of themselves, ``[B, N + T, K]``
-        :param values: ``[B, N + T, V]``
-        :param seen: which entries each step asks, bool ``[B, T, N + T]``
-        :return: the last answers ``[B, T, V]``, and the weights of all hops ``[B, hops, T, N + T]``
+        :param keys: of the window before these steps and of the steps, ``[B, N + T, K]``
+        :param values: likewise, ``[B, N + T, V]``
+        :param mask: True where a step attends to a pair, bool ``[B, T, N + T]``
+        :return: values read in the last hop ``[B, T, V]``, and the weights of all hops ``[B, hops, T, N + T]``
         """
-        question = self.question(context)
-        weights = [self._weights(question, keys, seen)]
-        answer = weights[-1] @ values
-        for next_question in self.next_questions:
-            question = next_question(th.cat((question, answer), dim=-1))
-            weights.append(self._weights(question, keys, seen))
-            answer = weights[-1] @ values
-        return answer, th.stack(weights, dim=1)
+        query = self.query(context)
+        weights = [self._weights(query, keys, mask)]
+        read = weights[-1] @ values
+        for hop_query in self.hop_queries:
+            query = hop_query(th.cat((query, read), dim=-1))
+            weights.append(self._weights(query, keys, mask))
+            read = weights[-1] @ values
+        return read, th.stack(weights, dim=1)
 
-    def _weights(self, question: th.Tensor, keys: th.Tensor, seen: th.Tensor) -> th.Tensor:
-        by_age = F.pad(question @ self.ages.t(), (0, 1))  # the present has no age, and is not asked
-        scores = question @ keys.transpose(-1, -2) + by_entry(by_age)
-        return masked_softmax(scores * self.key_size**-0.5, seen)
+    def _weights(self, query: th.Tensor, keys: th.Tensor, mask: th.Tensor) -> th.Tensor:
+        # The present, the last column, has no relative position: the mask hides it
+        position_scores = F.pad(query @ self.relative_positions.t(), (0, 1))
+        scores = query @ keys.transpose(-1, -2) + relative_shift(position_scores)
+        return masked_softmax(scores * self.key_size**-0.5, mask)
 
     def memory_weights(self, inputs: th.Tensor, state: CoreState) -> dict[str, th.Tensor]:
         weights = self._unroll(inputs.unsqueeze(0), KeyValueState._make(state))[2]
-        return {"retrieval": weights[:, :, 0, :-1]}  # the last entry is the present, which is not asked
+        return {"retrieval": weights[:, :, 0, :-1]}  # the last entry is the present, which is masked

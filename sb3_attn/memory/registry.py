@@ -1,4 +1,4 @@
-"""The memory cores by name."""
+"""The registry of memory cores."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ __all__ = [
     "make_core",
 ]
 
-#: The cores that ``policy_kwargs=dict(core=...)`` knows by name
+#: The cores that ``policy_kwargs=dict(core=...)`` accepts by name
 CORES: dict[str, type[MemoryCore]] = {
     "dnc": DNCCore,
     "gru": GRUCore,
@@ -34,7 +34,7 @@ CORES: dict[str, type[MemoryCore]] = {
     "ntm": NTMCore,
 }
 
-#: Other names that users try, and those that older files have
+#: Other names that users try, and names in older files
 ALIASES = {"gated_transformer": "gtrxl", "transformer": "gtrxl"}
 
 
@@ -42,7 +42,7 @@ def get_core_class(core: str | type[MemoryCore]) -> type[MemoryCore]:
     """
     Look up a memory core.
 
-    :param core: a key of ``CORES`` or of ``ALIASES``, in upper or lower case, or a ``MemoryCore`` subclass
+    :param core: a key of ``CORES`` or ``ALIASES``, in upper or lower case, or a ``MemoryCore`` subclass
     :return: the class
     :raises ValueError: if the name is unknown, or the class is not a ``MemoryCore``
     """
@@ -61,10 +61,10 @@ def get_core_class(core: str | type[MemoryCore]) -> type[MemoryCore]:
 
 def make_core(core: str | type[MemoryCore], input_size: int, core_kwargs: dict[str, Any] | None = None) -> MemoryCore:
     """
-    Build a memory core by name or by class.
+    Build a memory core from a name or a class.
 
     :param core: as for ``get_core_class``
-    :param input_size: size F of the vectors it will read
+    :param input_size: size F of its input vectors
     :param core_kwargs: further arguments of its constructor
     :return: the core
     :raises ValueError: if the name is unknown, or the arguments do not fit the core

@@ -1,4 +1,4 @@
-"""Gated recurrent cells: one fused call for a sequence, the bare cell for a step."""
+"""LSTM and GRU: one fused call for a sequence, the bare cell for a step."""
 
 from typing import NamedTuple
 
@@ -6,14 +6,14 @@ import torch as th
 from torch import nn
 
 from sb3_attn.common.core_state import CoreState
-from sb3_attn.memory.core import MemoryCore
+from sb3_attn.memory.core import MemoryCore, check_finite, check_sizes
 
 
 class LSTMState(NamedTuple):
-    """Both of shape ``[B, hidden_size]``."""
+    """State of an LSTM."""
 
-    hidden: th.Tensor
-    cell: th.Tensor
+    hidden: th.Tensor  # [B, hidden_size]
+    cell: th.Tensor  # [B, hidden_size]
 
 
 class LSTMCore(MemoryCore):
@@ -24,14 +24,14 @@ class LSTMCore(MemoryCore):
 
     :param input_size: size F of an input vector
     :param hidden_size: size of the hidden state, which is also the output
-    :param forget_bias: initial bias of the forget gate. At 0 a fresh cell halves its content at every step and the
-        gradient of a cue 30 steps ago is 1e-9 of its size; at 3 it keeps 95 % a step (Jozefowicz et al. 2015, section 5;
-        van der Westhuizen & Lasenby 2018).
+    :param forget_bias: initial bias of the forget gate. At 0 a fresh cell halves its content at every step, so that the
+        gradient with respect to a cue 30 steps ago shrinks to 1e-9 of its size; at 3 the cell keeps 95 % per step (Jozefowicz
+        et al. 2015, section 5; van der Westhuizen & Lasenby 2018)
     """
 
     def __init__(self, input_size: int, hidden_size: int = 64, forget_bias: float = 3.0) -> None:
-        self._check_sizes(hidden_size=hidden_size)
-        self._check_finite(forget_bias=forget_bias)
+        check_sizes(self, hidden_size=hidden_size)
+        check_finite(self, forget_bias=forget_bias)
         super().__init__(input_size, output_size=hidden_size)
         self.hidden_size = hidden_size
         self.forget_bias = forget_bias
@@ -42,11 +42,11 @@ class LSTMCore(MemoryCore):
             bias_ih[forget_gate], bias_hh[forget_gate] = forget_bias, 0.0
 
     def initial_state(self, batch_size: int) -> LSTMState:
-        # Two tensors, not one twice: an exporter would take an alias for a single input
+        # Two tensors rather than the same one twice: an exporter would merge the two into a single input
         return LSTMState(*self.lstm.all_weights[0][0].new_zeros(2, batch_size, self.hidden_size))
 
     def forward(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, LSTMState]:
-        # The bare cell: for a single step it is three times faster than a call of nn.LSTM
+        # For a single step the bare cell is three times faster than a call of nn.LSTM
         hidden, cell = th.lstm_cell(inputs, tuple(state), *self.lstm.all_weights[0])
         return hidden, LSTMState(hidden, cell)
 
@@ -57,9 +57,9 @@ class LSTMCore(MemoryCore):
 
 
 class GRUState(NamedTuple):
-    """Of shape ``[B, hidden_size]``."""
+    """State of a GRU."""
 
-    hidden: th.Tensor
+    hidden: th.Tensor  # [B, hidden_size]
 
 
 class GRUCore(MemoryCore):
@@ -70,13 +70,13 @@ class GRUCore(MemoryCore):
 
     :param input_size: size F of an input vector
     :param hidden_size: size of the hidden state, which is also the output
-    :param update_bias: initial bias of the update gate z. One gate both keeps and writes here, so it must stay
-        lower than an LSTM's forget bias: at 1 a fresh cell keeps 73 % of its state and takes in 27 %.
+    :param update_bias: initial bias of the update gate z. This one gate decides both what to keep and what to write, so the
+        bias must be lower than an LSTM's forget bias: at 1 a fresh cell keeps 73 % of its state and takes in 27 %
     """
 
     def __init__(self, input_size: int, hidden_size: int = 64, update_bias: float = 1.0) -> None:
-        self._check_sizes(hidden_size=hidden_size)
-        self._check_finite(update_bias=update_bias)
+        check_sizes(self, hidden_size=hidden_size)
+        check_finite(self, update_bias=update_bias)
         super().__init__(input_size, output_size=hidden_size)
         self.hidden_size = hidden_size
         self.update_bias = update_bias

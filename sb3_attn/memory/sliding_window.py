@@ -1,4 +1,9 @@
-"""Memories that are a window of the past: the last L entries, the oldest first, and those of the steps at hand behind them."""
+"""
+Helpers for sliding-window memories.
+
+The state of such a memory is its window: the entries of the last L steps, oldest first. The entries of T new steps are
+appended.
+"""
 
 import torch as th
 from torch.nn import functional as F
@@ -6,39 +11,57 @@ from torch.nn import functional as F
 
 def extend(past: th.Tensor, present: th.Tensor) -> th.Tensor:
     """
-    The entries of the window and of T steps.
+    Append the entries of T steps to the window.
 
-    :param past: ``[B, L, ...]``
-    :param present: ``[T, B, ...]``
-    :return: ``[B, L + T, ...]``, the last L of which are the window after these steps
+    :param past: the window before these steps, ``[B, L, ...]``
+    :param present: the entries of these steps, ``[T, B, ...]``
+    :return: ``[B, L + T, ...]``; the last L are the window after these steps
     """
     return th.cat((past, present.transpose(0, 1)), dim=1)
 
 
-def visible(filled: th.Tensor, n_steps: int, with_present: bool) -> th.Tensor:
+def attention_mask(valid: th.Tensor, n_steps: int, with_present: bool) -> th.Tensor:
     """
-    Which entries each step can see: the L before its own, as far as there are any.
+    Mask of the entries that each step attends to: the L entries before its own, as far as the episode has them.
 
-    :param filled: 1 where the window has an entry, 0 before the episode's start, ``[B, L]``
+    With L = 2, T = 3, a full window and ``with_present=True``::
+
+        step    window    new entries
+                -2  -1    0   1   2
+         0       x   x    x   .   .
+         1       .   x    x   x   .
+         2       .   .    x   x   x
+
+    :param valid: 1 where the window has an entry, 0 before the episode's start, ``[B, L]``
     :param n_steps: T
-    :param with_present: whether a step sees its own entry, too
-    :return: bool ``[B, T, L + T]``
+    :param with_present: whether a step also attends to its own entry
+    :return: True where a step attends, bool ``[B, T, L + T]``
     """
-    length = filled.shape[1]
-    ages = th.arange(n_steps, device=filled.device).unsqueeze(1) - th.arange(-length, n_steps, device=filled.device)
+    length = valid.shape[1]
+    ages = th.arange(n_steps, device=valid.device).unsqueeze(1) - th.arange(-length, n_steps, device=valid.device)
     in_window = (ages >= (0 if with_present else 1)) & (ages <= length)  # [T, L + T]
-    return F.pad(filled > 0, (0, n_steps), value=True).unsqueeze(1) & in_window
+    return F.pad(valid > 0, (0, n_steps), value=True).unsqueeze(1) & in_window
 
 
-def by_entry(by_age: th.Tensor) -> th.Tensor:
+def relative_shift(scores: th.Tensor) -> th.Tensor:
     """
-    What each of T steps has for the ages of its window, put where the entries are; elsewhere nothing that counts.
+    Turn scores indexed by relative position into scores indexed by entry.
 
-    Dai et al. (2019), appendix B: with one column more than wanted, each row starts one column further to the right.
+    Dai et al. (2019), appendix B. The columns of the argument are ages: L steps ago, ..., 1 step ago, the present. The
+    columns of the result are the L + T entries of ``extend``. So row t moves by t columns to the right. For L = 2 and T = 3,
+    where ``ta`` is the score of step t for the entry a steps before it::
 
-    :param by_age: from the entry L steps back to the step's own, ``[..., T, L + 1]``
+        02 01 00         02 01 00  .  .
+        12 11 10   ->     . 12 11 10  .
+        22 21 20          .  . 22 21 20
+
+    The dots are zeros. They are not scores: apply ``attention_mask``.
+
+    :param scores: ``[..., T, L + 1]``
     :return: ``[..., T, L + T]``
     """
-    n_steps, n_ages = by_age.shape[-2:]
-    n_entries = n_ages - 1 + n_steps
-    return F.pad(by_age, (0, n_steps)).flatten(-2)[..., : n_steps * n_entries].unflatten(-1, (n_steps, n_entries))
+    n_steps, n_positions = scores.shape[-2:]
+    n_entries = n_positions - 1 + n_steps
+    # With T zeros behind each row, rows are one longer than wanted. Read as rows of the wanted length, each starts one column
+    # further to the right than the one above it
+    return F.pad(scores, (0, n_steps)).flatten(-2)[..., : n_steps * n_entries].unflatten(-1, (n_steps, n_entries))

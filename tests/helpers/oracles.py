@@ -87,7 +87,7 @@ def gtrxl(parameters: Arrays, inputs: np.ndarray, state: Arrays, n_heads: int) -
     embed = layer(parameters, "embedding")
     layers = [below(parameters, f"layers.{index}.") for index in range(n_layers)]
 
-    n_past = int(state["filled"].sum())
+    n_past = int(state["valid"].sum())
     entries = [list(past[length - n_past :]) for past in state["embeddings"]]
     outputs = []
     for x in inputs:
@@ -99,7 +99,7 @@ def gtrxl(parameters: Arrays, inputs: np.ndarray, state: Arrays, n_heads: int) -
         outputs.append(e)
     after = {
         "embeddings": np.stack([window_of(inputs_of_layer, length, size) for inputs_of_layer in entries]),
-        "filled": window_of([np.ones(1)] * len(entries[0]), length, 1).ravel(),
+        "valid": window_of([np.ones(1)] * len(entries[0]), length, 1).ravel(),
     }
     return Result(np.stack(outputs), after, {"attention": np.stack(weights)})
 
@@ -116,7 +116,7 @@ def gtrxl_layer(parameters: Arrays, window: list[np.ndarray], n_heads: int) -> t
     norm, feedforward_norm = (layer_norm(parameters, name) for name in ("attention_norm", "feedforward_norm"))
     query, key_value, project = (layer(parameters, name) for name in ("query", "key_value", "out_projection"))
     hidden_layer, output_layer = (layer(parameters, f"feedforward.{index}") for index in (0, 2))
-    positions = parameters["positions"]  # R, learned for each head and distance, the most distant first
+    positions = parameters["relative_positions"]  # R, learned for each head and distance, the most distant first
     v = parameters["position_bias"]  # the bias of the query's layer is the paper's u, and is in v's terms as well
     attention_gate, feedforward_gate = (below(parameters, f"{name}.") for name in ("attention_gate", "feedforward_gate"))
 
@@ -150,9 +150,9 @@ def gtrxl_layer(parameters: Arrays, window: list[np.ndarray], n_heads: int) -> t
 
 def gru_gate(parameters: Arrays, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Parisotto et al. (2020), section 3.2, "Gated-Recurrent-Unit-type gating"."""
-    W_r, W_z, W_g = np.split(parameters["of_new.weight"], 3)
-    U_r, U_z = np.split(parameters["of_old.weight"], 2)
-    U_g, b_g = parameters["of_reset.weight"], parameters["bias"]
+    W_r, W_z, W_g = np.split(parameters["w_rzg.weight"], 3)
+    U_r, U_z = np.split(parameters["u_rz.weight"], 2)
+    U_g, b_g = parameters["u_g.weight"], parameters["bias"]
     r = sigmoid(W_r @ y + U_r @ x)
     z = sigmoid(W_z @ y + U_z @ x - b_g)
     h = np.tanh(W_g @ y + U_g @ (r * x))
@@ -166,19 +166,19 @@ def key_value(parameters: Arrays, inputs: np.ndarray, state: Arrays, context: st
     """
     Oh et al. (2016), section 3, with the hops of Miller et al. (2016), section 3.1.
 
-    Keys have the ages of Sukhbaatar et al. (2015), section 4.1, added to them, and scores are divided by the root of the
-    key's size, as in Vaswani et al. (2017), eq. (1).
+    Keys have the relative positions of Sukhbaatar et al. (2015), section 4.1, added to them, and scores are divided by the
+    root of the key's size, as in Vaswani et al. (2017), eq. (1).
     """
-    pair, first_query = layer(parameters, "pair"), layer(parameters, "question")
-    next_queries = [layer(parameters, f"next_questions.{hop}") for hop in range(n_hops - 1)]
-    ages = parameters["ages"]  # a vector for each distance, the most distant first
+    pair, first_query = layer(parameters, "key_value"), layer(parameters, "query")
+    hop_queries = [layer(parameters, f"hop_queries.{hop}") for hop in range(n_hops - 1)]
+    positions = parameters["relative_positions"]  # a vector for each distance, the most distant first
     embed, recurrent = "context", "context.lstm"
     n_slots, key_size = state["keys"].shape
     value_size = state["values"].shape[1]
 
-    n_past = int(state["filled"].sum())
+    n_past = int(state["valid"].sum())
     keys, values = list(state["keys"][n_slots - n_past :]), list(state["values"][n_slots - n_past :])
-    h, c, o = state["hidden"], state["cell"], state["retrieved"]
+    h, c, o = state["hidden"], state["cell"], state["read"]
     outputs = []
     for x in inputs:
         # "Context": of the present input (MQN), of all inputs (RMQN), or of these and what was retrieved last (FRMQN)
@@ -188,17 +188,17 @@ def key_value(parameters: Arrays, inputs: np.ndarray, state: Arrays, context: st
             h, c = lstm(parameters, recurrent, np.concatenate((x, o)) if context == "frmqn" else x, h, c)
             current = h
 
-        # "Read"; Miller et al.: each hop makes a new query from the last one and its answer
-        window = keys[-n_slots:], values[-n_slots:], ages, value_size
+        # "Read"; Miller et al.: each hop makes a new query from the last one and the value that it read
+        window = keys[-n_slots:], values[-n_slots:], positions, value_size
         q = first_query(current)
-        answer, p = retrieve(q, *window)
+        read, p = retrieve(q, *window)
         weights = [p]
-        for next_query in next_queries:
-            q = next_query(np.concatenate((q, answer)))
-            answer, p = retrieve(q, *window)
+        for hop_query in hop_queries:
+            q = hop_query(np.concatenate((q, read)))
+            read, p = retrieve(q, *window)
             weights.append(p)
-        o = answer if context == "frmqn" else o
-        outputs.append(np.concatenate((current, answer)))
+        o = read if context == "frmqn" else o
+        outputs.append(np.concatenate((current, read)))
 
         # "Write": the present is stored after the memory was read, so no step finds itself
         new = pair(x)
@@ -207,24 +207,24 @@ def key_value(parameters: Arrays, inputs: np.ndarray, state: Arrays, context: st
     after = {
         "keys": window_of(keys, n_slots, key_size),
         "values": window_of(values, n_slots, value_size),
-        "filled": window_of([np.ones(1)] * len(keys), n_slots, 1).ravel(),
+        "valid": window_of([np.ones(1)] * len(keys), n_slots, 1).ravel(),
         "hidden": h,
         "cell": c,
-        "retrieved": o,
+        "read": o,
     }
     return Result(np.stack(outputs), after, {"retrieval": np.stack([window_of(list(p), n_slots, 1).ravel() for p in weights])})
 
 
 def retrieve(
-    q: np.ndarray, keys: list[np.ndarray], values: list[np.ndarray], ages: np.ndarray, value_size: int
+    q: np.ndarray, keys: list[np.ndarray], values: list[np.ndarray], positions: np.ndarray, value_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Oh et al. (2016), eqs. (3) and (4): an answer and its weights; an empty memory answers 0."""
-    answer = np.zeros(value_size)
-    scores = [q @ (k + ages[index - len(keys)]) / np.sqrt(len(q)) for index, k in enumerate(keys)]
+    """Oh et al. (2016), eqs. (3) and (4): the value read and its weights; an empty memory returns 0."""
+    read = np.zeros(value_size)
+    scores = [q @ (k + positions[index - len(keys)]) / np.sqrt(len(q)) for index, k in enumerate(keys)]
     p = softmax(np.array(scores))
     for weight, value in zip(p, values, strict=True):
-        answer += weight * value
-    return answer, p
+        read += weight * value
+    return read, p
 
 
 def lstm(parameters: Arrays, name: str, x: np.ndarray, h: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -265,13 +265,13 @@ def by_content(key: np.ndarray, memory: np.ndarray, strength: float, mask: np.nd
 
 def ntm(parameters: Arrays, inputs: np.ndarray, state: Arrays, controller: str = "lstm", shift_range: int = 1) -> Result:
     """Graves et al. (2014), section 3; the read heads see the memory before this step's write."""
-    instruct, output_layer = layer(parameters, "heads"), layer(parameters, "output")
+    interface_layer, output_layer = layer(parameters, "interface"), layer(parameters, "output")
     memory, reads = state["memory"].copy(), state["reads"]
     h, c = state["hidden"], state["cell"]
     n_slots, word_size = memory.shape
     n_reads, n_writes = len(state["read_weights"]), len(state["write_weights"])
     n_heads = n_reads + n_writes
-    # The instructions; in each part all read heads come first, then all write heads
+    # The interface vector; in each part all read heads come first, then all write heads
     n_shifts = 2 * shift_range + 1
     sizes = dict(keys=n_heads * word_size, add=n_writes * word_size, shifts=n_heads * n_shifts)
     sizes |= dict(strengths=n_heads, exponents=n_heads, gates=n_heads, erase=n_writes * word_size)
@@ -280,18 +280,18 @@ def ntm(parameters: Arrays, inputs: np.ndarray, state: Arrays, controller: str =
     outputs = []
     for x in inputs:
         controls, h, c = control(parameters, controller, x, reads, h, c)
-        instructions = parts(instruct(controls), sizes)
-        keys, shifts = instructions["keys"].reshape(n_heads, -1), instructions["shifts"].reshape(n_heads, -1)
+        interface = parts(interface_layer(controls), sizes)
+        keys, shifts = interface["keys"].reshape(n_heads, -1), interface["shifts"].reshape(n_heads, -1)
         for head in range(n_heads):
             # Figure 2: by content, between content and the last location, moved, sharpened
-            content = by_content(keys[head], memory, softplus(instructions["strengths"][head]))
-            g = sigmoid(instructions["gates"][head])
+            content = by_content(keys[head], memory, softplus(interface["strengths"][head]))
+            g = sigmoid(interface["gates"][head])
             gated = g * content + (1 - g) * weights[head]  # eq. (7)
             s, moved = softmax(shifts[head]), np.zeros(n_slots)
             for i in range(n_slots):  # eq. (8)
                 for j in range(-shift_range, shift_range + 1):
                     moved[i] += s[j + shift_range] * gated[(i - j) % n_slots]
-            gamma = 1 + softplus(instructions["exponents"][head])
+            gamma = 1 + softplus(interface["exponents"][head])
             weights[head] = moved**gamma / (moved**gamma).sum()  # eq. (9)
         read_weights, write_weights = weights[:n_reads], weights[n_reads:]
 
@@ -299,8 +299,8 @@ def ntm(parameters: Arrays, inputs: np.ndarray, state: Arrays, controller: str =
         for r, w in enumerate(read_weights):
             for i in range(n_slots):
                 reads[r] += w[i] * memory[i]  # eq. (2)
-        erase = sigmoid(instructions["erase"]).reshape(n_writes, -1)
-        add = instructions["add"].reshape(n_writes, -1)
+        erase = sigmoid(interface["erase"]).reshape(n_writes, -1)
+        add = interface["add"].reshape(n_writes, -1)
         for i in range(n_slots):  # of several heads all erase before any adds
             for w, e in zip(write_weights, erase, strict=True):
                 memory[i] = memory[i] * (1 - w[i] * e)  # eq. (3)
@@ -325,7 +325,7 @@ def dnc(
     link_sharpening: bool = False,
 ) -> Result:
     """Graves et al. (2016), Methods, with the three changes of Csordás & Schmidhuber (2019), section 3."""
-    instruct, output_layer = layer(parameters, "access.interface"), layer(parameters, "output")
+    interface_layer, output_layer = layer(parameters, "access.interface"), layer(parameters, "output")
     now = {name: array.copy() for name, array in state.items()}
     n_slots, word_size = now["memory"].shape
     n_reads = len(now["read_weights"])
@@ -339,9 +339,9 @@ def dnc(
     outputs = []
     for x in inputs:
         controls, h, c = control(parameters, controller, x, now["reads"], now["hidden"], now["cell"])
-        instructions = parts(instruct(controls), sizes)
-        f, e, v = sigmoid(instructions["free"]), sigmoid(instructions["erase"]), instructions["write_vector"]
-        g_a, g_w = sigmoid(instructions["allocation"][0]), sigmoid(instructions["write"][0])
+        interface = parts(interface_layer(controls), sizes)
+        f, e, v = sigmoid(interface["free"]), sigmoid(interface["erase"]), interface["write_vector"]
+        g_a, g_w = sigmoid(interface["allocation"][0]), sigmoid(interface["write"][0])
 
         # "Dynamic memory allocation": the usage rises by the last write, and falls where a head freed what it had read
         psi, u = np.ones(n_slots), np.zeros(n_slots)
@@ -357,8 +357,8 @@ def dnc(
             product *= used
 
         # "Content-based addressing" of the memory as it was, and the write
-        mask = sigmoid(instructions["write_mask"]) if masking else 1.0
-        content = by_content(instructions["write_key"], now["memory"], softplus(instructions["write_strength"][0]), mask)
+        mask = sigmoid(interface["write_mask"]) if masking else 1.0
+        content = by_content(interface["write_key"], now["memory"], softplus(interface["write_strength"][0]), mask)
         w = g_w * (g_a * a + (1 - g_a) * content)
         memory = np.zeros((n_slots, word_size))
         for i in range(n_slots):
@@ -378,12 +378,12 @@ def dnc(
         for r in range(n_reads):
             forward, backward = link @ now["read_weights"][r], link.T @ now["read_weights"][r]
             if link_sharpening:
-                forward = sharpened(forward, 1 + softplus(instructions["forward_exponents"][r]))
-                backward = sharpened(backward, 1 + softplus(instructions["backward_exponents"][r]))
-            mask = sigmoid(instructions["read_masks"].reshape(n_reads, -1)[r]) if masking else 1.0
-            key = instructions["read_keys"].reshape(n_reads, -1)[r]
-            content = by_content(key, memory, softplus(instructions["read_strengths"][r]), mask)
-            to_backward, to_forward, to_content = softmax(instructions["read_modes"].reshape(n_reads, 3)[r])
+                forward = sharpened(forward, 1 + softplus(interface["forward_exponents"][r]))
+                backward = sharpened(backward, 1 + softplus(interface["backward_exponents"][r]))
+            mask = sigmoid(interface["read_masks"].reshape(n_reads, -1)[r]) if masking else 1.0
+            key = interface["read_keys"].reshape(n_reads, -1)[r]
+            content = by_content(key, memory, softplus(interface["read_strengths"][r]), mask)
+            to_backward, to_forward, to_content = softmax(interface["read_modes"].reshape(n_reads, 3)[r])
             read_weights[r] = to_backward * backward + to_forward * forward + to_content * content
             for i in range(n_slots):
                 reads[r] += read_weights[r, i] * memory[i]

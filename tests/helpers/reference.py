@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch as th
 
-from sb3_attn.memory.external.dnc import MemoryAccess
+from sb3_attn.memory.external.dnc import DNCCore
 from sb3_attn.memory.external.ntm import NTMCore, NTMState
 
 Arrays = Mapping[str, np.ndarray]
@@ -40,8 +40,8 @@ def run_ntm(arrays: Arrays) -> dict[str, np.ndarray]:
     with th.no_grad():
         core.controller.linear.weight.copy_(lstm_weight[gate_rows])
         core.controller.linear.bias.copy_(given["lstm_bias"][gate_rows])
-        core.heads.weight.copy_(th.cat((given["read_head_weight"], given["write_head_weight"]))[head_rows])
-        core.heads.bias.copy_(th.cat((given["read_head_bias"], given["write_head_bias"]))[head_rows])
+        core.interface.weight.copy_(th.cat((given["read_head_weight"], given["write_head_weight"]))[head_rows])
+        core.interface.bias.copy_(th.cat((given["read_head_bias"], given["write_head_bias"]))[head_rows])
         core.output.weight.copy_(given["out_weight"])
         core.output.bias.copy_(given["out_bias"])
 
@@ -59,7 +59,7 @@ def run_ntm(arrays: Arrays) -> dict[str, np.ndarray]:
     )
     logits, state = core.unroll(inputs, state)
     output = logits.sigmoid()
-    parameters = (core.controller.linear.weight, core.heads.weight, core.output.weight)
+    parameters = (core.controller.linear.weight, core.interface.weight, core.output.weight)
     lstm_gradient, head_gradient, out_gradient = th.autograd.grad(output.square().sum(), parameters)
     in_their_order = head_gradient.new_empty(head_gradient.shape).index_copy(0, head_rows, head_gradient)
     n_read_rows = len(given["read_head_bias"])
@@ -88,17 +88,21 @@ def run_dnc_access(arrays: Arrays) -> dict[str, np.ndarray]:
     inputs = given["interface_input"]
     n_slots, word_size = given["memory"].shape[1:]
     n_reads = given["reads"].shape[2]
-    access = MemoryAccess(inputs.shape[-1], n_slots, word_size, n_reads, reference_form=True).to(inputs.dtype)
+    # Only the memory access is compared, so the interface input takes the place of the controller's output
+    sizes = dict(hidden_size=inputs.shape[-1], n_slots=n_slots, word_size=word_size, n_reads=n_reads)
+    core = DNCCore(input_size=1, reference_form=True, **sizes).to(inputs.dtype)
+    access = core.access
     with th.no_grad():
         for parameter in ("weight", "bias"):
             rows = th.cat([given[f"{parameter}_{name}"] for name in access.interface_sizes])
             getattr(access.interface, parameter).copy_(rows)
-    state = access.initial_state(inputs.shape[1])._replace(usage=given["usage0"])
+    state = core.initial_state(inputs.shape[1])._replace(usage=given["usage0"])
     reads = []
     for step_inputs in inputs:
-        step_reads, state = access(step_inputs, state)
-        reads.append(step_reads)
-    results = {"reads": th.stack(reads), **state._asdict()}
+        state = access(step_inputs, state)
+        reads.append(state.reads)
+    compared = {name: array for name, array in state._asdict().items() if name not in ("hidden", "cell")}
+    results = compared | {"reads": th.stack(reads)}
     return {name: result.detach().numpy() for name, result in results.items()}
 
 

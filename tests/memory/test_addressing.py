@@ -58,23 +58,23 @@ def test_masked_similarity_leaves_parts_of_the_words_out():
     th.testing.assert_close(first, second, **TOLERANCE)
 
 
-@pytest.mark.parametrize("reach", [0, 1, 2, 3])
-def test_a_circular_shift_moves_weights_around_the_circle(reach):
-    start, shifts = weights(BATCH, HEADS, SLOTS), weights(BATCH, HEADS, 2 * reach + 1)
+@pytest.mark.parametrize("max_shift", [0, 1, 2, 3])
+def test_a_circular_shift_moves_weights_around_the_circle(max_shift):
+    start, shifts = weights(BATCH, HEADS, SLOTS), weights(BATCH, HEADS, 2 * max_shift + 1)
 
     def shift(start, shifts):
         moved = np.zeros_like(start)
         for head in range(HEADS):
             for i in range(SLOTS):
-                for index, offset in enumerate(range(-reach, reach + 1)):
+                for index, offset in enumerate(range(-max_shift, max_shift + 1)):
                     moved[head, (i + offset) % SLOTS] += shifts[head, index] * start[head, i]
         return moved
 
     moved = addressing.circular_shift(start, shifts)
     th.testing.assert_close(moved, by_loop(shift, start, shifts), **TOLERANCE)
     th.testing.assert_close(moved.sum(dim=-1), th.ones(BATCH, HEADS).double(), **TOLERANCE)
-    rolled = addressing.roll_by_each(start, reach)
-    th.testing.assert_close((shifts.unsqueeze(-2) @ rolled).squeeze(-2), moved, **TOLERANCE)
+    copies = addressing.shifted_copies(start, max_shift)
+    th.testing.assert_close((shifts.unsqueeze(-2) @ copies).squeeze(-2), moved, **TOLERANCE)
 
 
 def test_sharpening_is_a_power_and_keeps_the_order():

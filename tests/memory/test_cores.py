@@ -7,7 +7,17 @@ import pytest
 import torch as th
 
 from sb3_attn.common.core_state import map_state, state_from_arrays, where_rows
-from sb3_attn.memory import CORES, GRUCore, GTrXLCore, IdentityCore, LSTMCore, MemoryCore, make_core
+from sb3_attn.memory import (
+    CORES,
+    DNCCore,
+    GTrXLCore,
+    IdentityCore,
+    KeyValueMemoryCore,
+    LSTMCore,
+    MemoryCore,
+    NTMCore,
+    make_core,
+)
 
 TIME, BATCH, INPUT = 6, 4, 5
 TOLERANCE = dict(rtol=1e-10, atol=1e-12)
@@ -193,66 +203,57 @@ def test_rows_are_taken_from_one_of_two_states(core):
     assert len(state) == 0 or any(not yes.equal(no) for yes, no in zip(state, other, strict=True))
 
 
-@pytest.mark.parametrize("bias", [0.0, 1.0, 3.0])
-@pytest.mark.parametrize(("core_class", "name"), [(LSTMCore, "forget_bias"), (GRUCore, "update_bias")])
-def test_a_fresh_cell_keeps_the_share_its_bias_says(core_class, name, bias):
-    core = core_class(INPUT, hidden_size=8, **{name: bias})
-    recurrent_weights = next(p for parameter_name, p in core.named_parameters() if "weight_hh" in parameter_name)
-    th.nn.init.zeros_(recurrent_weights)  # so that only the gate passes the old content on
-    start = map_state(lambda array: array.requires_grad_(), core.initial_state(1))
-    _, after = core(th.zeros(1, INPUT), start)
-    (kept,) = th.autograd.grad(after[-1].sum(), start[-1])  # the cell of an LSTM, the hidden state of a GRU
-    th.testing.assert_close(kept, th.sigmoid(th.tensor(bias)).expand(1, 8))
-
-
-def test_the_default_biases_let_memories_last():
-    assert LSTMCore(INPUT).lstm.bias_ih_l0[64:128].unique().tolist() == [3.0]
-    assert GRUCore(INPUT).gru.bias_ih_l0[64:128].unique().tolist() == [1.0]
-
-
 def test_identity_core_remembers_nothing():
     core, inputs = IdentityCore(INPUT), th.randn(TIME, BATCH, INPUT)
     outputs, state = core.unroll(inputs, core.initial_state(BATCH))
     assert outputs.equal(inputs) and len(state) == 0 and core.output_size == INPUT
 
 
-def test_make_core_takes_names_classes_and_arguments():
-    class OwnCore(LSTMCore):
-        pass
+def n_floats(core: MemoryCore) -> int:
+    return sum(array[0].numel() for array in core.initial_state(1))
 
-    assert type(make_core("gru", 3)) is GRUCore
-    core = make_core(OwnCore, 3, dict(hidden_size=7))
-    assert type(core) is OwnCore and (core.input_size, core.output_size) == (3, 7)
+
+@pytest.mark.parametrize(
+    ("core", "size"),
+    [
+        (LSTMCore(INPUT, hidden_size=256), 512),
+        (NTMCore(INPUT, hidden_size=100, n_slots=128, word_size=20), 3036),
+        (DNCCore(INPUT, hidden_size=64, n_slots=16, word_size=16, n_reads=4), 816),
+        (DNCCore(INPUT, hidden_size=64, n_slots=128, word_size=16, n_reads=4), 19520),
+        (KeyValueMemoryCore(INPUT), 4160),
+        (GTrXLCore(INPUT), 4160),
+    ],
+    ids=lambda value: str(value) if isinstance(value, int) else type(value).__name__,
+)
+def test_states_have_the_documented_sizes(core, size):
+    assert n_floats(core) == size
+    assert f"{size:,}" in (type(core).__doc__ or "") or isinstance(core, LSTMCore)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "message"),
+    [
+        ("ntm", dict(n_slots=0), r"n_slots=0 of NTMCore must be at least 1"),
+        ("ntm", dict(n_slots=4, shift_range=2), r"shift_range=2 does not fit n_slots=4; give 0 to 1"),
+        ("ntm", dict(controller="gru"), r"controller='gru' is unknown; choose one of \['lstm', 'feedforward'\]"),
+        ("ntm", dict(memory_initialisation="ones"), r"memory_initialisation='ones' is unknown"),
+        ("dnc", dict(n_reads=0), r"n_reads=0 of DNCCore"),
+        ("dnc", dict(masking=True, reference_form=True), r"masking=True has no reference form"),
+        ("key_value", dict(context="lstm"), r"context='lstm' is unknown; choose one of \['mqn', 'rmqn', 'frmqn'\]"),
+        ("key_value", dict(n_hops=0), r"n_hops=0 of KeyValueMemoryCore"),
+        ("gtrxl", dict(n_heads=3), r"n_heads=3 does not divide hidden_size=64"),
+        ("gtrxl", dict(memory_length=0), r"memory_length=0 of GTrXLCore"),
+    ],
+)
+def test_wrong_arguments_are_named(name, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        make_core(name, INPUT, kwargs)
 
 
 @pytest.mark.parametrize("core", sorted(CORES))
 def test_make_core_refuses_sizes_that_are_not_positive(core):
     with pytest.raises(ValueError, match=r"input_size=0 .* must be at least 1"):
         make_core(core, 0)
-
-
-@pytest.mark.parametrize("core", ["lstn", ""])
-def test_make_core_names_the_choices(core):
-    with pytest.raises(ValueError, match=r"is unknown; choose one of \['dnc', "):
-        make_core(core, 3)
-
-
-@pytest.mark.parametrize("core", [th.nn.LSTM, LSTMCore(3), None, 7])
-def test_make_core_refuses_what_is_no_core_class(core):
-    with pytest.raises(ValueError, match="not a subclass of MemoryCore"):
-        make_core(core, 3)
-
-
-@pytest.mark.parametrize(
-    ("name", "core_class"), [("LSTM", LSTMCore), ("transformer", GTrXLCore), ("gated_transformer", GTrXLCore)]
-)
-def test_other_names_of_a_core(name, core_class):
-    assert type(make_core(name, 3)) is core_class
-
-
-def test_make_core_names_arguments_that_do_not_fit():
-    with pytest.raises(ValueError, match=r"'hiden_size': 3.* do not fit LSTMCore"):
-        make_core("lstm", 3, dict(hiden_size=3))
 
 
 @pytest.mark.parametrize("core", sorted(set(CORES) - {"identity"}))

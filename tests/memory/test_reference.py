@@ -74,13 +74,13 @@ def ntm_row_by_numbers(arrays: dict[str, np.ndarray], row: int) -> dict[str, np.
         i, f, g, o = np.split(gates + arrays["lstm_bias"], 4)
         cell = sigmoid(f) * cell + sigmoid(i) * np.tanh(g)
         hidden = sigmoid(o) * np.tanh(cell)
-        told = {}
+        rest = {}
         for head in ("read", "write"):
             vector = arrays[f"{head}_head_weight"] @ hidden + arrays[f"{head}_head_bias"]
             key, vector = vector[:word_size], vector[word_size:]
             strength, gate, vector = np.log1p(np.exp(vector[0])), sigmoid(vector[1]), vector[2:]
             n_shifts = len(vector) - 1 - (2 * word_size if head == "write" else 0)
-            shifts, exponent, told[head] = (
+            shifts, exponent, rest[head] = (
                 softmax(vector[:n_shifts]),
                 1 + np.log1p(np.exp(vector[n_shifts])),
                 vector[n_shifts + 1 :],
@@ -93,7 +93,7 @@ def ntm_row_by_numbers(arrays: dict[str, np.ndarray], row: int) -> dict[str, np.
                     moved[slot] += share * mixed[(slot + index - n_shifts // 2) % n_slots]
             weights[head] = moved**exponent / (moved**exponent).sum()
         last_read = weights["read"] @ memory
-        erase, add = sigmoid(told["write"][:word_size]), told["write"][word_size:]
+        erase, add = sigmoid(rest["write"][:word_size]), rest["write"][word_size:]
         for slot in range(n_slots):
             memory[slot] = memory[slot] * (1 - weights["write"][slot] * erase) + weights["write"][slot] * add
         outputs.append(sigmoid(arrays["out_weight"] @ np.concatenate((hidden, last_read)) + arrays["out_bias"]))

@@ -173,13 +173,13 @@ def recall_model() -> RecurrentDQN:
     model = recurrent("key_value", env, hidden_size=21, key_size=4, context="mqn", n_slots=8)
     core = model.q_net.core
     with th.no_grad():
-        for linear in (core.pair, core.context, core.question):
+        for linear in (core.key_value, core.context, core.query):
             linear.weight.zero_()
             linear.bias.zero_()
         core.context.weight += th.eye(21)
-        core.pair.weight[:4, :4] = th.eye(4)
-        core.pair.weight[:4, 20] = -1.0  # so that a question is never found as an answer
-        core.question.weight[:, :4] = 100 * th.eye(4)
+        core.key_value.weight[:4, :4] = th.eye(4)
+        core.key_value.weight[:4, 20] = -1.0  # so that a question is never found as an answer
+        core.query.weight[:, :4] = 100 * th.eye(4)
     return model
 
 
@@ -199,10 +199,10 @@ def test_transformer_attention_is_drawn_at_the_step_that_was_attended_to():
     model = recurrent("gtrxl", hidden_size=8, n_heads=2, memory_length=3)
     layer = model.q_net.core.layers[0]
     with th.no_grad():
-        for parameter in (layer.query.weight, layer.query.bias, layer.positions):
+        for parameter in (layer.query.weight, layer.query.bias, layer.relative_positions):
             parameter.zero_()
         layer.position_bias.fill_(1.0)
-        layer.positions[0, 1] = 100.0  # the first head looks two steps back, the second evenly on all
+        layer.relative_positions[0, 1] = 100.0  # the first head looks two steps back, the second evenly on all
     recorded = record(model)["memory_attention"]
     first, second = tokens_figure(recorded).axes[:2]
     for step in range(LENGTH):

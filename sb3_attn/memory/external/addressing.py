@@ -1,17 +1,18 @@
 """
-The addressing of external memories as pure functions.
+Addressing of external memories as pure functions.
 
-Shapes: B rows, H heads, N slots of word size W; read heads R, one write head where no H stands. Weights lie in ``[0, 1]`` and
-sum to at most 1 over the slots. Everything is differentiable, and finite (values and gradients) at an empty memory.
+Shapes: B rows, H heads (R read heads), N slots of word size W; a shape without heads belongs to a single write head. Weights
+lie in ``[0, 1]`` and sum to at most 1 over the slots. All functions are differentiable, with finite values and gradients
+also at an empty memory.
 """
 
 from functools import reduce
 
 import torch as th
 
-#: Added before a logarithm: small enough to be lost beside any weight that counts, large enough for float32
-TINY = 1e-16
-#: What counts as nothing: as the product of two squared lengths, and as the usage of a slot
+#: Added to weights before a logarithm: too small to change a weight that matters, but not 0 in float32
+LOG_EPS = 1e-16
+#: The product of two squared norms, and the usage of a slot, below which they count as 0
 EPS = 1e-6
 
 
@@ -19,22 +20,22 @@ def cosine_similarity(keys: th.Tensor, memory: th.Tensor, eps: float = EPS) -> t
     """
     K(k, m) = k m / sqrt(|k|^2 |m|^2 + eps).
 
-    Graves et al. (2014), eq. (6). The papers do not say what happens at an empty memory; with eps inside the root both the
-    value and the gradient are small there, while ``F.cosine_similarity`` has a gradient of 1e8 and the plain form NaN.
+    Graves et al. (2014), eq. (6). The paper does not say what happens at an empty memory. With eps inside the root, value and
+    gradient are both small there; the gradient of ``F.cosine_similarity`` is 1e8, that of the plain form NaN.
 
     :param keys: ``[B, H, W]``
     :param memory: ``[B, N, W]``
-    :param eps: the product of the squared lengths below which vectors count as empty
+    :param eps: product of the squared norms below which the vectors count as 0
     :return: between -1 and 1, ``[B, H, N]``
     """
-    # x * x, since the gradient of a square takes three operations more
+    # x * x instead of x.square(), whose gradient takes three more operations
     squares = (keys * keys).sum(dim=-1, keepdim=True) * (memory * memory).sum(dim=-1).unsqueeze(-2)
     return keys @ memory.transpose(-1, -2) * (squares + eps).rsqrt()
 
 
 def masked_cosine_similarity(keys: th.Tensor, memory: th.Tensor, masks: th.Tensor, eps: float = EPS) -> th.Tensor:
     """
-    K(k ∘ s, m ∘ s): similarity in those parts of the words that a mask s selects.
+    K(k ∘ s, m ∘ s): similarity of those parts of the words that a mask s selects.
 
     Csordás & Schmidhuber (2019), section 3.1.
 
@@ -44,6 +45,8 @@ def masked_cosine_similarity(keys: th.Tensor, memory: th.Tensor, masks: th.Tenso
     :param eps: as for ``cosine_similarity``
     :return: ``[B, H, N]``
     """
+    # sum_j k_j^2 s_j^2 and sum_j m_j^2 s_j^2: the mask is different for each head, the memory is not, so the latter is a
+    # product
     squared_masks = masks * masks
     squares = (keys * keys * squared_masks).sum(dim=-1, keepdim=True) * (squared_masks @ (memory * memory).transpose(-1, -2))
     return (keys * squared_masks) @ memory.transpose(-1, -2) * (squares + eps).rsqrt()
@@ -69,7 +72,7 @@ def interpolate(content: th.Tensor, previous: th.Tensor, gates: th.Tensor) -> th
     Graves et al. (2014), eq. (7).
 
     :param content: ``[B, H, N]``
-    :param previous: the weights of the step before, ``[B, H, N]``
+    :param previous: weights of the step before, ``[B, H, N]``
     :param gates: g, between 0 and 1, ``[B, H, 1]``
     :return: ``[B, H, N]``
     """
@@ -78,46 +81,46 @@ def interpolate(content: th.Tensor, previous: th.Tensor, gates: th.Tensor) -> th
 
 def circular_shift(weights: th.Tensor, shifts: th.Tensor) -> th.Tensor:
     """
-    w~(i) = sum_j s(j) w(i - j), the slots being a circle.
+    w~(i) = sum_j s(j) w(i - j), where indices wrap around.
 
     Graves et al. (2014), eq. (8).
 
     :param weights: ``[B, H, N]``
-    :param shifts: s, how much is shifted by each of -k, ..., k slots; sum to 1, ``[B, H, 2k + 1]``
+    :param shifts: s, the share of the weights that moves by each of -k, ..., k slots; sum to 1, ``[B, H, 2 k + 1]``
     :return: ``[B, H, N]``
     """
-    reach = shifts.shape[-1] // 2
-    shares = shifts.split(1, dim=-1)
-    shifted = shares[reach] * weights
-    for offset in range(1, reach + 1):
-        shifted = th.addcmul(shifted, shares[reach - offset], weights.roll(-offset, dims=-1))
-        shifted = th.addcmul(shifted, shares[reach + offset], weights.roll(offset, dims=-1))
+    max_shift = shifts.shape[-1] // 2
+    shares = shifts.split(1, dim=-1)  # shares[k + j] is s(j)
+    shifted = shares[max_shift] * weights
+    for offset in range(1, max_shift + 1):
+        shifted = th.addcmul(shifted, shares[max_shift - offset], weights.roll(-offset, dims=-1))
+        shifted = th.addcmul(shifted, shares[max_shift + offset], weights.roll(offset, dims=-1))
     return shifted
 
 
-def roll_by_each(weights: th.Tensor, reach: int) -> th.Tensor:
+def shifted_copies(weights: th.Tensor, max_shift: int) -> th.Tensor:
     """
-    Weights moved by each of -k, ..., k slots.
+    Shift the weights by each of -k, ..., k slots; ``circular_shift`` is their sum, weighted by s.
 
     :param weights: ``[..., N]``
-    :param reach: k
-    :return: ``[..., 2k + 1, N]``
+    :param max_shift: k
+    :return: ``[..., 2 k + 1, N]``
     """
-    return th.stack([weights.roll(offset, dims=-1) for offset in range(-reach, reach + 1)], dim=-2)
+    return th.stack([weights.roll(offset, dims=-1) for offset in range(-max_shift, max_shift + 1)], dim=-2)
 
 
 def sharpen(weights: th.Tensor, exponents: th.Tensor) -> th.Tensor:
     """
     w(i)^gamma / sum_j w(j)^gamma.
 
-    Graves et al. (2014), eq. (9), by way of logarithms: even weights over 128 slots to the power of 25 are below the smallest
-    float, and would come out as 0.
+    Graves et al. (2014), eq. (9), computed from logarithms: uniform weights over 128 slots to the power of 25 are below the
+    smallest float32 and would become 0.
 
     :param weights: ``[B, H, N]``
     :param exponents: gamma, at least 1, ``[B, H, 1]``
     :return: sum to 1, ``[B, H, N]``
     """
-    return ((weights + TINY).log() * exponents).softmax(dim=-1)
+    return ((weights + LOG_EPS).log() * exponents).softmax(dim=-1)
 
 
 def read(memory: th.Tensor, weights: th.Tensor) -> th.Tensor:
@@ -137,7 +140,7 @@ def erase_and_add(memory: th.Tensor, weights: th.Tensor, erase: th.Tensor, add: 
     """
     M'(i) = M(i) prod_h (1 - w_h(i) e_h) + sum_h w_h(i) a_h.
 
-    Graves et al. (2014), eqs. (3) and (4); of several heads all erase before any adds.
+    Graves et al. (2014), eqs. (3) and (4). All heads erase before any head adds.
 
     :param memory: ``[B, N, W]``
     :param weights: ``[B, H, N]``
@@ -147,15 +150,15 @@ def erase_and_add(memory: th.Tensor, weights: th.Tensor, erase: th.Tensor, add: 
     """
     heads = weights.unbind(dim=1)
     for head_weights, head_erase in zip(heads, erase.unbind(dim=1), strict=True):
-        memory = erase_by(memory, head_weights, head_erase)
+        memory = erase_with_head(memory, head_weights, head_erase)
     for head_weights, head_add in zip(heads, add.unbind(dim=1), strict=True):
         memory = th.addcmul(memory, head_weights.unsqueeze(-1), head_add.unsqueeze(-2))
     return memory
 
 
-def erase_by(memory: th.Tensor, weights: th.Tensor, erase: th.Tensor) -> th.Tensor:
+def erase_with_head(memory: th.Tensor, weights: th.Tensor, erase: th.Tensor) -> th.Tensor:
     """
-    M'(i) = M(i) (1 - w(i) e), of one head.
+    M'(i) = M(i) (1 - w(i) e), for a single head.
 
     Graves et al. (2014), eq. (3).
 
@@ -169,68 +172,70 @@ def erase_by(memory: th.Tensor, weights: th.Tensor, erase: th.Tensor) -> th.Tens
 
 def retention(read_weights: th.Tensor, free_gates: th.Tensor) -> th.Tensor:
     """
-    psi = prod_r (1 - f_r w_r): how much of each slot the read heads leave in use after reading it.
+    psi = prod_r (1 - f_r w_r): the share of each slot that the read heads do not free after reading it.
 
     Graves et al. (2016), Methods, "Dynamic memory allocation".
 
-    :param read_weights: of the step before, ``[B, R, N]``
+    :param read_weights: w, of the step before, ``[B, R, N]``
     :param free_gates: f, between 0 and 1, ``[B, R, 1]``
     :return: between 0 and 1, ``[B, N]``
     """
-    return reduce(th.mul, (1 - free_gates * read_weights).unbind(dim=1))  # the gradient of prod() looks for zeros first
+    return reduce(th.mul, (1 - free_gates * read_weights).unbind(dim=1))  # the gradient of prod() searches for zeros
 
 
 def usage(previous: th.Tensor, write_weights: th.Tensor, retained: th.Tensor) -> th.Tensor:
     """
     u = (u_{t-1} + w_{t-1} - u_{t-1} w_{t-1}) psi.
 
-    Graves et al. (2016), Methods, "Dynamic memory allocation". No gradient goes through the write weights, as in DeepMind's
-    code; the paper does not say so.
+    Graves et al. (2016), Methods, "Dynamic memory allocation". No gradient flows through the write weights, as in DeepMind's
+    code; the paper does not mention it.
 
-    :param previous: between 0 and 1, ``[B, N]``
-    :param write_weights: of the step before, ``[B, N]``
+    :param previous: u_{t-1}, between 0 and 1, ``[B, N]``
+    :param write_weights: w_{t-1}, ``[B, N]``
     :param retained: psi, ``[B, N]``
     :return: between 0 and 1, ``[B, N]``
     """
+    # u + w - u w = u + w (1 - u)
     return th.lerp(previous, th.ones_like(previous), write_weights.detach()) * retained
 
 
 def allocation_weights(usage: th.Tensor, eps: float = EPS) -> th.Tensor:
     """
-    a(phi_j) = (1 - u(phi_j)) prod_{i<j} u(phi_i), phi being the slots from the least used to the most used.
+    a(phi_j) = (1 - u(phi_j)) prod_{i<j} u(phi_i), where phi lists the slots from least to most used.
 
-    Graves et al. (2016), eq. (1). Of slots used alike the first comes first: at an episode's start all are, and where the
-    memory goes must not depend on the sorting. No gradient goes through the order.
+    Graves et al. (2016), eq. (1). Slots of equal usage keep their order. At an episode's start all are equal, and where the
+    memory writes must not depend on the sorting algorithm. No gradient flows through the order.
 
     :param usage: u, ``[B, N]``
-    :param eps: the least usage that a slot counts with, which keeps the product's gradient alive
+    :param eps: smallest usage, which keeps the gradient of the product alive
     :return: sum to at most 1, ``[B, N]``
     """
     usage = eps + (1 - eps) * usage
     ascending, order = usage.sort(dim=-1, stable=True)
+    # Exclusive product: 1 for the least used slot, then u(phi_1), u(phi_1) u(phi_2), ...
     products = th.cat((th.ones_like(ascending[:, :1]), ascending[:, :-1].cumprod(dim=-1)), dim=-1)
     return th.zeros_like(usage).scatter(-1, order, (1 - ascending) * products)
 
 
 def temporal_link(link: th.Tensor, precedence: th.Tensor, write_weights: th.Tensor) -> th.Tensor:
     """
-    L(i, j) = (1 - w(i) - w(j)) L_{t-1}(i, j) + w(i) p_{t-1}(j), and L(i, i) = 0: how much slot i was written after slot j.
+    L(i, j) = (1 - w(i) - w(j)) L_{t-1}(i, j) + w(i) p_{t-1}(j), and L(i, i) = 0: degree to which i was written right after j.
 
     Graves et al. (2016), Methods, "Temporal memory linkage".
 
-    :param link: ``[B, N, N]``
-    :param precedence: p, of the step before, ``[B, N]``
+    :param link: L_{t-1}, ``[B, N, N]``
+    :param precedence: p_{t-1}, ``[B, N]``
     :param write_weights: w, ``[B, N]``
     :return: rows and columns sum to at most 1, ``[B, N, N]``
     """
     rows, columns = write_weights.unsqueeze(-1), write_weights.unsqueeze(-2)
     link = th.addcmul((1 - rows - columns) * link, rows, precedence.unsqueeze(-2))
-    return without_diagonal(link)
+    return zero_diagonal(link)
 
 
-def without_diagonal(matrices: th.Tensor) -> th.Tensor:
+def zero_diagonal(matrices: th.Tensor) -> th.Tensor:
     """
-    Matrices with zeros on their diagonals.
+    Set the diagonals to zero.
 
     :param matrices: ``[B, N, N]``
     :return: ``[B, N, N]``
@@ -240,12 +245,12 @@ def without_diagonal(matrices: th.Tensor) -> th.Tensor:
 
 def precedence(previous: th.Tensor, write_weights: th.Tensor) -> th.Tensor:
     """
-    p = (1 - sum_i w(i)) p_{t-1} + w: how much each slot was the last one written to.
+    p = (1 - sum_i w(i)) p_{t-1} + w: degree to which each slot was the last one written to.
 
     Graves et al. (2016), Methods, "Temporal memory linkage".
 
-    :param previous: ``[B, N]``
-    :param write_weights: ``[B, N]``
+    :param previous: p_{t-1}, ``[B, N]``
+    :param write_weights: w, ``[B, N]``
     :return: sum to at most 1, ``[B, N]``
     """
     return th.addcmul(write_weights, 1 - write_weights.sum(dim=-1, keepdim=True), previous)
@@ -253,23 +258,23 @@ def precedence(previous: th.Tensor, write_weights: th.Tensor) -> th.Tensor:
 
 def directional_weights(link: th.Tensor, read_weights: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
     """
-    f = L w_{t-1} and b = L^T w_{t-1}: what was written after, and before, what was read last.
+    f = L w_{t-1} and b = L^T w_{t-1}: the slots written right after, and right before, those read last.
 
     Graves et al. (2016), Methods, "Temporal memory linkage".
 
     :param link: ``[B, N, N]``
-    :param read_weights: of the step before, ``[B, R, N]``
+    :param read_weights: w_{t-1}, ``[B, R, N]``
     :return: forward and backward weights, each ``[B, R, N]``
     """
+    # Weights are rows here, so L w is w L^T
     return read_weights @ link.transpose(-1, -2), read_weights @ link
 
 
 def sharpen_links(weights: th.Tensor, exponents: th.Tensor) -> th.Tensor:
     """
-    Directional weights, sharpened, their sum kept.
+    Sharpen directional weights without changing their sum.
 
-    Csordás & Schmidhuber (2019), section 3.3. The paper brings the sum to 1; here what was linked to nothing still reads
-    nothing.
+    Csordás & Schmidhuber (2019), section 3.3. The paper normalises the sum to 1. Here slots without links still read nothing.
 
     :param weights: ``[B, R, N]``
     :param exponents: at least 1, ``[B, R, 1]``

@@ -1,4 +1,4 @@
-"""The network that runs a memory: it sees the inputs and what was read, and says what to read and write next."""
+"""The controller of an external memory: it sees the inputs and the last reads, and decides what to read and write next."""
 
 import torch as th
 from torch import nn
@@ -9,12 +9,12 @@ CONTROLLERS = ("lstm", "feedforward")
 
 class Controller(nn.Module):
     """
-    An LSTM, or one layer with ReLU, over the inputs and what was read at the step before.
+    An LSTM, or one layer with ReLU, over the inputs and the vectors read at the step before.
 
     :param input_size: size F of an input vector
-    :param read_size: size of all that was read, side by side
+    :param read_size: size R W of the vectors read in one step, concatenated
     :param hidden_size: size C of the hidden state, which is also the output
-    :param kind: ``"lstm"`` or ``"feedforward"``; the latter has no state, so all that is remembered is in the memory
+    :param kind: ``"lstm"`` or ``"feedforward"``; the latter has no state, so the external memory is the only one
     :param forget_bias: initial bias of the LSTM's forget gate (see ``LSTMCore``)
     :raises ValueError: if the kind is unknown
     """
@@ -29,10 +29,10 @@ class Controller(nn.Module):
         self.read_size = read_size
         self.hidden_size = hidden_size
         self.is_lstm = kind == "lstm"
-        #: Sizes of the state's two arrays
+        #: Sizes of hidden state and cell
         self.state_sizes = (hidden_size, hidden_size) if self.is_lstm else (0, 0)
         n_gates = 4 if self.is_lstm else 1
-        # The gates are those of inputs, forgetting and outputs, then the candidate: three neighbours share one sigmoid
+        # Gates in the order input, forget, output, candidate (torch's has candidate third): the first three share one sigmoid
         self.linear = nn.Linear(input_size + read_size + self.state_sizes[0], n_gates * hidden_size)
         if self.is_lstm:
             with th.no_grad():
@@ -40,12 +40,12 @@ class Controller(nn.Module):
 
     @property
     def recurrent_weight(self) -> th.Tensor:
-        """For what was read before and the hidden state before, ``[gates * C, R W + C]``."""
+        """The columns for reads and hidden state of the step before, ``[gates * C, R W + C]``."""
         return self.linear.weight[:, self.input_size :]
 
     def project(self, inputs: th.Tensor) -> th.Tensor:
         """
-        What the inputs contribute, for all steps in one product.
+        Compute the contribution of the inputs to the gates, for all steps in one product.
 
         :param inputs: ``[..., F]``
         :return: ``[..., gates * C]``
@@ -56,13 +56,13 @@ class Controller(nn.Module):
         self, projected: th.Tensor, reads: th.Tensor, hidden: th.Tensor, cell: th.Tensor
     ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """
-        One step.
+        Advance by one step.
 
-        :param projected: of this step, from ``project``, ``[B, gates * C]``
-        :param reads: what was read at the step before, ``[B, read_size]``
+        :param projected: contribution of the inputs, from ``project``, ``[B, gates * C]``
+        :param reads: the vectors read at the step before, ``[B, R W]``
         :param hidden: ``[B, C]``, or ``[B, 0]`` without an LSTM
         :param cell: likewise
-        :return: outputs ``[B, C]``, and the next hidden and cell
+        :return: outputs ``[B, C]``, and the next hidden state and cell
         """
         if not self.is_lstm:
             return F.relu(th.addmm(projected, reads, self.recurrent_weight.t())), hidden, cell
@@ -73,10 +73,10 @@ class Controller(nn.Module):
 
     def gates(self, linear: th.Tensor) -> tuple[th.Tensor, ...]:
         """
-        Gates of input, forgetting and output, and the candidate.
+        Apply the activations of the LSTM.
 
-        :param linear: before their sigmoids and tanh, ``[..., 4 C]``
-        :return: each ``[..., C]``
+        :param linear: gates before their activations, ``[..., 4 C]``
+        :return: input, forget and output gate, and the candidate, each ``[..., C]``
         """
-        squashed, candidate = linear.split((3 * self.hidden_size, self.hidden_size), dim=-1)
-        return *squashed.sigmoid().chunk(3, dim=-1), candidate.tanh()
+        i_f_o, g = linear.split((3 * self.hidden_size, self.hidden_size), dim=-1)
+        return *i_f_o.sigmoid().chunk(3, dim=-1), g.tanh()

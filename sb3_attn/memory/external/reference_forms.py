@@ -1,7 +1,7 @@
 """
-Cosine similarities and sharpening as the implementations have them that results are compared with.
+Cosine similarity and sharpening exactly as in the implementations that the tests compare with.
 
-Their gradients are not finite everywhere, or larger than need be; ``addressing`` has the forms to train with.
+Their gradients are in places infinite or unnecessarily large. To train, use the forms in ``addressing``.
 """
 
 import torch as th
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 def cosine_similarity(keys: th.Tensor, memory: th.Tensor) -> th.Tensor:
     """
-    As in pytorch-ntm: of vectors to whose every entry 1e-16 was added.
+    Cosine similarity of pytorch-ntm, which adds 1e-16 to every entry of the vectors.
 
     :param keys: ``[B, H, W]``
     :param memory: ``[B, N, W]``
@@ -21,7 +21,7 @@ def cosine_similarity(keys: th.Tensor, memory: th.Tensor) -> th.Tensor:
 
 def sharpen(weights: th.Tensor, exponents: th.Tensor) -> th.Tensor:
     """
-    As in pytorch-ntm: by a power, which loses even weights over many slots.
+    Sharpening of pytorch-ntm: powers, in which uniform weights over many slots underflow.
 
     :param weights: ``[B, H, N]``
     :param exponents: ``[B, H, 1]``
@@ -33,12 +33,12 @@ def sharpen(weights: th.Tensor, exponents: th.Tensor) -> th.Tensor:
 
 def dnc_cosine_similarity(keys: th.Tensor, memory: th.Tensor) -> th.Tensor:
     """
-    As in DeepMind's DNC: k m / (|k| |m| + 1e-6), with 1e-6 inside the root of each length as well.
+    Cosine similarity of DeepMind's DNC: k m / (|k| |m| + 1e-6), with 1e-6 also inside the root of each norm.
 
     :param keys: ``[B, H, W]``
     :param memory: ``[B, N, W]``
     :return: ``[B, H, N]``
     """
-    key_lengths = (keys.square().sum(dim=-1, keepdim=True) + 1e-6).sqrt()
-    memory_lengths = (memory.square().sum(dim=-1) + 1e-6).sqrt().unsqueeze(-2)
-    return keys @ memory.transpose(-1, -2) / (key_lengths * memory_lengths + 1e-6)
+    key_norms = (keys.square().sum(dim=-1, keepdim=True) + 1e-6).sqrt()
+    memory_norms = (memory.square().sum(dim=-1) + 1e-6).sqrt().unsqueeze(-2)
+    return keys @ memory.transpose(-1, -2) / (key_norms * memory_norms + 1e-6)

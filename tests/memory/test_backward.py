@@ -1,11 +1,15 @@
-"""The written gradients against autograd in hard places: many slots, ties between them, float32 with decided gates."""
+"""
+The custom backward passes of NTM and DNC against autograd.
+
+Also in hard places: many slots, ties between them, float32 with gates that are nearly open or closed.
+"""
 
 import pytest
 import torch as th
 
 from sb3_attn.common.core_state import CoreState, map_state
-from sb3_attn.memory import make_core
-from sb3_attn.memory.external.controlled import ControlledCore
+from sb3_attn.memory import MemoryCore, make_core
+from sb3_attn.memory.external.core import ExternalMemoryCore
 
 INPUT, BATCH, TIME = 5, 2, 12
 
@@ -15,9 +19,37 @@ def _seed():
     th.manual_seed(0)
 
 
-def gradients_of_both(core: ControlledCore, start: CoreState, monkeypatch) -> list[dict[str, th.Tensor]]:
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        ("ntm", dict(n_slots=7, word_size=4)),
+        ("ntm", dict(n_slots=7, word_size=4, n_read_heads=3, n_write_heads=2, shift_range=2)),
+        ("dnc", dict(n_slots=5, word_size=3, n_reads=1)),
+        ("dnc", dict(n_slots=6, word_size=4, n_reads=3)),
+    ],
+)
+def test_gradients_equal_autograd(name, kwargs):
+    core = make_core(name, INPUT, dict(hidden_size=6, **kwargs)).double()
+    assert core.custom_backward() is not None
+    inputs = th.randn(6, 3, INPUT, dtype=th.float64, requires_grad=True)
+    with th.no_grad():
+        used = core.unroll(th.randn(4, 3, INPUT, dtype=th.float64), core.initial_state(3))[1]
+    start = map_state(lambda array: array.detach().requires_grad_(), used)
+    wanted = [inputs, *start, *core.parameters()]
+    targets, gradients = None, []
+    for unroll in (core.unroll, lambda inputs, state: MemoryCore.unroll(core, inputs, state)):
+        outputs, end = unroll(inputs, start)
+        results = [outputs, *end]
+        targets = [th.randn_like(result) for result in results] if targets is None else targets
+        loss = sum((result * target).sum() for result, target in zip(results, targets, strict=True))
+        gradients.append(th.autograd.grad(loss, wanted, materialize_grads=True))
+    for gradient, expected in zip(*gradients, strict=True):
+        th.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-12)
+
+
+def gradients_of_both(core: ExternalMemoryCore, start: CoreState, monkeypatch) -> list[dict[str, th.Tensor]]:
     """
-    The written gradients and those of autograd, by the names of parameters and of the first state's fields.
+    Gradients of the custom backward pass and of autograd, by the names of parameters and of the first state's fields.
 
     Both follow the same forward pass, bit for bit: otherwise rounding would break ties between slots differently, and the
     two memories would be written in different places.
@@ -26,7 +58,7 @@ def gradients_of_both(core: ControlledCore, start: CoreState, monkeypatch) -> li
     start = map_state(lambda array: array.detach().clone().requires_grad_(), start)
     wanted = dict(core.named_parameters()) | start._asdict()
     results, gradients, targets = [], [], None
-    assert core.written_gradient() is not None
+    assert core.custom_backward() is not None
     for _ in range(2):
         outputs, end = core.unroll(inputs, start)
         results.append([outputs, *end])
@@ -34,7 +66,7 @@ def gradients_of_both(core: ControlledCore, start: CoreState, monkeypatch) -> li
         loss = sum((array * target).sum() for array, target in zip(results[-1], targets, strict=True))
         found = th.autograd.grad(loss, list(wanted.values()), materialize_grads=True)
         gradients.append(dict(zip(wanted, found, strict=True)))
-        monkeypatch.setattr(core, "written_gradient", lambda: None)
+        monkeypatch.setattr(core, "custom_backward", lambda: None)
     assert all(first.equal(second) for first, second in zip(*results, strict=True))
     return gradients
 
@@ -43,14 +75,14 @@ def relative_error(gradient: th.Tensor, expected: th.Tensor) -> float:
     return ((gradient - expected).norm() / expected.norm()).item()
 
 
-def start_of(core: ControlledCore, ties: bool) -> CoreState:
+def start_of(core: ExternalMemoryCore, ties: bool) -> CoreState:
     """The state before an episode, or one in which each usage is that of several slots."""
     start = core.initial_state(BATCH)
     return start._replace(usage=th.rand_like(start.usage).round(decimals=1)) if ties else start
 
 
 @pytest.mark.parametrize(("name", "ties"), [("ntm", False), ("dnc", False), ("dnc", True)])
-def test_written_gradients_of_128_slots_equal_autograd(name, ties, monkeypatch):
+def test_gradients_over_128_slots_equal_autograd(name, ties, monkeypatch):
     core = make_core(name, INPUT, dict(hidden_size=16, n_slots=128, word_size=8)).double()
     gradients, expected = gradients_of_both(core, start_of(core, ties), monkeypatch)
     for key, gradient in gradients.items():
