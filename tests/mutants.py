@@ -156,8 +156,10 @@ MUTANTS = [
     Mutant(
         "dnc: gradient of the allocation cancels in float32",
         "memory/external/backward.py",
-        "F.pad(products[..., 1:].flip(-1).cumsum(dim=-1).flip(-1), (0, 1))",
-        "products.sum(dim=-1, keepdim=True) - products.cumsum(dim=-1)",
+        "used_more = F.pad((d_weights * saved.sorted_weights)[:, :-1].cumsum(dim=-1), (1, 0))",
+        """\
+products = d_weights * saved.sorted_weights
+    used_more = products.sum(dim=-1, keepdim=True) - products.flip(-1).cumsum(dim=-1).flip(-1)""",
         BACKWARD,
     ),
     Mutant(

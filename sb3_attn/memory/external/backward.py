@@ -214,7 +214,8 @@ def recompute_allocation(usage: th.Tensor) -> SavedAllocation:
     products = th.cat((th.ones_like(ascending[..., :1]), ascending[..., :-1].cumprod(dim=-1)), dim=-1)
     sorted_weights = (1 - ascending) * products
     weights = th.zeros_like(usage).scatter(-1, order, sorted_weights)
-    return SavedAllocation(*(array.flip(-1) for array in (order, ascending, products, sorted_weights)), weights)
+    descending = [array.flip(-1) for array in (order, ascending, products, sorted_weights)]
+    return SavedAllocation._make([*descending, weights])
 
 
 def allocation_backward(saved: SavedAllocation, d_weights: th.Tensor) -> th.Tensor:

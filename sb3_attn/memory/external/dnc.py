@@ -182,7 +182,7 @@ class DNCCore(ExternalMemoryCore):
     :param link_sharpening: sharpen the weights that follow the temporal links (3.3)
     :param reference_form: use cosine similarity exactly as DeepMind's code, for comparisons with it
     :param compiled: compile the steps of an unroll with ``torch.compile``. Needs a C++ compiler. The first update takes
-        about a minute longer, later ones two thirds of the time. PyTorch compiles a step for two or three sets of sizes per
+        about a minute longer, later ones 0.6 of the time. PyTorch compiles a step for two or three sets of sizes per
         process, then warns and runs it uncompiled
     :raises ValueError: if a size is not positive, or the controller is unknown
     """

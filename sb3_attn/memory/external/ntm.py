@@ -68,7 +68,7 @@ class NTMCore(FormerParameterNames, ExternalMemoryCore):
     :param reference_form: use cosine similarity and sharpening exactly as the implementation that most others copy, for
         comparisons with it. Their gradients are not finite everywhere
     :param compiled: compile the steps of an unroll with ``torch.compile``. Needs a C++ compiler. The first update takes
-        about 30 s longer, later ones two thirds of the time. PyTorch compiles a step for two or three sets of sizes per
+        about 30 s longer, later ones 0.6 of the time. PyTorch compiles a step for two or three sets of sizes per
         process, then warns and runs it uncompiled
     :raises ValueError: if a size is not positive, or a name is unknown
     """
