@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from importlib.util import resolve_name
 from pathlib import Path
 
@@ -111,6 +112,24 @@ def layer_faults(module: str, names: set[str]) -> list[str]:
 
 def test_a_layer_imports_only_lower_ones():
     assert [fault for module in MODULES for fault in layer_faults(module, imports_of(module))] == []
+
+
+def module_of(name: str) -> str:
+    """The module of sb3_attn that a dotted name lies in."""
+    return name if name in MODULES else module_of(name.rpartition(".")[0])
+
+
+def test_no_modules_import_each_other():
+    """No circle of any length, not even one for type checkers only; R2D2's import upwards is left out."""
+    graph = {
+        module: {
+            module_of(name)
+            for name in imports_of(module)
+            if name.partition(".")[0] == "sb3_attn" and (module, name) not in UPWARD
+        }
+        for module in MODULES
+    }
+    TopologicalSorter(graph).prepare()  # a CycleError names the modules
 
 
 def test_the_layers_are_those_of_the_design():
