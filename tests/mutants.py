@@ -274,6 +274,20 @@ products = d_weights * saved.sorted_weights
         "if False:",
         ACTING,
     ),
+    Mutant(
+        "callbacks save before the check for NaN",
+        "recurrent_dqn/recurrent_dqn.py",
+        "[*self._guards(), *callback]",
+        "[*callback, *self._guards()]",
+        "algorithms/test_non_finite_values.py",
+    ),
+    Mutant(
+        "a loaded replay goes on with the episodes of another run",
+        "recurrent_dqn/saving.py",
+        "        self._last_obs = None\n",
+        "",
+        "algorithms/test_saving.py",
+    ),
     # ------------------------------------------------------------ DARQN
     Mutant(
         "reinforce: wrong sign",

@@ -1,11 +1,34 @@
 """Callbacks that record what happens, or interfere with it."""
 
+from typing import Any
+
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 
-class Recorder(BaseCallback):
-    """Keeps what acting saw and did at every step, before it is stored."""
+class StepRecorder(BaseCallback):
+    """Records what a callback of SB3 is told at each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[dict[str, Any]] = []
+        self.timesteps: list[int] = []
+        self.n_rollout_starts = self.n_rollout_ends = 0
+
+    def _on_rollout_start(self) -> None:
+        self.n_rollout_starts += 1
+
+    def _on_rollout_end(self) -> None:
+        self.n_rollout_ends += 1
+
+    def _on_step(self) -> bool:
+        self.seen.append(dict(self.locals))
+        self.timesteps.append(self.num_timesteps)
+        return True
+
+
+class ActingRecorder(BaseCallback):
+    """Records what RecurrentDQN saw, remembered and did at each step, before the step is stored."""
 
     def __init__(self) -> None:
         super().__init__()

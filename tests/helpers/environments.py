@@ -105,3 +105,17 @@ class Walk(gym.Env[Any, Any]):
 def walks(n_envs: int = 2, **kwargs: Any) -> DummyVecEnv:
     """Vectorized environments that each walk their own way."""
     return DummyVecEnv([partial(Walk, **kwargs)] * n_envs)
+
+
+class ConstantObservation(gym.Env[Any, Any]):
+    """One of 50 actions, always the same observation: a random action is nearly never the greedy one."""
+
+    observation_space = spaces.Box(-1, 1, (2,), np.float32)
+    action_space = spaces.Discrete(50)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+        super().reset(seed=seed)
+        return np.ones(2, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        return np.ones(2, np.float32), 0.0, False, False, {}

@@ -70,11 +70,14 @@ def make_r2d2_on_ray(env: Any = "MemoryChain-v0", **kwargs: Any) -> R2D2:
     return make_r2d2(env, **(defaults | kwargs))
 
 
-#: The algorithms that make the same promises to users of SB3, each as a function that makes a small model
-ALGORITHMS: dict[str, Callable[..., RecurrentDQN]] = {
+#: A function that makes a small model: ``make(env, policy, **kwargs)``
+Make = Callable[..., RecurrentDQN]
+
+#: The algorithms that make the same promises to users of SB3; so R2D2 updates about as often as RecurrentDQN
+ALGORITHMS: dict[str, Make] = {
     "RecurrentDQN": make_rdqn,
-    "R2D2": make_r2d2,
-    "R2D2 with two actors": partial(make_r2d2, n_actors=2),
+    "R2D2": partial(make_r2d2, samples_per_insert=1),
+    "R2D2 with two actors": partial(make_r2d2, n_actors=2, samples_per_insert=1),
 }
 
 

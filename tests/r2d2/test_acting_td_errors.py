@@ -4,9 +4,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch as th
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_attn.r2d2.trajectory import acting_td_errors
 from tests.helpers.actors import follow_actor, make_actor, slow_td_errors, think
+from tests.helpers.environments import walks
 from tests.helpers.models import make_r2d2
 
 RETURNS: list[dict[str, Any]] = [
@@ -29,6 +32,15 @@ def made_up(n_steps: int, n_envs: int, seed: int, p_end: float = 0.25) -> tuple[
     discounts = np.where(ends & (rng.random((n_steps, n_envs)) < 0.5), 0.0, 0.9).astype(np.float32)
     starts = np.concatenate((rng.random((1, n_envs)) < 0.5, ends[:-1]))
     return q_values, rewards, discounts, next_values, starts
+
+
+def test_the_oracle_of_td_errors_by_hand() -> None:
+    """Two steps by hand: 1 + 0.5 (2 + 0.5 * 3) - 1.5 and 2 + 0.5 * 3 - 2.5."""
+    column = np.array
+    errors = slow_td_errors(
+        column([[1.5], [2.5]]), column([[1.0], [2.0]]), column([[0.5], [0.5]]), column([[9.0], [3.0]]), column([[1], [0]]), 2
+    )
+    np.testing.assert_allclose(errors, [[1.25], [1.0]])
 
 
 @pytest.mark.parametrize("returns", RETURNS, ids=str)
@@ -95,3 +107,16 @@ def test_an_actor_computes_them_from_the_values_it_acted_on(returns: dict[str, A
 
 def test_uniform_replay_needs_no_errors() -> None:
     assert make_actor(make_r2d2(n_actors=1, prioritized_replay=False)).collect(4).td_errors is None
+
+
+def test_acting_errors_are_those_of_normalized_rewards() -> None:
+    env = VecNormalize(walks(2), norm_obs=False, norm_reward=True)
+    env.ret_rms.var = np.array(1e4)
+    env.training = False
+    model = make_r2d2(env, n_steps=1, value_rescaling=False)
+    actor = make_actor(model)
+    with th.no_grad():
+        for parameter in actor.q_net.parameters():
+            parameter.zero_()
+    trajectory = actor.collect(10)
+    np.testing.assert_allclose(trajectory.td_errors, np.abs(env.normalize_reward(trajectory.rewards)), rtol=1e-3)

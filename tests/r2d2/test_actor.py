@@ -196,6 +196,16 @@ def test_an_actor_counts_the_steps_it_sends() -> None:
     assert [trajectory.n_sent for trajectory in trajectories] == [12, 15, 33]
 
 
+def test_only_infos_that_the_learner_reads_are_sent() -> None:
+    class Chatty(Walk):
+        def step(self, action: Any) -> Any:
+            *rest, info = super().step(action)
+            return *rest, info | {"is_success": True, "large": np.zeros(10**5)}
+
+    infos = make_actor(make_r2d2(Chatty, envs_per_actor=2, n_actors=1)).collect(30).infos
+    assert {key for info in infos.values() for key in info} == {"episode", "is_success"}
+
+
 def test_the_size_of_a_trajectory_counts_all_arrays() -> None:
     """By hand: T = 10, K = 2, an LSTM of 6."""
     trajectory = make_actor(make_r2d2(n_actors=1)).collect(10)

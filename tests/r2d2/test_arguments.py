@@ -1,17 +1,15 @@
 """R2D2's arguments: their defaults, and which are refused."""
 
 import inspect
-from functools import partial
 from typing import Any
 
 import pytest
 import torch as th
-from stable_baselines3 import DQN
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_attn import R2D2, DARQNPolicy, PrioritizedSequenceReplayBuffer, SequenceReplayBuffer
+from sb3_attn import R2D2, PrioritizedSequenceReplayBuffer
 from sb3_attn.r2d2.r2d2 import with_default_policy_kwargs
-from tests.helpers.environments import POLICIES, Walk
+from tests.helpers.environments import Walk
 from tests.helpers.models import SumCore, make_r2d2
 
 PAPER = dict(
@@ -127,6 +125,7 @@ def test_given_policy_arguments_take_precedence_over_the_papers(given: dict | No
     assert given == copy
 
 
+#: Besides those that RecurrentDQN has too, which ``tests/algorithms`` tests for both
 BAD = [
     (dict(backend="threads"), r"backend='threads' must be one of \('sync', 'ray'\)"),
     (dict(n_actors=-1), "n_actors=-1 is negative; 0 means that the learner acts itself"),
@@ -136,18 +135,6 @@ BAD = [
     (dict(samples_per_insert=-2.5), "samples_per_insert=-2.5 must be positive"),
     (dict(max_env_restarts=-1), "max_env_restarts=-1 is negative; 0 ends learning"),
     (dict(backend_kwargs=dict(address="auto")), r"backend_kwargs=\{'address': 'auto'\}, but backend='sync' takes none"),
-    (dict(batch_size=0), "batch_size=0 must be at least 1"),
-    (dict(n_steps=0), "n_steps=0 must be at least 1"),
-    (dict(target_update_interval=0), "target_update_interval=0 must be at least 1"),
-    (dict(td_lambda=1.5, n_steps=1), "td_lambda=1.5 must lie between 0 and 1"),
-    (dict(td_lambda=0.5, n_steps=5), "td_lambda=0.5 and n_steps=5 are two kinds of return"),
-    (dict(trace_length=0), "trace_length=0 leaves no step"),
-    (dict(burn_in_length=-1), "burn_in_length=-1 is negative"),
-    (dict(sequence_period=9), "sequence_period=9 is larger than trace_length=3"),
-    (dict(trace_length=None), "trace_length=None takes whole episodes"),
-    (dict(buffer_size=19, n_actors=2), "buffer_size=19 leaves 4 steps for each of 4 environments.*at least 20"),
-    (dict(replay_buffer_class=SequenceReplayBuffer), "prioritized_replay=True, but .* is uniform"),
-    (dict(replay_buffer_kwargs=dict(trace_length=3)), r"give \['trace_length'\] to the algorithm instead"),
 ]
 
 
@@ -155,11 +142,6 @@ BAD = [
 def test_a_bad_argument_is_named(arguments: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         make_r2d2(**arguments)
-
-
-def test_stock_policies_are_refused() -> None:
-    with pytest.raises(ValueError, match="policy=DQNPolicy is not a RecurrentDQNPolicy"):
-        R2D2(DQN.policy_aliases["MlpPolicy"], Walk, device="cpu")
 
 
 @pytest.mark.parametrize(("n_actors", "n_envs", "n_replay_envs"), [(0, 3, 3), (1, 3, 3), (4, 3, 12)])
@@ -170,40 +152,9 @@ def test_the_replay_is_divided_among_the_environments_of_all_actors(n_actors: in
     assert model.replay_buffer.buffer_size == 400 // n_replay_envs
 
 
-VARIANTS = [
-    (dict(policy_kwargs=dict(core="gru")), "MlpPolicy"),
-    (dict(policy_kwargs=dict(core="key_value", core_kwargs=dict(hidden_size=6, n_slots=4, n_hops=2))), "MlpPolicy"),
-    (dict(policy_kwargs=dict(core="ntm", core_kwargs=dict(hidden_size=6, n_slots=5, word_size=4))), "MlpPolicy"),
-    (
-        dict(policy_kwargs=dict(core="gtrxl", core_kwargs=dict(hidden_size=8, n_heads=2, memory_length=3))),
-        "MlpPolicy",
-    ),
-    (dict(policy_kwargs=dict(core=SumCore, core_kwargs={})), "MlpPolicy"),
-    (dict(policy_kwargs=dict(core="identity", core_kwargs={})), "MlpPolicy"),
-    (dict(policy_kwargs=dict(core_kwargs=dict(hidden_size=6, attention_size=6))), DARQNPolicy),
-    (dict(policy_kwargs=dict(core_kwargs=dict(hidden_size=6, attention_size=6, selection="reinforce"))), DARQNPolicy),
-    (dict(trace_length=None, burn_in_length=0, sequence_period=None), "MlpPolicy"),
-    (dict(stored_state=False), "MlpPolicy"),
-    (dict(prioritized_replay=False), "MlpPolicy"),
-    (dict(td_lambda=0.8, n_steps=1), "MlpPolicy"),
-    (dict(double_q=False, value_rescaling=False), "MlpPolicy"),
-    (dict(burn_in_length=0), "MlpPolicy"),
-    (dict(rollout_length=1, actor_update_interval=1), "MlpPolicy"),
-    (dict(tau=0.5), "MlpPolicy"),
-]
-
-
-@pytest.mark.parametrize(("arguments", "policy"), VARIANTS, ids=str)
-def test_every_variant_learns(arguments: dict[str, Any], policy: Any) -> None:
-    arguments = dict(arguments)
-    if policy is DARQNPolicy:  # it takes no encoder
-        arguments["policy_kwargs"] = arguments["policy_kwargs"] | dict(net_arch=[6])
-    model = make_r2d2(None, policy, n_actors=2, **arguments)
-    before = [parameter.clone() for parameter in model.q_net.parameters()]
-    model.learn(80)
+def test_trajectories_may_be_single_steps() -> None:
+    model = make_r2d2(n_actors=2, rollout_length=1, actor_update_interval=1).learn(80)
     assert model._n_updates > 0
-    assert any(not th.equal(old, new) for old, new in zip(before, model.q_net.parameters(), strict=True))
-    assert all(parameter.isfinite().all() for parameter in model.policy.parameters())
     model.replay_buffer.check_valid()
 
 
@@ -214,8 +165,11 @@ def test_whole_episodes_are_windows() -> None:
     assert lengths.sum() == buffer.pos.sum() - buffer.open_lengths.sum() and lengths.max() > 4
 
 
-@pytest.mark.parametrize("kind", ["dict", "discrete", "image"])
-def test_every_kind_of_observation_learns(kind: str) -> None:
-    model = make_r2d2(partial(Walk, kind), POLICIES[kind], n_actors=2, envs_per_actor=2, rollout_length=4).learn(48)
-    assert model._n_updates > 0
-    model.replay_buffer.check_valid()
+@pytest.mark.parametrize("envs_per_actor", [0, -1])
+def test_the_number_of_environments_is_positive(envs_per_actor: int) -> None:
+    with pytest.raises(ValueError, match=f"envs_per_actor={envs_per_actor}"):
+        make_r2d2(envs_per_actor=envs_per_actor)
+
+
+def test_the_target_interval_counts_updates_so_many_environments_are_no_reason_to_warn() -> None:
+    make_r2d2(DummyVecEnv([Walk] * 3), target_update_interval=2)

@@ -1,20 +1,21 @@
-"""Step accounting, and values that are not finite."""
+"""What one learn() holds open: every step is accounted for, and the logs say how collection goes."""
 
 from collections import Counter
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from stable_baselines3.common.callbacks import CheckpointCallback
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import KVWriter, Logger
 
+from sb3_attn import R2D2
+from sb3_attn.r2d2 import collection
 from sb3_attn.r2d2.actors import LocalActors
-from sb3_attn.r2d2.collection import StepLedger
+from sb3_attn.r2d2.collection import Collection, Rates, StepLedger
 from sb3_attn.r2d2.trajectory import InsertResult, Trajectory
 from tests.helpers.actors import make_actor
-from tests.helpers.environments import POLICIES, SPACES, Walk
+from tests.helpers.callbacks import StopAt
+from tests.helpers.environments import Walk
 from tests.helpers.models import make_r2d2
 
 
@@ -95,58 +96,84 @@ def test_every_call_of_learn_has_its_own_ledger() -> None:
     assert model.step_ledger is not first and model.step_ledger.n_steps_received == 20
 
 
-# ---------------------------------------------------------------- values that are not finite
+@pytest.mark.parametrize("n_actors", [0, 2])
+def test_a_trajectory_in_which_a_callback_ends_learning_is_stored_whole(n_actors: int) -> None:
+    model = make_r2d2(n_actors=n_actors).learn(1000, StopAt(13))
+    assert model.num_timesteps == 26 and model.step_ledger.n_steps_inserted == 30
 
 
-class Broken(Walk):
-    """The reward of its eighth step is NaN or infinite."""
-
-    def __init__(self, number: float) -> None:
-        super().__init__()
-        self.number, self.n_steps = number, 0
-
-    def step(self, action: Any) -> Any:
-        obs, reward, *rest = super().step(action)
-        self.n_steps += 1
-        return obs, self.number if self.n_steps == 8 else reward, *rest
+# ---------------------------------------------------------------- logs
 
 
-@pytest.mark.parametrize("number", [np.nan, np.inf])
-@pytest.mark.parametrize("n_actors", [0, 1])
-def test_values_that_are_not_finite_are_refused_and_not_stored(n_actors: int, number: float, tmp_path: Path) -> None:
-    """The eighth step lies in the second trajectory of five."""
-    model = make_r2d2(DummyVecEnv([partial(Broken, number)] * 2), n_actors=n_actors, learning_starts=0)
-    with pytest.raises(ValueError, match=r"environment 0 returned a non-finite reward \(actor 0\) at step 10: .*; fix"):
-        model.learn(60, CheckpointCallback(1, str(tmp_path)))
-    assert len(list(tmp_path.iterdir())) == 5
-    assert model.num_timesteps == 10 and model.replay_buffer.pos.tolist() == [5, 5]
-    assert np.isfinite(model.replay_buffer.observations).all() and np.isfinite(model.replay_buffer.rewards).all()
+class Memory(KVWriter):
+    """Records what is logged."""
+
+    def __init__(self) -> None:
+        self.logs: list[dict[str, Any]] = []
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, Any], step: int = 0) -> None:
+        self.logs.append(dict(key_values) | {"step": step})
+
+    def close(self) -> None: ...
 
 
-def test_actor_and_environment_are_named() -> None:
-    first, second = (make_actor(make_r2d2(n_actors=2), index).collect(5) for index in range(2))
-    first.check_finite(0)
-    second.rewards[3, 1] = np.nan
-    with pytest.raises(ValueError, match=r"environment 1 returned a non-finite reward \(actor 1\) at step 70: nan"):
-        second.check_finite(70)
+def logged(model: R2D2, steps: int = 100, **kwargs: Any) -> list[dict[str, Any]]:
+    memory = Memory()
+    model.set_logger(Logger(None, [memory]))
+    model.learn(steps, **kwargs)
+    return memory.logs
 
 
-def test_the_key_of_a_dict_is_named() -> None:
-    env = partial(Walk, "dict")
-    trajectory = make_actor(make_r2d2(env, POLICIES["dict"], n_actors=1, envs_per_actor=3)).collect(5)
-    trajectory.check_finite(0)
-    trajectory.next_observations["a"][2] = np.inf
-    with pytest.raises(ValueError, match=r"environment 2 returned a non-finite observation 'a' \(actor 0\)"):
-        trajectory.check_finite(0)
+@pytest.mark.parametrize("n_actors", [0, 2])
+def test_what_is_logged(n_actors: int) -> None:
+    model = make_r2d2(make_vec_env(Walk, 2), n_actors=n_actors)
+    logs = logged(model, 200, log_interval=1)
+    last = logs[-1]
+    for key in ("time/fps", "time/updates_per_second", "time/bytes_per_second", "train/loss", "train/td_error"):
+        assert last[key] > 0, key
+    assert last["rollout/ep_len_mean"] == pytest.approx(np.mean([info["l"] for info in model.ep_info_buffer]))
+    assert last["train/samples_per_insert"] == pytest.approx(4, rel=0.1)
+    assert 0 < logs[0]["replay/fill"] < last["replay/fill"] <= 1
+    assert last["replay/fill"] == pytest.approx(model.replay_buffer.size() / model.replay_buffer.buffer_size)
+    assert last["replay/windows"] == model.replay_buffer.n_windows
+    assert last["actors/restarts"] == 0 and last["time/total_timesteps"] == last["step"] <= 200
+    assert logs[0]["train/samples_per_insert"] == 0  # before learning starts
 
 
-@pytest.mark.parametrize("kind", SPACES)
-def test_final_observations_are_checked(kind: str) -> None:
-    model = make_r2d2(partial(Walk, kind), POLICIES[kind], n_actors=1, envs_per_actor=2)
-    trajectory = make_actor(model).collect(20)
-    trajectory.check_finite(0)
-    for key, array in trajectory.final_observations[-1].items():
-        if array.dtype.kind == "f":
-            array[...] = np.nan
-            with pytest.raises(ValueError, match=f"non-finite final observation {key!r}"):
-                trajectory.check_finite(0)
+@pytest.mark.parametrize(("interval", "expected"), [(1, None), (4, None), (None, 0), (10**6, 0)])
+def test_logs_come_every_so_many_episodes(interval: int | None, expected: int | None) -> None:
+    model = make_r2d2(n_actors=1, rollout_length=1)
+    logs = logged(model, 100, log_interval=interval)
+    if expected is None:  # two episodes may end in one trajectory
+        assert model._episode_num // interval // 2 <= len(logs) <= model._episode_num // interval
+        assert all(log["time/episodes"] // interval > i for i, log in enumerate(logs))
+    else:
+        assert len(logs) == expected
+
+
+def test_policy_lag_is_the_mean_age_of_the_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    ages: list[int] = []
+    insert = Collection.insert
+    model = make_r2d2(n_actors=2, actor_update_interval=40)
+    note = lambda self, t, *args: ages.append(model._n_updates - t.version) or insert(self, t, *args)  # noqa: E731
+    monkeypatch.setattr(Collection, "insert", note)
+    expected: list[float] = []
+    dump = model.dump_logs
+    monkeypatch.setattr(model, "dump_logs", lambda: expected.append(float(np.mean(ages[-100:]))) or dump())
+    logs = logged(model, 300, log_interval=4)
+    assert [log["actors/policy_lag"] for log in logs] == pytest.approx(expected)
+    assert logs[-1]["actors/policy_lag"] > 5 and logs[0]["actors/policy_lag"] == 0
+
+
+def test_rates_are_those_since_the_last_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 110.0, 112.0])
+    monkeypatch.setattr(collection.time, "monotonic", lambda: next(clock))
+    memory = Memory()
+    logger = Logger(None, [memory])
+    rates = Rates(n_updates=50)
+    rates.policy_lags.append(3)
+    for n_updates, n_bytes in ((150, 2000), (154, 2600)):
+        rates.log(logger, n_updates, n_bytes)
+        logger.dump()
+    assert [log["time/updates_per_second"] for log in memory.logs] == [10, 2]
+    assert [log["time/bytes_per_second"] for log in memory.logs] == [200, 300]

@@ -69,6 +69,10 @@ def test_an_id_works_in_processes_that_have_not_registered_it() -> None:
     assert env.unwrapped.longest == 5 and env.spec.max_episode_steps == 3
 
 
+def test_an_id_may_name_the_module_that_registers_it() -> None:
+    assert getattr(to_vec_env("sb3_attn.envs:MemoryChain-v0", 2), "num_envs", None) == 2
+
+
 def test_environments_of_a_factory_are_monitored() -> None:
     env = to_vec_env(Walk, 2)
     assert all(isinstance(e, Monitor) for e in env.envs)
@@ -149,6 +153,21 @@ def test_an_environment_that_is_monitored_is_not_monitored_twice(tmp_path: Path)
     assert isinstance(monitored, Monitor) and not isinstance(monitored.env, Monitor)
     bare = make_actor(make_r2d2(DummyVecEnv([Walk]), n_actors=1)).env.envs[0].env
     assert isinstance(bare, Monitor) and isinstance(bare.env, Walk)
+
+
+def test_environments_that_differ_stay_different_in_the_actors() -> None:
+    model = make_r2d2(DummyVecEnv([partial(Walk, longest=3), partial(Walk, longest=50)]), n_actors=1)
+    assert make_actor(model).env.get_attr("longest") == [3, 50]
+
+
+@pytest.mark.parametrize("as_factory", [True, False])
+@pytest.mark.parametrize("n_actors", [0, 1])
+def test_a_monitor_inside_a_wrapper_is_the_one_that_counts(n_actors: int, as_factory: bool) -> None:
+    env = (lambda: Doubled(Monitor(Walk()))) if as_factory else make_vec_env(Walk, 1, wrapper_class=Doubled)
+    model = make_r2d2(env, envs_per_actor=1, n_actors=n_actors).learn(40)
+    end = int(np.flatnonzero(model.replay_buffer.dones[:, 0])[0])
+    assert model.ep_info_buffer is not None
+    assert model.ep_info_buffer[0]["r"] == pytest.approx(model.replay_buffer.rewards[: end + 1, 0].sum() / 2, abs=1e-4)
 
 
 def test_the_learners_environments_are_not_touched_by_actors() -> None:

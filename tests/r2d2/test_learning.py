@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_attn import R2D2
+from sb3_attn.common.exploration import ape_x_epsilons
 from sb3_attn.r2d2.collection import Collection
 from sb3_attn.r2d2.trajectory import Trajectory
-from tests.helpers.actors import slow_td_errors
 from tests.helpers.environments import Walk
-from tests.helpers.models import assert_same, make_r2d2, parameters
+from tests.helpers.models import assert_same, make_r2d2, parameters, prefer
 
 
 def watch(model: R2D2, monkeypatch: pytest.MonkeyPatch) -> list[Trajectory]:
@@ -42,44 +42,15 @@ def test_existing_environments_of_the_learner_are_one_actor() -> None:
     assert_same(parameters(alone), parameters(actor))
 
 
-@pytest.mark.parametrize("n_actors", [0, 2])
-def test_a_seed_determines_everything(n_actors: int) -> None:
-    first, second, other = (make_r2d2(n_actors=n_actors, seed=seed).learn(100) for seed in (5, 5, 6))
-    assert_same(parameters(first), parameters(second))
-    for name in ("observations", "actions", "rewards", "td_errors"):
-        arrays = [getattr(model.replay_buffer, name) for model in (first, second, other)]
-        np.testing.assert_array_equal(arrays[0], arrays[1], err_msg=name)
-        assert not np.array_equal(arrays[0], arrays[2]), name
-    assert not th.equal(first.q_net.q_net[0].weight, other.q_net.q_net[0].weight)
-
-
-def test_a_continued_learn_has_new_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("reset_num_timesteps", [True, False])
+def test_a_second_learn_has_new_random_numbers(reset_num_timesteps: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_r2d2(n_actors=1, learning_starts=10**6)
     seen = watch(model, monkeypatch)
-    model.learn(10).learn(10, reset_num_timesteps=False)
+    model.learn(10).learn(10, reset_num_timesteps=reset_num_timesteps)
     assert len(seen) == 2
     assert not np.array_equal(seen[0].rewards, seen[1].rewards)
     assert not np.array_equal(seen[0].observations["observation"][0], seen[1].observations["observation"][0])
     assert seen[0].incarnation != seen[1].incarnation
-
-
-@pytest.mark.parametrize("n_actors", [0, 2])
-def test_no_window_spans_the_seam_of_two_calls_of_learn(n_actors: int) -> None:
-    model = make_r2d2(partial(Walk, longest=60), envs_per_actor=2, n_actors=n_actors, trace_length=4, sequence_period=1)
-    buffer = model.replay_buffer
-    seams = []
-    for _ in range(3):
-        model.learn(20 * max(n_actors, 1), reset_num_timesteps=False)
-        seams.append(buffer.pos.copy())
-    assert seams[0].tolist() == [10] * model.n_replay_envs and seams[2].tolist() == [30] * model.n_replay_envs
-    buffer.check_valid()
-    assert buffer.n_windows > 20
-    for position, env_index in np.argwhere(buffer.window_lengths > 0):
-        first = position - min(buffer.episode_steps[position, env_index], buffer.burn_in_length)
-        assert not any(first < seam[env_index] < position + buffer.window_lengths[position, env_index] for seam in seams)
-    for seam in seams[:2]:
-        assert (buffer.episode_steps[seam, np.arange(model.n_replay_envs)] == 0).all()
-        assert buffer.dones[seam - 1, np.arange(model.n_replay_envs)].all()
 
 
 def test_a_thread_can_learn() -> None:
@@ -122,21 +93,29 @@ def test_samples_per_insert_holds(samples_per_insert: float, n_actors: int, monk
     assert model._n_updates == len(drawn)
 
 
-def test_nothing_is_learned_before_learning_starts() -> None:
-    model = make_r2d2(n_actors=2, learning_starts=100)
-    before = parameters(model)
-    model.learn(100)
-    assert model._n_updates == model.n_windows_sampled == model.n_windows_inserted == 0
-    assert_same(before, parameters(model))
-    assert model.learn(20, reset_num_timesteps=False)._n_updates > 0
-
-
 def test_learning_waits_for_the_first_window() -> None:
     env = partial(Walk, longest=100)
     model = make_r2d2(env, envs_per_actor=1, n_actors=1, trace_length=20, sequence_period=20, learning_starts=0, seed=3)
     for _ in range(12):
         model.learn(5, reset_num_timesteps=False)  # each begins new episodes: windows of 5 steps, once it is left
     assert model.n_windows_inserted > 0 and model._n_updates > 0
+
+
+def test_only_windows_that_were_drawn_count() -> None:
+    model = make_r2d2(
+        partial(Walk, longest=200),
+        envs_per_actor=1,
+        n_actors=1,
+        trace_length=None,
+        burn_in_length=0,
+        sequence_period=None,
+        buffer_size=8,
+        rollout_length=12,
+        learning_starts=0,
+        target_update_interval=1,
+    )
+    model.learn(72)
+    assert model.n_windows_sampled == model._n_updates * model.batch_size
 
 
 @pytest.mark.parametrize("interval", [1, 7, 10])
@@ -205,6 +184,21 @@ def test_copied_parameters_do_not_change() -> None:
     assert all(np.array_equal(array, model.q_net.state_dict()[name]) for name, array in newer.arrays.items())
 
 
+def test_parameters_that_the_user_sets_between_two_calls_of_learn_are_used() -> None:
+    model = make_r2d2(n_actors=1, learning_starts=10**6, actor_update_interval=1, policy_kwargs=dict(dueling=False))
+    prefer(model, 1)
+    model.learn(10)
+    prefer(model, 2)
+    model.learn(100, reset_num_timesteps=False)
+    assert (model.replay_buffer.actions[5:, 1] == 2).mean() > 0.1
+
+
+@pytest.mark.parametrize("n_actors", [0, 2])
+def test_predict_explores_as_the_greediest_environment(n_actors: int) -> None:
+    model = make_r2d2(n_actors=n_actors).learn(60)
+    assert model.exploration_rate == model.exploration_schedule(1.0) == ape_x_epsilons(model.n_replay_envs)[-1]
+
+
 def test_actors_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_r2d2(n_actors=3, rollout_length=2)
     seen = watch(model, monkeypatch)
@@ -216,33 +210,3 @@ def test_actors_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_last_trajectory_may_go_beyond_the_last_step() -> None:
     assert make_r2d2(n_actors=2).learn(41).num_timesteps == 50
-
-
-# ---------------------------------------------------------------- VecNormalize
-
-
-def test_vec_normalize_replay_is_raw_and_batches_are_normalized(monkeypatch: pytest.MonkeyPatch) -> None:
-    env = VecNormalize(DummyVecEnv([Walk] * 2), norm_obs=True, norm_reward=True)
-    model = make_r2d2(env, learning_starts=0)
-    buffer, batches = model.replay_buffer, []
-    sample = buffer.sample
-    monkeypatch.setattr(buffer, "sample", lambda *args, **kwargs: batches.append(sample(*args, **kwargs)) or batches[-1])
-    seen = watch(model, monkeypatch)
-    model.learn(60)
-    raw = np.concatenate([trajectory.observations["observation"] for trajectory in seen])
-    np.testing.assert_array_equal(buffer.observations[: len(raw)], raw)
-    assert np.abs(raw).max() > 2.5  # a walk goes that far, and normalized numbers hardly
-    positions, env_indices = np.divmod(batches[-1].indices, 2)
-    np.testing.assert_allclose(
-        batches[-1].observations[0], env.normalize_obs(buffer.observations[positions, env_indices]), rtol=1e-4, atol=1e-5
-    )
-    np.testing.assert_allclose(batches[-1].rewards[0], env.normalize_reward(buffer.rewards[positions, env_indices]), rtol=1e-5)
-
-
-def test_the_oracle_of_td_errors_by_hand() -> None:
-    """Two steps by hand: 1 + 0.5 (2 + 0.5 * 3) - 1.5 and 2 + 0.5 * 3 - 2.5."""
-    column = np.array
-    errors = slow_td_errors(
-        column([[1.5], [2.5]]), column([[1.0], [2.0]]), column([[0.5], [0.5]]), column([[9.0], [3.0]]), column([[1], [0]]), 2
-    )
-    np.testing.assert_allclose(errors, [[1.25], [1.0]])

@@ -147,6 +147,20 @@ def test_waits_double_up_to_ten_seconds(sleeps: list[float]) -> None:
     assert sleeps == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10, 10, 10])
 
 
+def test_the_backoff_of_an_environment_stays_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Bad(Walk):
+        def step(self, action: Any) -> Any:
+            raise OSError
+
+    waits: list[float] = []
+    monkeypatch.setattr(environments.time, "sleep", waits.append)
+    env = RestartingEnv(Bad, "it", max_restarts=5000)
+    for _ in range(1100):
+        env.reset()
+        env.step(0)
+    assert max(waits) == 10.0
+
+
 def test_ctrl_c_is_not_a_failure() -> None:
     class Interrupted(Walk):
         def step(self, action: Any) -> Any:

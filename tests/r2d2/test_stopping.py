@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, CheckpointCallback
+from stable_baselines3.common.callbacks import (
+    BaseCallback,
+    CallbackList,
+    CheckpointCallback,
+    ConvertCallback,
+    EveryNTimesteps,
+)
 
 from sb3_attn import R2D2
 from sb3_attn.r2d2.stopping import stop_request
@@ -67,6 +73,18 @@ def test_the_first_signal_ends_with_a_checkpoint(n_actors: int, nested: bool, nu
     assert {path.name for path in tmp_path.iterdir()} == {"rl_model_30_steps.zip", "rl_model_replay_buffer_30_steps.pkl"}
     loaded = R2D2.load(tmp_path / "rl_model_30_steps", device="cpu")
     assert_same(parameters(model), parameters(loaded))
+
+
+def test_a_checkpoint_inside_another_callback_is_written_on_a_signal(tmp_path: Path) -> None:
+    def interrupt(local_variables: dict[str, Any], _: dict[str, Any]) -> bool:
+        if local_variables["self"].num_timesteps == 20:
+            os.kill(os.getpid(), signal.SIGINT)
+        return True
+
+    nested = EveryNTimesteps(10**6, CheckpointCallback(10**6, str(tmp_path)))
+    with pytest.raises(KeyboardInterrupt):
+        make_r2d2().learn(1000, [ConvertCallback(interrupt), nested])
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_without_a_checkpoint_callback_nothing_is_written() -> None:

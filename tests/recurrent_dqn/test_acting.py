@@ -1,34 +1,31 @@
 """The memory during acting, with which replay, prediction and evaluation agree."""
 
-import warnings
+from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from gymnasium import spaces
-from stable_baselines3.common.callbacks import EvalCallback
-from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from sb3_attn import RecurrentDQN
 from sb3_attn.common.exploration import ape_x_epsilons
 from sb3_attn.envs import PreviousActionReward
-from tests.helpers.callbacks import Recorder, StopAt
-from tests.helpers.environments import Counter, counters
-from tests.helpers.models import SumCore, assert_same, make_rdqn, parameters
+from tests.helpers.callbacks import ActingRecorder, StopAt
+from tests.helpers.environments import ConstantObservation, Counter, counters
+from tests.helpers.models import assert_same, make_rdqn, parameters
 
 
-def acted(steps: int, env: Any = None, epsilon: float = 0.5, **kwargs: Any) -> tuple[Any, Recorder]:
+def acted(steps: int, env: Any = None, epsilon: float = 0.5, **kwargs: Any) -> tuple[Any, ActingRecorder]:
     """A model that acts without learning, and what it saw."""
     model = make_rdqn(env, exploration_initial_eps=epsilon, exploration_final_eps=epsilon, learning_starts=0, **kwargs)
     model.train = lambda *args, **kwargs: None
-    recorder = Recorder()
+    recorder = ActingRecorder()
     model.learn(steps, recorder)
     return model, recorder
 
 
-def by_step(recorder: Recorder, what: str) -> list[np.ndarray]:
+def by_step(recorder: ActingRecorder, what: str) -> list[np.ndarray]:
     """The fields of the recorded states in one array ``[time, env, size]`` each."""
     return [np.stack(field) for field in zip(*getattr(recorder, what), strict=True)]
 
@@ -44,28 +41,14 @@ def test_states_do_not_depend_on_exploration(core: str) -> None:
 
 
 def test_states_advance_in_the_warm_up_too() -> None:
-    recorder = Recorder()
+    recorder = ActingRecorder()
     make_rdqn(learning_starts=100).learn(10, recorder)
     _, acting = acted(10, epsilon=0.0)
     for warm_up, later in zip(by_step(recorder, "next_states"), by_step(acting, "next_states"), strict=True):
         np.testing.assert_array_equal(warm_up, later)
 
 
-class ConstantObservation(gym.Env[Any, Any]):
-    """One of 50 actions, always the same observation: a random action is nearly never the greedy one."""
-
-    observation_space = spaces.Box(-1, 1, (2,), np.float32)
-    action_space = spaces.Discrete(50)
-
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
-        super().reset(seed=seed)
-        return np.ones(2, np.float32), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
-        return np.ones(2, np.float32), 0.0, False, False, {}
-
-
-def exploring(model: Any, recorder: Recorder) -> np.ndarray:
+def exploring(model: Any, recorder: ActingRecorder) -> np.ndarray:
     """True where a recorded action differs from the greedy one, bool ``[time, env]``."""
     differ = []
     for obs, before, actions in zip(recorder.observations, recorder.states, recorder.actions, strict=True):
@@ -83,23 +66,19 @@ def test_each_environment_tosses_its_own_coin() -> None:
     assert abs(per_step.mean() - 64 * 0.5 * 49 / 50) < 4
 
 
-def test_predict_tosses_a_coin_for_each_environment_and_advances_all() -> None:
-    model = make_rdqn(DummyVecEnv([ConstantObservation] * 64), buffer_size=64 * 20, target_update_interval=64)
-    model.exploration_rate = 0.5
-    obs = np.ones((64, 2), np.float32)
-    greedy, after_greedy = model.predict(obs, deterministic=True)
-    actions, after = model.predict(obs, after_greedy, np.ones(64, bool), deterministic=False)
-    assert 10 < (actions != greedy).sum() < 54
-    for first, second in zip(after, after_greedy, strict=True):
-        np.testing.assert_array_equal(first, second)
-
-
 def test_each_environment_can_have_its_own_epsilon() -> None:
     model, recorder = acted(8 * 200, DummyVecEnv([ConstantObservation] * 8), per_env_epsilons=True, buffer_size=1600)
     rates = exploring(model, recorder).mean(axis=0)
     np.testing.assert_allclose(rates, ape_x_epsilons(8) * 49 / 50, atol=0.11)
     assert rates[0] > 0.25 and rates[-1] < 0.03
     assert model.exploration_rate == ape_x_epsilons(8)[-1]
+
+
+@pytest.mark.parametrize(("saved", "n_envs"), [(2, 2), (1, 16), (16, 1)])
+def test_the_epsilons_of_environments_follow_their_number_at_load(saved: int, n_envs: int, tmp_path: Path) -> None:
+    make_rdqn(counters(saved), per_env_epsilons=True).save(tmp_path / "model")
+    loaded = RecurrentDQN.load(tmp_path / "model", env=counters(n_envs), device="cpu").learn(n_envs)
+    assert loaded.per_env_epsilons and loaded.exploration_rate == ape_x_epsilons(n_envs)[-1]
 
 
 def test_no_state_leaks_across_episodes() -> None:
@@ -171,34 +150,12 @@ def windows(model: Any) -> set[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("reset_num_timesteps", [True, False])
-def test_no_window_spans_the_seam_of_two_calls_of_learn(reset_num_timesteps: bool) -> None:
-    """The first call ends within an episode; the second starts another, or goes on with it."""
-    model = make_rdqn(counters(length=50), learning_starts=0, trace_length=4, burn_in_length=2)
-    seam = 8
-    model.learn(seam)
-    model.learn(8, reset_num_timesteps=reset_num_timesteps)
-    buffer = model.replay_buffer
-    assert buffer.size() == 2 * seam
-    restarted = bool(buffer.dones[seam - 1, 0])
-    assert restarted == reset_num_timesteps
-    spanning = {(first, last) for first, last in windows(model) if first < seam <= last}
-    if reset_num_timesteps:
-        assert buffer.timeouts[seam - 1, 0]  # bootstrapped from its own next observation
-        assert not spanning
-        assert buffer.episode_steps[seam, 0] == 0
-        np.testing.assert_array_equal(buffer._final_observations[seam - 1, 0]["observation"][0], np.float32(seam / 5))
-    else:
-        assert spanning  # SB3 goes on with the same episode, so its windows are whole
-        assert buffer.episode_steps[seam, 0] == seam
-
-
-@pytest.mark.parametrize("reset_num_timesteps", [True, False])
 def test_a_callback_may_stop_learn_in_the_middle_of_a_step(reset_num_timesteps: bool) -> None:
     """The step that was not stored is lost; what follows is a new episode and not its continuation."""
     model = make_rdqn(counters(length=50), learning_starts=0)
     model.learn(100, StopAt(7))
     assert model.num_timesteps == 7 and model.replay_buffer.size() == 6
-    recorder = Recorder()
+    recorder = ActingRecorder()
     model.learn(8, recorder, reset_num_timesteps=reset_num_timesteps)
     assert model.replay_buffer.timeouts[5, 0] and model.replay_buffer.episode_steps[6, 0] == 0
     assert not any(field.any() for field in recorder.states[0])
@@ -207,51 +164,31 @@ def test_a_callback_may_stop_learn_in_the_middle_of_a_step(reset_num_timesteps: 
     assert recorder.observations[0][0, 0] == 0  # the environment was reset
 
 
-def test_evaluation_does_not_disturb_training() -> None:
-    plain = make_rdqn()
-    plain.learn(90)
-    evaluated = make_rdqn()
-    evaluated.learn(90, EvalCallback(counters(2, length=4), eval_freq=7, n_eval_episodes=3, verbose=0, warn=False))
-    assert plain._n_updates > 10
-    assert_same(parameters(plain), parameters(evaluated))
+def test_a_new_environment_begins_with_an_empty_memory() -> None:
+    model = make_rdqn(counters(length=50), learning_starts=0).learn(8)
+    model.set_env(counters(length=50))
+    recorder = ActingRecorder()
+    model.learn(8, recorder, reset_num_timesteps=False)
+    assert not any(field.any() for field in recorder.states[0])
 
 
-class Kind(Counter):
-    """The same episode over and over, of a length and with observations of its own."""
+def test_learning_on_is_learning_in_one_go() -> None:
+    constant = dict(exploration_initial_eps=0.3, exploration_final_eps=0.3, prioritized_replay=True)
+    once = make_rdqn(counters(2, length=7), **constant).learn(80)
+    twice = make_rdqn(counters(2, length=7), **constant)
+    for _ in range(2):
+        twice.learn(40, reset_num_timesteps=False)
+    assert twice.num_timesteps == 80 and twice._n_updates == once._n_updates > 5
+    assert_same(parameters(once), parameters(twice))
+    np.testing.assert_array_equal(once.replay_buffer.actions, twice.replay_buffer.actions)
 
-    def __init__(self, kind: int) -> None:
-        super().__init__(length=6 + kind)
-        self.kind = kind
 
-    def reset(self, **kwargs: Any) -> tuple[Any, dict]:
-        self.episode = self.kind - 1
-        return super().reset(**kwargs)
-
-
-@pytest.mark.parametrize("n_envs", [1, 4])
-def test_evaluate_policy_gives_the_returns_of_single_episodes(n_envs: int) -> None:
-    """Side by side run episodes of other lengths, whose actions depend on the memory; oracle: a loop by hand."""
-    bare = dict(core=SumCore, core_kwargs=dict(decay=1.0), encoder_arch=[], net_arch=[], dueling=False, skip_connection=False)
-    model = make_rdqn(policy_kwargs=bare)
-    with th.no_grad():  # 0 once the third numbers seen, of at most 0.75 each, have summed up to 0.9; 1 before
-        model.q_net.q_net[0].weight.copy_(th.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]))
-        model.q_net.q_net[0].bias.copy_(th.tensor([-0.9, 0.0]))
-
-    def episode(kind: int, remembers: bool) -> float:
-        env = Kind(kind)
-        obs, _ = env.reset()
-        state, done, total = None, False, 0.0
-        while not done:
-            action, state = model.predict(obs, state, np.array([not remembers]), deterministic=True)
-            obs, reward, done, _, _ = env.step(action)
-            total += reward
-        return total
-
-    expected = [episode(kind, remembers=True) for kind in range(n_envs)]
-    assert expected != [episode(kind, remembers=False) for kind in range(n_envs)], "a lost memory would show"
-    env = DummyVecEnv([lambda kind=kind: Kind(kind) for kind in range(n_envs)])
-    returns, lengths = evaluate_policy(model, env, 3 * n_envs, return_episode_rewards=True, warn=False)
-    assert sorted(zip(lengths, returns, strict=True)) == sorted([(6 + k, r) for k, r in enumerate(expected)] * 3)
+def test_learning_again_explores_again() -> None:
+    model = make_rdqn().learn(40)
+    assert model.exploration_rate == 0.05
+    rates: list[float] = []
+    model.learn(40, lambda *_: rates.append(model.exploration_rate) or True)
+    assert max(rates[1:]) > 0.8
 
 
 def test_previous_action_and_reward_are_the_same_in_acting_and_in_training() -> None:
@@ -271,36 +208,37 @@ def test_previous_action_and_reward_are_the_same_in_acting_and_in_training() -> 
             assert previous_reward == batch.rewards[k, b]
 
 
-def test_predict_without_a_state_warns_once() -> None:
-    model = make_rdqn()
-    obs = np.zeros((1, 3), np.float32)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        model.predict(obs)  # the first step of an episode
-        model.predict(obs, episode_start=np.ones(1, bool))  # and of another
-        model.predict(obs)
-    with pytest.warns(UserWarning, match="the memory is reset at every step"):
-        model.predict(obs)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        model.predict(obs)
+@pytest.mark.parametrize(
+    "switches",
+    [dict(per_env_epsilons=True), dict(train_freq=(1, "episode"), gradient_steps=-1), dict(optimize_memory_usage=True)],
+    ids=str,
+)
+def test_every_switch_of_acting_trains(switches: dict[str, Any]) -> None:
+    """Those that R2D2 has, too, are tested for both in ``tests/algorithms``."""
+    model = make_rdqn(counters(1 if "train_freq" in switches else 3), **switches)
+    before = parameters(model)
+    model.learn(90)
+    model.replay_buffer.check_valid()
+    assert model._n_updates >= 5
+    assert not any(th.equal(before[name], value) for name, value in model.policy.state_dict().items()), (
+        "every parameter learns"
+    )
 
 
-def test_predict_with_a_state_never_warns() -> None:
-    model = make_rdqn()
-    obs, state = np.zeros((1, 3), np.float32), None
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for _ in range(4):
-            _, state = model.predict(obs, state, np.zeros(1, bool))
-    assert isinstance(state, tuple) and all(isinstance(field, np.ndarray) and len(field) == 1 for field in state)
+# ---------------------------------------------------------------- defaults
 
 
-def test_episode_start_resets_the_marked_rows_only() -> None:
-    model = make_rdqn(counters(2))
-    obs = np.ones((2, 3), np.float32)
-    _, once = model.predict(obs)
-    _, twice = model.predict(obs, once, np.array([False, True]))
-    for first, second in zip(once, twice, strict=True):
-        np.testing.assert_array_equal(second[1], first[1])
-        assert (second[0] != first[0]).any()
+@pytest.mark.parametrize(
+    ("lengths", "burn_in_length"),
+    [({}, 8), (dict(trace_length=20), 8), (dict(burn_in_length=3), 3), (dict(trace_length=None), 0)],
+    ids=str,
+)
+def test_whole_episodes_need_no_burn_in_to_be_turned_off(lengths: dict[str, Any], burn_in_length: int) -> None:
+    model = RecurrentDQN("MlpPolicy", counters(), buffer_size=100, device="cpu", **lengths)
+    assert model.burn_in_length == model.replay_buffer.burn_in_length == burn_in_length
+
+
+def test_the_burn_in_that_refreshes_old_states_is_on_by_default() -> None:
+    """Stored states come from older weights, and under VecNormalize from older statistics."""
+    model = RecurrentDQN("MlpPolicy", counters(), device="cpu")
+    assert model.stored_state and model.replay_buffer.burn_in_length > 0

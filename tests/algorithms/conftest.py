@@ -1,0 +1,11 @@
+"""Tests of this folder that take ``make`` run with each algorithm: what one of them promises, the other does too."""
+
+import pytest
+
+from tests.helpers.models import ALGORITHMS, Make
+
+
+@pytest.fixture(params=ALGORITHMS)
+def make(request: pytest.FixtureRequest) -> Make:
+    """Makes small models of one algorithm."""
+    return ALGORITHMS[request.param]

@@ -1,0 +1,107 @@
+"""Arguments that both algorithms take: those that do not fit are refused with a sentence that says what to change."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.dqn import policies
+
+from sb3_attn import PrioritizedSequenceReplayBuffer, SequenceReplayBuffer
+from tests.helpers.environments import Counter, counters
+from tests.helpers.models import Make
+
+WHOLE_EPISODES = dict(trace_length=None, burn_in_length=0, sequence_period=None)
+BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
+    (dict(trace_length=0), "trace_length=0 leaves no step"),
+    (dict(burn_in_length=-1), "burn_in_length=-1 is negative"),
+    (dict(sequence_period=0), "sequence_period=0 must be at least 1"),
+    (dict(sequence_period=4), "sequence_period=4 is larger than trace_length=3"),
+    (dict(trace_length=None), "trace_length=None takes whole episodes.*burn_in_length=2"),
+    (WHOLE_EPISODES | dict(sequence_period=2), "trace_length=None.*sequence_period=2"),
+    (dict(batch_size=0), "batch_size=0 must be at least 1"),
+    (dict(n_steps=0, td_lambda=None), "n_steps=0 must be at least 1"),
+    (dict(target_update_interval=0), "target_update_interval=0 must be at least 1"),
+    (dict(td_lambda=1.5, n_steps=1), r"td_lambda=1\.5 must lie between 0 and 1, or be None"),
+    (dict(td_lambda=-0.1, n_steps=1), r"td_lambda=-0\.1 must lie between 0 and 1"),
+    (dict(td_lambda=0.8, n_steps=3), r"td_lambda=0\.8 and n_steps=3 are two kinds of return"),
+    (dict(replay_buffer_class=ReplayBuffer), "replay_buffer_class=ReplayBuffer does not store sequences"),
+    (dict(replay_buffer_class=SequenceReplayBuffer, prioritized_replay=True), "prioritized_replay=True, but .* uniform"),
+    (
+        dict(replay_buffer_class=PrioritizedSequenceReplayBuffer, prioritized_replay=False),
+        "prioritized_replay=False, but .* prioritized",
+    ),
+    (dict(replay_buffer_kwargs=dict(trace_length=3)), r"\['trace_length'\] to the algorithm instead"),
+    (dict(prioritized_replay=True, replay_buffer_kwargs=dict(priority_exponent=2)), "priority_exponent=2 must lie"),
+    (dict(policy_kwargs=dict(core="lsmt")), r"core='lsmt' is unknown; choose one of .*'key_value', 'lstm', 'ntm'"),
+    (dict(policy_kwargs=dict(core=th.nn.LSTM)), "is not a subclass of MemoryCore"),
+    (dict(policy_kwargs=dict(core_kwargs=dict(size=3))), "core_kwargs=.*size.* do not fit LSTMCore"),
+    (dict(policy_kwargs=dict(core_kwargs=dict(hidden_size=0))), "=0 of LSTMCore must be at least 1"),
+    (
+        dict(policy_kwargs=dict(core="gru", core_kwargs={}, lstm_hidden_size=9)),
+        r"lstm_hidden_size=9 .*core='gru'; use core_kw",
+    ),
+    (
+        dict(policy_kwargs=dict(core_kwargs=dict(hidden_size=8), lstm_hidden_size=9)),
+        r"lstm_hidden_size=9 and core_kwargs=\{'hidden_size': 8\} both set the size",
+    ),
+    (dict(policy_kwargs=dict(n_lstm_layers=2)), "n_lstm_layers is not supported; the LSTM has one layer"),
+    (dict(policy_kwargs=dict(shared_lstm=True)), "shared_lstm is not supported; there is one network"),
+    (dict(policy_kwargs=dict(enable_critic_lstm=False)), "enable_critic_lstm is not supported; there is one network"),
+    (dict(policy_kwargs=dict(lstm_kwargs={})), "lstm_kwargs is not supported; use core_kwargs"),
+    (dict(policy="MultiInputPolicy"), "does not fit observation_space=Box.*'MlpPolicy'"),
+    (dict(policy=policies.MlpPolicy), "policy=DQNPolicy is not a RecurrentDQNPolicy; use one of"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), BAD_ARGUMENTS, ids=[str(bad) for bad, _ in BAD_ARGUMENTS])
+def test_a_bad_argument_is_named(make: Make, arguments: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        make(counters(), **arguments)
+
+
+def test_the_buffer_needs_room_for_a_window_of_each_environment(make: Make) -> None:
+    n_envs = make(counters(4)).n_replay_envs
+    size = 5 * n_envs
+    sentence = rf"buffer_size={size - 1} leaves 4 steps for each of {n_envs} environments.*at least {size}"
+    with pytest.raises(ValueError, match=sentence):
+        make(counters(4), buffer_size=size - 1)
+    make(counters(4), buffer_size=size)
+
+
+def test_a_dict_observation_needs_the_multi_input_policy(make: Make) -> None:
+    space = spaces.Dict({"a": spaces.Box(-1, 1, (2,), np.float32)})
+    with pytest.raises(ValueError, match="`MultiInputPolicy` when working with dict"):
+        make(counters(space=space))
+
+
+class Acting(Counter):
+    """
+    An environment with other actions.
+
+    :param space: of the actions
+    """
+
+    def __init__(self, space: spaces.Space) -> None:
+        super().__init__()
+        self.action_space = space
+
+
+@pytest.mark.parametrize(
+    "space",
+    [spaces.Box(-1, 1, (2,)), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2)],
+    ids=lambda space: type(space).__name__,
+)
+def test_actions_have_to_be_discrete(make: Make, space: spaces.Space) -> None:
+    with pytest.raises(AssertionError, match=rf"only supports .*Discrete.* but {type(space).__name__}"):
+        make(DummyVecEnv([lambda: Acting(space)]))
+
+
+def test_actions_that_do_not_start_at_zero_are_refused(make: Make) -> None:
+    with pytest.raises(
+        ValueError, match=r"action_space=Discrete\(2, start=5\) must start at 0; shift it with an ActionWrapper"
+    ):
+        make(DummyVecEnv([lambda: Acting(spaces.Discrete(2, start=5))]))
