@@ -85,7 +85,7 @@ def test_sharpening_is_a_power_and_keeps_the_order():
     th.testing.assert_close(addressing.sharpen(start, th.ones_like(exponents)), start, **TOLERANCE)
 
 
-def test_sharpening_keeps_even_weights_over_many_slots_and_heads_on_one_slot():
+def test_sharpening_keeps_uniform_weights_over_many_slots_and_heads_on_one_slot():
     even = th.full((1, 1, 128), 1 / 128, requires_grad=True)
     sharp = addressing.sharpen(even, th.full((1, 1, 1), 25.0))
     th.testing.assert_close(sharp, even)

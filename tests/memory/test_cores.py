@@ -1,4 +1,4 @@
-"""What every memory core promises, checked for all that the registry names."""
+"""The contract of memory cores, checked for all cores of the registry."""
 
 import copy
 
@@ -66,7 +66,7 @@ def random_inputs(*shape: int) -> th.Tensor:
 
 
 def used_state(core: MemoryCore, batch_size: int = BATCH):
-    """A state that a core has come to by reading something."""
+    """A state after some steps."""
     return core.unroll(random_inputs(3, batch_size), core.initial_state(batch_size))[1]
 
 
@@ -121,7 +121,7 @@ def test_gradient_of_the_last_output_reaches_the_first_input_and_the_state(core)
     start = map_state(lambda array: array.detach().requires_grad_(), used_state(core))
     inputs = random_inputs(TIME, BATCH).requires_grad_()
     outputs, _ = core.unroll(inputs, start)
-    # A field that is not learned through (the DNC's last write weights, which slots are filled) has the gradient 0
+    # A field without a gradient (the DNC's last write weights, which entries are valid) has the gradient 0
     gradients = th.autograd.grad(outputs[-1].sum(), [inputs, *start], materialize_grads=True)
     has_memory = len(start) > 0
     assert bool((gradients[0][0] != 0).any()) == has_memory
@@ -186,7 +186,7 @@ def test_a_state_survives_numpy(core):
     th.testing.assert_close(core(inputs, back)[0], core(inputs, state)[0], rtol=0, atol=0)
 
 
-def test_arrays_that_are_no_state_are_refused():
+def test_arrays_of_another_state_are_refused():
     like = LSTMCore(INPUT, hidden_size=3).initial_state(2)
     arrays = tuple(array.numpy() for array in like)
     for wrong in (arrays[:1], tuple(array[:1] for array in arrays), tuple(array[:, :2] for array in arrays), ()):
