@@ -1,10 +1,11 @@
-"""The rules of docs/design.md: imports lead to lower layers; modules and functions stay short."""
+"""The rules of docs/design.md: imports lead to lower layers and never in a circle; modules and functions stay short."""
 
 import ast
 import re
 import subprocess
 import sys
-from graphlib import TopologicalSorter
+from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
 from importlib.util import resolve_name
 from pathlib import Path
 
@@ -42,8 +43,8 @@ THIRD_PARTY = {
 }
 FORBIDDEN = {"replay": {"memory", "attention"}}
 
-#: The only import that leads upwards: made when a user asks for Ray, by name, so that R2D2 works without it
-UPWARD = {(f"sb3_attn.r2d2.{module}", "sb3_attn.distributed") for module in ("arguments", "r2d2")}
+#: The only imports that lead upwards: made when a user asks for Ray, by name, so that R2D2 works without it
+UPWARD = {("sb3_attn.r2d2.r2d2", "sb3_attn.distributed")}
 
 
 def source_of(module: str) -> str:
@@ -114,24 +115,6 @@ def test_a_layer_imports_only_lower_ones():
     assert [fault for module in MODULES for fault in layer_faults(module, imports_of(module))] == []
 
 
-def module_of(name: str) -> str:
-    """The module of sb3_attn that a dotted name lies in."""
-    return name if name in MODULES else module_of(name.rpartition(".")[0])
-
-
-def test_no_modules_import_each_other():
-    """No circle of any length, not even one for type checkers only; R2D2's import upwards is left out."""
-    graph = {
-        module: {
-            module_of(name)
-            for name in imports_of(module)
-            if name.partition(".")[0] == "sb3_attn" and (module, name) not in UPWARD
-        }
-        for module in MODULES
-    }
-    TopologicalSorter(graph).prepare()  # a CycleError names the modules
-
-
 def test_the_layers_are_those_of_the_design():
     """Each part has a line such as ``memory/  1  torch  ...`` in the layout of docs/design.md."""
     assert {part_of(module) for module in MODULES} == {"", *LEVELS}
@@ -173,6 +156,52 @@ def test_the_layer_rule_finds_a_forbidden_import(module: str, source: str):
 )
 def test_the_layer_rule_lets_lower_layers_through(module: str, source: str):
     assert layer_faults(module, imported_names(source, module.rpartition(".")[0])) == []
+
+
+def module_graph(imports: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    """
+    Which module imports which.
+
+    :param imports: the names that each module imports, by the module's name
+    :return: the modules among them that each module imports. That Python imports the packages around a module before the
+        module itself does not count: a package exports what its modules have, so that alone would be a circle.
+    """
+    graph: dict[str, set[str]] = {}
+    for module, names in imports.items():
+        owners = {name if name in imports else name.rpartition(".")[0] for name in names}
+        graph[module] = (owners & imports.keys()) - {module}
+    return graph
+
+
+def import_circle(graph: Mapping[str, set[str]]) -> list[str]:
+    """Modules of which each imports the next, from one back to itself; empty if there is no such circle."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1][::-1]
+    return []
+
+
+def test_no_imports_lead_in_a_circle():
+    assert import_circle(module_graph({module: imports_of(module) for module in MODULES})) == []
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "from p.a import f",
+        "from p import a",
+        "from . import a",
+        "if TYPE_CHECKING:\n    from p.a import A",
+        "def g():\n    import p.a",
+        "importlib.import_module('p.a')",
+    ],
+)
+def test_every_kind_of_import_can_close_a_circle(back: str):
+    sources = {"p": "from p.a import f", "p.a": "from p.b import g\nimport torch", "p.b": "from p.c import h", "p.c": back}
+    circle = import_circle(module_graph({module: imported_names(source, "p") for module, source in sources.items()}))
+    assert sorted(circle[1:]) == ["p.a", "p.b", "p.c"] and circle[0] == circle[-1]
+    assert dict(zip(circle, circle[1:], strict=False)) == {"p.a": "p.b", "p.b": "p.c", "p.c": "p.a"}
 
 
 def test_everything_below_the_optional_layers_imports_with_the_base_install():
