@@ -1,4 +1,4 @@
-"""The rules of docs/design.md: imports lead to lower layers and never in a circle; modules and functions stay short."""
+"""The rules of docs/design.md: imports lead to lower layers and make no cycle; modules and functions stay short."""
 
 import ast
 import re
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 from importlib.util import resolve_name
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -164,7 +165,7 @@ def module_graph(imports: Mapping[str, set[str]]) -> dict[str, set[str]]:
 
     :param imports: the names that each module imports, by the module's name
     :return: the modules among them that each module imports. That Python imports the packages around a module before the
-        module itself does not count: a package exports what its modules have, so that alone would be a circle.
+        module itself does not count: a package exports what its modules have, so that alone would make a cycle.
     """
     graph: dict[str, set[str]] = {}
     for module, names in imports.items():
@@ -173,8 +174,8 @@ def module_graph(imports: Mapping[str, set[str]]) -> dict[str, set[str]]:
     return graph
 
 
-def import_circle(graph: Mapping[str, set[str]]) -> list[str]:
-    """Modules of which each imports the next, from one back to itself; empty if there is no such circle."""
+def import_cycle(graph: Mapping[str, set[str]]) -> list[str]:
+    """Modules of which each imports the next, from one back to itself; empty if there is none."""
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -182,8 +183,8 @@ def import_circle(graph: Mapping[str, set[str]]) -> list[str]:
     return []
 
 
-def test_no_imports_lead_in_a_circle():
-    assert import_circle(module_graph({module: imports_of(module) for module in MODULES})) == []
+def test_there_is_no_import_cycle():
+    assert import_cycle(module_graph({module: imports_of(module) for module in MODULES})) == []
 
 
 @pytest.mark.parametrize(
@@ -197,11 +198,11 @@ def test_no_imports_lead_in_a_circle():
         "importlib.import_module('p.a')",
     ],
 )
-def test_every_kind_of_import_can_close_a_circle(back: str):
+def test_every_kind_of_import_can_close_a_cycle(back: str):
     sources = {"p": "from p.a import f", "p.a": "from p.b import g\nimport torch", "p.b": "from p.c import h", "p.c": back}
-    circle = import_circle(module_graph({module: imported_names(source, "p") for module, source in sources.items()}))
-    assert sorted(circle[1:]) == ["p.a", "p.b", "p.c"] and circle[0] == circle[-1]
-    assert dict(zip(circle, circle[1:], strict=False)) == {"p.a": "p.b", "p.b": "p.c", "p.c": "p.a"}
+    cycle = import_cycle(module_graph({module: imported_names(source, "p") for module, source in sources.items()}))
+    assert sorted(cycle[1:]) == ["p.a", "p.b", "p.c"] and cycle[0] == cycle[-1]
+    assert dict(pairwise(cycle)) == {"p.a": "p.b", "p.b": "p.c", "p.c": "p.a"}
 
 
 def test_everything_below_the_optional_layers_imports_with_the_base_install():
