@@ -202,7 +202,7 @@ products = d_weights * saved.sorted_weights
         "common/exploration.py",
         "np.linspace(0, 1, n_envs)",
         "np.linspace(1, 0, n_envs)",
-        "common/test_files.py",
+        "common/test_exploration.py",
     ),
     # ------------------------------------------------------------ replay
     Mutant(

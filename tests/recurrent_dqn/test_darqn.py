@@ -13,6 +13,7 @@ from sb3_attn import DARQNPolicy, RecurrentDQN
 from sb3_attn.recurrent_dqn import darqn
 from sb3_attn.recurrent_dqn.darqn import AttentionLSTMCore
 from tests.helpers.environments import Counter
+from tests.helpers.masks import ALONE, MASK_KEYS, REAL, SPACE, B, FiniteUnits, N, batch, check_training_and_loading
 
 RGB = spaces.Box(0, 255, (3, 64, 64), np.uint8)
 ENTITIES = spaces.Box(-1.0, 1.0, (6, 3), np.float32)
@@ -154,3 +155,40 @@ def test_an_unknown_selection_is_refused():
 def test_regions_that_do_not_divide_the_input_are_refused():
     with pytest.raises(ValueError, match="n_regions=5 does not divide the 12 inputs"):
         AttentionLSTMCore(12, 5)
+
+
+# ---------------------------------------------------------------- masks
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_a_memory_that_attends_takes_masks(selection, tmp_path):
+    policy_kwargs = dict(features_extractor_kwargs=dict(mask_keys=MASK_KEYS), core_kwargs=dict(selection=selection, **SMALL))
+    lengths = dict(trace_length=3, burn_in_length=2, batch_size=4, learning_starts=8, buffer_size=100)
+    model = RecurrentDQN(DARQNPolicy, FiniteUnits(), policy_kwargs=policy_kwargs, device="cpu", seed=0, **lengths)
+    check_training_and_loading(model, tmp_path)
+
+
+@pytest.mark.parametrize("space", [SPACE, ALONE], ids=["with others", "alone"])
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_a_memory_never_looks_at_padding(selection, space):
+    """Nor in training mode, where regions are drawn."""
+    policy = DARQNPolicy(
+        space,
+        spaces.Discrete(2),
+        lambda _: 1e-3,
+        features_extractor_kwargs=dict(mask_keys=MASK_KEYS),
+        core_kwargs=dict(selection=selection, **SMALL),
+    )
+    network, observations, results = policy.q_net.train(), batch(space), []
+    for content in (0.0, float("nan")):
+        units = th.where(REAL.unsqueeze(-1), observations["units"], content)
+        inputs = network.features_extractor({**observations, "units": units})
+        th.manual_seed(0)
+        outputs, state = network.core(inputs, network.initial_state(B))
+        _, weights = network.core.attend(inputs, state)
+        network.zero_grad()
+        (outputs.sum() + network.core.surrogate_loss(th.arange(float(B)), state)).backward()
+        gradients = [parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None]
+        results.append([outputs, state.log_probability, weights, *gradients])
+    assert all(map(th.equal, *results)) and all(tensor.isfinite().all() for tensor in results[0])
+    assert (weights[:, 0, -N:][~REAL] == 0).all()

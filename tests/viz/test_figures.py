@@ -12,6 +12,7 @@ imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
 
 from stable_baselines3 import DQN
 
+from sb3_attn import SoftAttentionPolicy
 from sb3_attn.viz import (
     attention_maps,
     attention_video,
@@ -25,7 +26,9 @@ from sb3_attn.viz import (
 )
 from sb3_attn.viz.figures import image_parts, observed_image
 from sb3_attn.viz.projection import overlay
+from sb3_attn.viz.sources import token_parts
 from tests.helpers.attention import LENGTH, make_env, make_model
+from tests.helpers.masks import MASK_KEYS, Units
 
 
 @pytest.fixture(scope="module", params=["image", "vector", "dict"])
@@ -132,3 +135,19 @@ def test_no_figure_of_pyplot_is_opened(image_episode):
     curves_figure(image_episode.recorded_weights[0])
     if "matplotlib.pyplot" in sys.modules:
         assert not sys.modules["matplotlib.pyplot"].get_fignums()
+
+
+def test_pictures_of_a_model_with_masks():
+    policy_kwargs = dict(features_extractor_kwargs=dict(features_dim=16, mask_keys=MASK_KEYS))
+    model = DQN(SoftAttentionPolicy, Units(), policy_kwargs=policy_kwargs, buffer_size=10, device="cpu", seed=0)
+    tokenizer = model.q_net.features_extractor.tokenizer
+    parts = token_parts(tokenizer, model.observation_space)
+    assert [(part.key, part.kind, part.start, part.stop) for part in parts] == [
+        ("self", "entry", 0, 2),
+        ("units", "entity", 2, 7),
+    ]
+    episode = record_episode(model, Units())
+    (recorded,) = episode.recorded_weights
+    assert recorded.weights.shape == (4, 1, 7) and np.isfinite(recorded.entropy).all()
+    assert (recorded.weights[:, 0, 2:][episode.observations["units_mask"] == 0] == 0).all()
+    tokens_figure(recorded)
