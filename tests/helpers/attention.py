@@ -22,7 +22,7 @@ SPACES = {
 EXTRACTOR_KWARGS = dict(features_dim=8, n_heads=2, attention_size=8, trunk=[(4, 16, 12)], temperature=0.3)
 
 
-class Walk(gym.Env):
+class Rendered(gym.Env):
     """Random observations for some steps; the reward is 10 times the number of the step."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 7}
@@ -48,7 +48,7 @@ class Walk(gym.Env):
 
 
 def make_env(kind: str, n_envs: int = 1, normalize: bool = False, n_stack: int = 1) -> VecEnv:
-    env: VecEnv = DummyVecEnv([lambda: Walk(kind) for _ in range(n_envs)])
+    env: VecEnv = DummyVecEnv([lambda: Rendered(kind) for _ in range(n_envs)])
     env.seed(0)
     if kind in ("image", "dict"):
         env = VecTransposeImage(env)

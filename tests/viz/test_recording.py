@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 from sb3_attn import HardAttentionExtractor, RecurrentDQN, SelfAttentionExtractor
 from sb3_attn.viz import SOURCES, TokenPart, WeightSource, find_sources, record_episode
 from sb3_attn.viz.sources import acting_network, features_extractor
-from tests.helpers.attention import ALGORITHMS, LENGTH, Walk, make_darqn, make_env, make_model
+from tests.helpers.attention import ALGORITHMS, LENGTH, Rendered, make_darqn, make_env, make_model
 
 #: Dividing an image by 255 leaves the weights of an untrained network all alike, so they are scaled up
 SCALE = 20.0
@@ -106,7 +106,7 @@ def test_an_environment_may_write_over_its_observations():
 
 def test_an_environment_without_wrappers_is_wrapped():
     model = make_model(DQN, make_env("image"))
-    assert record_episode(model, Walk("image"), n_steps=2).observations.shape == (2, 3, 64, 64)
+    assert record_episode(model, Rendered("image"), n_steps=2).observations.shape == (2, 3, 64, 64)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
