@@ -90,7 +90,7 @@ def test_a_former_and_a_present_name_together_are_refused() -> None:
         ("TransformerMultiInputPolicy", "GTrXLPolicy"),
     ],
 )
-def test_former_names(former: str, present: str) -> None:
+def test_former_names_of_classes(former: str, present: str) -> None:
     assert getattr(sb3_attn, former).__name__ == present
 
 
@@ -114,6 +114,6 @@ def test_former_places_of_classes_in_pickles(former: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["NoSuchPolicy", "NoSuchMlpPolicy", "Policy", "NoSuchExtractor"])
-def test_other_names_do_not_exist(name: str) -> None:
+def test_names_that_never_existed_do_not_exist(name: str) -> None:
     with pytest.raises(AttributeError, match=f"'sb3_attn' has no attribute '{name}'"):
         getattr(sb3_attn, name)

@@ -90,10 +90,11 @@ def imports_of(module: str) -> set[str]:
 
 def layer_faults(module: str, names: set[str]) -> list[str]:
     """
-    Sentences about imports that break the layer rule; empty if there are none.
+    List the imports that break the layer rule.
 
     :param module: dotted name of the module
-    :param names: what it imports
+    :param names: the names that it imports
+    :return: a sentence for each
     """
     part = part_of(module)
     level = LEVELS.get(part, LOWEST_OPTIONAL_LEVEL)  # sb3_attn itself stands above all that need no optional package
@@ -161,7 +162,7 @@ def test_the_layer_rule_lets_lower_layers_through(module: str, source: str):
 
 def module_graph(imports: Mapping[str, set[str]]) -> dict[str, set[str]]:
     """
-    Which module imports which.
+    Draw the imports between modules.
 
     :param imports: the names that each module imports, by the module's name
     :return: the modules among them that each module imports. That Python imports the packages around a module before the
@@ -253,7 +254,7 @@ def code_lines(source: str) -> int:
 
 
 def length_faults(module: str, source: str) -> list[str]:
-    """Sentences about a module and its functions that are too long; empty if there are none."""
+    """List a module and those of its functions that are too long."""
     faults = []
     if (n_lines := code_lines(source)) > 350:
         faults.append(f"{module} has {n_lines} lines of code, more than 350")

@@ -1,4 +1,4 @@
-"""Tests of this folder that take ``make`` run with each algorithm: what one of them promises, the other does too."""
+"""Tests of this folder that take ``make`` run with each algorithm, since both make these promises."""
 
 import pytest
 

@@ -28,7 +28,7 @@ SWITCHED: list[dict[str, Any]] = [
     dict(policy_kwargs=dict(core="key_value", core_kwargs=dict(hidden_size=6, n_slots=4, context="mqn"))),
     dict(policy_kwargs=dict(core="gtrxl", core_kwargs=dict(hidden_size=8, n_heads=2, memory_length=3))),
 ]
-#: What a zip keeps, besides the parameters
+#: Attributes that a zip keeps, besides the parameters
 KEPT = [
     *("trace_length", "burn_in_length", "sequence_period", "n_steps", "td_lambda", "value_rescaling", "double_q"),
     *("prioritized_replay", "stored_state", "per_env_epsilons", "policy_kwargs", "num_timesteps", "_n_updates"),
@@ -117,7 +117,7 @@ def test_a_model_can_be_loaded_without_room_for_a_window(make: Make, tmp_path: P
     assert with_env.predict(np.zeros((2, 3), np.float32))[0].shape == (2,)
 
 
-def test_what_is_saved_can_be_chosen(make: Make, tmp_path: Path) -> None:
+def test_attributes_can_be_left_out_of_a_zip(make: Make, tmp_path: Path) -> None:
     model = make(gamma=0.5, value_rescaling=False, max_grad_norm=3.0)
     model.save(tmp_path / "model", exclude=["gamma"])
     assert "gamma" not in load_from_zip_file(tmp_path / "model")[0]

@@ -34,7 +34,7 @@ class Threads(ThreadPoolExecutor):
 
 
 class Toy:
-    """A benchmark that says which of its runs were done."""
+    """A benchmark that records which of its runs were done."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         self.done: list[tuple[str, int]] = []
@@ -55,7 +55,7 @@ class Toy:
             yield {"name": name, "scores": each(values(runs, "score"), "d")}
 
     def run(self, *arguments: str) -> list[tuple[str, int]]:
-        """What was done, in its order."""
+        """Variant and seed of the runs done, in their order."""
         self.done.clear()
         runner.main(["cores", "--out", str(self.folder), "--logs", str(self.folder), *arguments])
         return self.done.copy()
@@ -131,13 +131,13 @@ def test_a_pattern_without_a_match_names_the_variants(toy: Toy, capsys: pytest.C
     assert "no variant matches c*; there are a; b." in capsys.readouterr().out
 
 
-def test_without_a_name_they_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_name_the_benchmarks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     runner.main([])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines if line.startswith("  ")] == NAMES
 
 
-def test_arguments() -> None:
+def test_groups_and_quick_select_names_seeds_and_scale() -> None:
     assert runner.parse(["speed"]).names == list(GROUPS["speed"])
     quick = runner.parse(["--quick"])
     assert (quick.names, quick.seeds) == (NAMES, 1) and quick.scale < 1
@@ -159,7 +159,7 @@ def test_settings_are_the_same_after_they_were_in_the_file(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_kept_can_be_reported(name: str, tmp_path: Path) -> None:
+def test_the_results_of_every_benchmark_can_be_reported(name: str, tmp_path: Path) -> None:
     runs = runner.read(FOLDER / "results" / f"{name}.json")
     assert {run.variant for run in runs} <= load(name).settings(Options()).keys()
     report = runner.report(name, runs, Options(), tmp_path)
@@ -174,7 +174,7 @@ def test_numbers_of_steps_at_a_scale() -> None:
     assert Options(0.001).scaled(100, multiple_of=4) == 4
 
 
-def test_a_table() -> None:
+def test_a_table_has_a_column_for_each_key() -> None:
     assert table(iter([{"x": "1", "y": "2"}])) == "| x | y |\n| --- | --- |\n| 1 | 2 |"
     assert each([1.0, None, 0.5]) == "1.00, -, 0.50"
     runs = [Run("a", seed, {}, {}, {"times": {"ours": seed}}) for seed in range(2)]

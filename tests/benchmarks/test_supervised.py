@@ -44,7 +44,7 @@ def test_the_threshold_has_to_be_held() -> None:
     assert not held([GOOD] * (N_HELD - 1) + [THRESHOLD]), "at the threshold is not below it"
 
 
-def test_it_is_reached_at_the_first_of_the_evaluations_that_held_it() -> None:
+def test_the_threshold_is_reached_at_the_first_of_the_evaluations_that_held_it() -> None:
     errors = [BAD, GOOD, BAD] + [GOOD] * N_HELD
     times = [float(i) for i in range(len(errors))]
     curve = {"errors": errors, "seconds": times, "sequences": [100 * time for time in times]}

@@ -197,7 +197,7 @@ def test_bad_options_are_refused_in_the_constructor(kwargs: dict[str, Any], mess
 
 
 @pytest.mark.ray
-def test_callbacks_and_files(cluster: None, tmp_path: Path) -> None:
+def test_evaluation_checkpoints_and_zips_work_on_ray(cluster: None, tmp_path: Path) -> None:
     model = make_r2d2_on_ray(backend_kwargs=dict(cpus_per_actor=0.5))
     evaluation = EvalCallback(make_vec_env("MemoryChain-v0"), eval_freq=200, n_eval_episodes=2, verbose=0)
     model.learn(1000, callback=[evaluation, CheckpointCallback(200, str(tmp_path))])

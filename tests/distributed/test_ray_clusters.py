@@ -15,7 +15,7 @@ from tests.helpers.models import make_r2d2_on_ray
 
 
 @pytest.mark.ray
-def test_it_ends_in_order_on_sigterm(tmp_path: Path) -> None:
+def test_learning_on_ray_ends_with_a_checkpoint_on_sigterm(tmp_path: Path) -> None:
     code = f"""
 from stable_baselines3.common.callbacks import CheckpointCallback
 from tests.helpers.models import make_r2d2_on_ray

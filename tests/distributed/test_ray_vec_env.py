@@ -141,13 +141,13 @@ def assert_same_course(ours: VecEnv, theirs: VecEnv, steps: int) -> int:
 
 @pytest.mark.ray
 @pytest.mark.parametrize(("space", "envs_per_actor"), [("box", 1), ("box", 9), *((space, 2) for space in SPACES)])
-def test_the_same_as_in_one_process(space: str, envs_per_actor: int, cluster: None) -> None:
+def test_actors_return_what_a_dummy_vec_env_returns(space: str, envs_per_actor: int, cluster: None) -> None:
     with opened(env_fns(space), envs_per_actor) as env:
         assert assert_same_course(env, DummyVecEnv(env_fns(space)), steps=60) > 20
 
 
 @pytest.mark.ray
-def test_truncations_are_reported(cluster: None) -> None:
+def test_truncations_are_reported_as_in_one_process(cluster: None) -> None:
     fns = [partial(gym.make, "CartPole-v1", max_episode_steps=12) for _ in range(3)]
     with opened(fns) as env:
         assert assert_same_course(env, DummyVecEnv(fns), steps=200) > 20
@@ -183,13 +183,13 @@ def test_attributes_that_are_missing_or_cannot_be_sent(env: RayVecEnv) -> None:
 
 
 @pytest.mark.ray
-def test_wrappers_are_seen(cluster: None) -> None:
+def test_env_is_wrapped_finds_wrappers_in_actors(cluster: None) -> None:
     with opened([Random, lambda: Monitor(Random())], envs_per_actor=1) as env:
         assert env.env_is_wrapped(Monitor) == [False, True]
 
 
 @pytest.mark.ray
-def test_images(env: RayVecEnv) -> None:
+def test_images_are_those_of_the_environments(env: RayVecEnv) -> None:
     assert env.render_mode == "rgb_array"
     assert_equal(list(env.get_images()), [np.full((4, 4, 3), index, np.uint8) for index in range(5)])
     assert_equal(env.render(), DummyVecEnv(env_fns()).render())
@@ -258,7 +258,7 @@ def test_an_algorithm_trains_on_it(algorithm: type, cluster: None) -> None:
 
 
 @pytest.mark.ray
-def test_more_actors_than_cpus_says_so_at_once(cluster: None) -> None:
+def test_more_actors_than_cpus_are_refused_at_once(cluster: None) -> None:
     with pytest.raises(ValueError, match=r"1000 actors with cpus_per_actor=1 need 1000 CPUs, and the Ray cluster at .* has"):
         RayVecEnv(env_fns(n_envs=1000))
 

@@ -96,7 +96,7 @@ class TestWithMiniGrid:
 
         assert walk(1) == walk(1) != walk(2)
 
-    def test_it_renders_for_videos(self) -> None:
+    def test_the_task_renders_for_videos(self) -> None:
         env = gym.make(ENV_ID, render_mode="rgb_array")
         env.reset(seed=0)
         assert env.render().shape == (256, 256, 3)

@@ -70,7 +70,7 @@ def run(folder: Path, *arguments: str) -> tuple[float, ...]:
     return tuple(float(share) for share in found.groups())
 
 
-def test_a_short_run(tmp_path: Path) -> None:
+def test_a_short_run_of_the_example(tmp_path: Path) -> None:
     shares = run(tmp_path, "--steps", "1200", "--episodes", "4")
     assert all(0 <= share <= 1 for share in shares)
 

@@ -39,7 +39,7 @@ def test_scores_and_learning_curve_of_a_run(demo: dict[str, Any], tmp_path: Path
 
 @pytest.mark.learning
 @pytest.mark.parametrize("seed", range(3))
-def test_demo_solves_its_task(tmp_path: Path, seed: int) -> None:
+def test_the_demo_solves_its_task(tmp_path: Path, seed: int) -> None:
     command = [sys.executable, str(DEMO), "--seed", str(seed), "--folder", str(tmp_path)]
     output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600).stdout
     trained, state_zeroed, ceiling = (float(score) for score in re.findall(r"│\s+(-?\d\.\d\d)", output))

@@ -190,7 +190,7 @@ def test_a_token_can_be_the_query(index):
 
 @pytest.mark.parametrize("extractor_class", EXTRACTORS)
 @pytest.mark.parametrize("algorithm", [DQN, QRDQN, PPO, SAC, RecurrentDQN])
-def test_every_algorithm_learns_with_them(algorithm, extractor_class, tmp_path):
+def test_every_algorithm_learns_with_attention_extractors(algorithm, extractor_class, tmp_path):
     actions = spaces.Box(-1.0, 1.0, (2,)) if algorithm is SAC else spaces.Discrete(4)
     env = Bandit(ENTITIES, actions)
     kwargs = dict(n_steps=8, batch_size=8) if algorithm is PPO else dict(learning_starts=8, buffer_size=100)

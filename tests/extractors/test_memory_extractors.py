@@ -140,7 +140,7 @@ def test_gymnasium_stacks_frames_on_an_axis_of_their_own(kind):
     batch = {k: v[None] for k, v in observation.items()} if kind == "dict" else observation[None]
     for tensor in extractor.frames(tensors(batch, env.observation_space)).values():
         assert tensor.flatten(1)[:, 0].tolist() == [0, 0, 1, 2]
-    # What gymnasium stacks on a new axis, VecFrameStack stacks on the last one: the features are the same
+    # Gymnasium stacks on a new axis and VecFrameStack on the last one; the features are the same
     stacked = VecFrameStack(DummyVecEnv([lambda: Marked(space)]), 4)
     other = MemoryExtractor(stacked.observation_space, n_stack=4, core=SumCore)
     other.load_state_dict(extractor.state_dict())
@@ -257,7 +257,7 @@ def test_features_depend_on_nothing_but_the_observation():
 
 @pytest.mark.parametrize("extractor_class", [MemoryExtractor, *EXTRACTORS])
 @pytest.mark.parametrize("algorithm", [DQN, QRDQN, PPO, RecurrentDQN])
-def test_every_algorithm_learns_with_them(algorithm, extractor_class, tmp_path):
+def test_every_algorithm_learns_with_memory_extractors(algorithm, extractor_class, tmp_path):
     env = vec_env()
     kwargs = dict(n_steps=8, batch_size=8, n_epochs=1) if algorithm is PPO else dict(learning_starts=8, buffer_size=100)
     policy_kwargs = dict(features_extractor_class=extractor_class, features_extractor_kwargs=dict(frame_size=16))

@@ -1,1 +1,1 @@
-"""What the tests of several folders share."""
+"""Environments, models, callbacks and oracles that several test folders share."""

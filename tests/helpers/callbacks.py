@@ -7,7 +7,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 
 class StepRecorder(BaseCallback):
-    """Records what a callback of SB3 is told at each step."""
+    """Records the locals that callbacks of SB3 see at each step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class StepRecorder(BaseCallback):
 
 
 class ActingRecorder(BaseCallback):
-    """Records what RecurrentDQN saw, remembered and did at each step, before the step is stored."""
+    """Records observations, memory and actions of RecurrentDQN at each step, before the step is stored."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -126,7 +126,7 @@ class EpisodePlayer:
         assert (starts % buffer.sequence_period == 0).all()
 
         codes = first + time[:, :, None] * np.array([0.0, 0.0, 1.0])
-        # What comes after a terminal step has no value, so it may be anything
+        # The observation after a terminal step has no value, so it may be anything
         matters = time < lengths + 1 - (terminated & reaches_the_end)
         np.testing.assert_array_equal(observations[matters], codes[matters])
         codes = codes[:-1]
@@ -160,7 +160,7 @@ def make_buffer(buffer_size=200, n_envs=1, buffer_class=SequenceReplayBuffer, **
 
 
 def play(buffer, lengths, n_steps=None, truncate=0.5) -> EpisodePlayer:
-    """Play episodes of the given lengths, one after the other in every environment, then (unless ``n_steps`` ends it) stop."""
+    """Play episodes of the given lengths, one after the other in every environment, or only ``n_steps`` of them."""
     plan = iter([length for length in lengths for _ in range(buffer.n_envs)])
     player = EpisodePlayer(buffer, lambda: next(plan, 10**6), truncate)
     for _ in range(sum(lengths) if n_steps is None else n_steps):

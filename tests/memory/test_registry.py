@@ -37,7 +37,7 @@ def test_make_core_refuses_what_is_not_a_core_class(core):
 @pytest.mark.parametrize(
     ("name", "core_class"), [("LSTM", LSTMCore), ("transformer", GTrXLCore), ("gated_transformer", GTrXLCore)]
 )
-def test_other_names_of_a_core(name, core_class):
+def test_other_names_of_a_core_find_the_same_class(name, core_class):
     assert get_core_class(name) is core_class and type(make_core(name, 3)) is core_class
 
 

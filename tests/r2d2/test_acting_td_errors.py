@@ -54,13 +54,13 @@ def test_errors_equal_their_definition(shape: tuple[int, int], returns: dict[str
 
 
 @pytest.mark.parametrize("p_end", [0.0, 1.0])
-def test_no_episode_ends_or_each_step_is_one(p_end: float) -> None:
+def test_errors_where_no_step_or_every_step_ends_an_episode(p_end: float) -> None:
     args = made_up(9, 2, seed=0, p_end=p_end)
     errors = acting_td_errors(*args, n_steps=4)
     np.testing.assert_allclose(errors, slow_td_errors(*args, n_steps=4), rtol=1e-5, atol=1e-5)
 
 
-def test_environments_do_not_mix() -> None:
+def test_errors_of_environments_do_not_mix() -> None:
     """The last step of one does not continue in the first step of the next, although that starts no episode."""
     args = made_up(6, 3, seed=1, p_end=0.0)
     args[-1][:] = False
@@ -70,7 +70,7 @@ def test_environments_do_not_mix() -> None:
         np.testing.assert_array_equal(together[:, k : k + 1], alone)
 
 
-def test_the_arguments_stay_as_they_are() -> None:
+def test_the_arguments_of_acting_td_errors_are_not_changed() -> None:
     args = made_up(6, 3, seed=2)
     copies = [array.copy() for array in args]
     acting_td_errors(*args, n_steps=3, value_rescaling=True)
@@ -79,7 +79,7 @@ def test_the_arguments_stay_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("returns", [dict(value_rescaling=False), dict(n_steps=1, td_lambda=0.6), dict(n_steps=3)], ids=str)
-def test_an_actor_computes_them_from_the_values_it_acted_on(returns: dict[str, Any]) -> None:
+def test_an_actor_computes_errors_from_the_values_it_acted_on(returns: dict[str, Any]) -> None:
     """Oracle: the network, the environments and the returns, all step by step."""
     model = make_r2d2(n_actors=2, envs_per_actor=3, **returns)
     actor = make_actor(model, index=1)

@@ -158,7 +158,7 @@ def test_trajectories_may_be_single_steps() -> None:
     model.replay_buffer.check_valid()
 
 
-def test_whole_episodes_are_windows() -> None:
+def test_every_finished_episode_is_a_window_when_episodes_are_taken_whole() -> None:
     model = make_r2d2(n_actors=1, trace_length=None, burn_in_length=0, sequence_period=None).learn(80)
     buffer = model.replay_buffer
     lengths = buffer.window_lengths[buffer.window_lengths > 0]

@@ -1,4 +1,4 @@
-"""What one learn() holds open: every step is accounted for, and the logs say how collection goes."""
+"""The collection of one learn(): every step is accounted for, and the logs report rates, fill and lag."""
 
 from collections import Counter
 from typing import Any
@@ -125,7 +125,7 @@ def logged(model: R2D2, steps: int = 100, **kwargs: Any) -> list[dict[str, Any]]
 
 
 @pytest.mark.parametrize("n_actors", [0, 2])
-def test_what_is_logged(n_actors: int) -> None:
+def test_the_logs_of_a_run(n_actors: int) -> None:
     model = make_r2d2(make_vec_env(Walk, 2), n_actors=n_actors)
     logs = logged(model, 200, log_interval=1)
     last = logs[-1]

@@ -279,7 +279,7 @@ def things(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ["lock", "file", "generator"])
 @pytest.mark.parametrize("as_factory", [True, False])
-def test_what_cannot_be_sent_is_refused_with_the_reason(name: str, as_factory: bool, tmp_path: Path) -> None:
+def test_an_environment_that_cannot_be_sent_is_refused_with_the_reason(name: str, as_factory: bool, tmp_path: Path) -> None:
     held = things(tmp_path)
     env = partial(Holding, held[name]) if as_factory else DummyVecEnv([lambda: Holding(held[name])])
     try:
@@ -292,6 +292,6 @@ def test_what_cannot_be_sent_is_refused_with_the_reason(name: str, as_factory: b
         held["file"].close()
 
 
-def test_a_copy_of_what_cannot_be_copied_is_refused() -> None:
+def test_an_environment_that_cannot_be_copied_is_refused() -> None:
     with pytest.raises(ValueError, match=r"env=.*Holding.* cannot be sent to actors: TypeError"):
         to_vec_env(Holding(threading.Lock()), 2)

@@ -54,7 +54,7 @@ def test_a_second_learn_has_new_random_numbers(reset_num_timesteps: bool, monkey
 
 
 def test_a_thread_can_learn() -> None:
-    """Where Python has no signal handlers."""
+    """In a thread Python cannot set signal handlers."""
     plain = make_r2d2(n_actors=1).learn(60)
     threaded = make_r2d2(n_actors=1)
     thread = threading.Thread(target=threaded.learn, args=(60,))

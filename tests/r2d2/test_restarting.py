@@ -129,7 +129,7 @@ def test_the_limit_names_the_environment_and_the_last_error(what: str) -> None:
     assert isinstance(raised.value.__cause__, ConnectionError)
 
 
-def test_no_restarts_at_all() -> None:
+def test_no_restart_is_allowed_with_a_limit_of_zero() -> None:
     env = RestartingEnv(Maker("step"), "it", max_restarts=0)
     env.reset()
     with pytest.raises(RuntimeError, match="it has failed again after 0 restarts"):

@@ -1,4 +1,4 @@
-"""What is special about saving and loading R2D2; the rest is tested for both algorithms in ``tests/algorithms``."""
+"""Saving and loading that R2D2 does differently; the rest is tested for both algorithms in ``tests/algorithms``."""
 
 from pathlib import Path
 

@@ -57,7 +57,7 @@ def exploring(model: Any, recorder: ActingRecorder) -> np.ndarray:
     return np.array(differ)
 
 
-def test_each_environment_tosses_its_own_coin() -> None:
+def test_each_environment_explores_on_its_own() -> None:
     model, recorder = acted(64 * 20, DummyVecEnv([ConstantObservation] * 64), buffer_size=64 * 20, target_update_interval=64)
     per_step = exploring(model, recorder).sum(axis=1)[1:]  # SB3 sets the first exploration rate after the first step
     assert len(per_step) == 19
@@ -172,7 +172,7 @@ def test_a_new_environment_begins_with_an_empty_memory() -> None:
     assert not any(field.any() for field in recorder.states[0])
 
 
-def test_learning_on_is_learning_in_one_go() -> None:
+def test_two_calls_of_learn_equal_one_of_twice_the_length() -> None:
     constant = dict(exploration_initial_eps=0.3, exploration_final_eps=0.3, prioritized_replay=True)
     once = make_rdqn(counters(2, length=7), **constant).learn(80)
     twice = make_rdqn(counters(2, length=7), **constant)
@@ -214,7 +214,7 @@ def test_previous_action_and_reward_are_the_same_in_acting_and_in_training() -> 
     ids=str,
 )
 def test_every_switch_of_acting_trains(switches: dict[str, Any]) -> None:
-    """Those that R2D2 has, too, are tested for both in ``tests/algorithms``."""
+    """The switches that R2D2 has too are tested for both in ``tests/algorithms``."""
     model = make_rdqn(counters(1 if "train_freq" in switches else 3), **switches)
     before = parameters(model)
     model.learn(90)

@@ -49,7 +49,7 @@ def test_the_context_is_chosen_by_the_last_output():
 
 @pytest.mark.parametrize("score", ["additive", "bilinear", "dot_product"])
 @pytest.mark.parametrize("selection", SELECTIONS)
-def test_weights_depend_on_the_memory(score, selection):
+def test_attention_depends_on_the_memory(score, selection):
     core = make_core(score=score, selection=selection).eval()
     inputs = th.randn(50, N_REGIONS * REGION_SIZE, dtype=th.float64)
     _, weights = core.attend(inputs, core.initial_state(50))
@@ -68,7 +68,7 @@ def test_the_policy_has_an_alias() -> None:
 
 @pytest.mark.parametrize("space", [RGB, ENTITIES, VECTOR, spaces.Dict(a=VECTOR, b=ENTITIES)], ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("selection", SELECTIONS)
-def test_it_trains_saves_and_loads(space, selection, tmp_path):
+def test_a_policy_that_attends_trains_saves_and_loads(space, selection, tmp_path):
     env = DummyVecEnv([lambda: Counter(space=space)])
     model = RecurrentDQN(
         DARQNPolicy,
@@ -139,7 +139,7 @@ def test_probabilities_of_paths_sum_to_one(monkeypatch):
 
 
 @pytest.mark.parametrize("selection", SELECTIONS)
-def test_evaluation_draws_nothing(selection):
+def test_evaluation_does_not_sample_regions(selection):
     core = make_core(selection=selection).eval()
     inputs = th.randn(5, 3, N_REGIONS * REGION_SIZE, dtype=th.float64)
     first, state = core.unroll(inputs, core.initial_state(3))

@@ -64,13 +64,13 @@ def test_the_default_layers() -> None:
 
 
 @pytest.mark.parametrize("core", ["lstm", "LSTM", LSTMCore])
-def test_the_size_of_an_lstm_by_the_name_that_sb3_contrib_gives_it(core: Any) -> None:
+def test_lstm_hidden_size_sets_the_size_as_in_sb3_contrib(core: Any) -> None:
     policy = make_rdqn(policy_kwargs=dict(core=core, core_kwargs=dict(forget_bias=2.0), lstm_hidden_size=9)).policy
     assert policy.q_net.core.output_size == 9
     assert policy._get_constructor_parameters()["core_kwargs"] == dict(forget_bias=2.0, hidden_size=9)
 
 
-def test_r2d2_takes_that_name_instead_of_its_own_default() -> None:
+def test_lstm_hidden_size_replaces_the_default_of_r2d2() -> None:
     policy_kwargs = dict(lstm_hidden_size=9, encoder_arch=[8], net_arch=[8])
     model = R2D2("MlpPolicy", counters(), buffer_size=1000, policy_kwargs=policy_kwargs, device="cpu")
     assert model.q_net.core.output_size == 9

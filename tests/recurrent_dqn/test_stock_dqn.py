@@ -48,18 +48,18 @@ def different_parameters(stock: DQN, ours: RecurrentDQN) -> list[str]:
 
 
 @pytest.mark.parametrize("buffer_size", [2000, 200], ids=["ring not full", "ring wrapped twice"])
-def test_reproduces_dqn_bit_for_bit(buffer_size: int) -> None:
+def test_recurrent_dqn_reproduces_dqn_bit_for_bit(buffer_size: int) -> None:
     stock, ours = train_both(450, buffer_size=buffer_size)
     assert ours.replay_buffer.full[0] == stock.replay_buffer.full == (buffer_size == 200)
     assert different_parameters(stock, ours) == []
 
 
-def test_reproduces_dqn_with_several_gradient_steps_and_soft_targets() -> None:
+def test_recurrent_dqn_reproduces_several_gradient_steps_and_soft_targets() -> None:
     changes = dict(buffer_size=300, gradient_steps=2, tau=0.1, target_update_interval=4, gamma=0.9, max_grad_norm=1)
     assert different_parameters(*train_both(300, **changes)) == []
 
 
 @pytest.mark.parametrize("change", [dict(double_q=True), dict(trace_length=2), dict(td_lambda=0.8, trace_length=4)], ids=str)
-def test_each_extra_makes_a_difference(change: dict) -> None:
-    """Or else the comparison above would prove nothing."""
+def test_each_extra_of_recurrent_dqn_makes_a_difference(change: dict) -> None:
+    """So the comparison with DQN would notice if one were on."""
     assert different_parameters(*train_both(400, buffer_size=300, **change))

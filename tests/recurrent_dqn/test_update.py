@@ -259,7 +259,7 @@ def test_targets_are_pinned_by_double_q(monkeypatch: pytest.MonkeyPatch) -> None
         th.testing.assert_close(targets[batch.mask], expected[batch.mask])
 
 
-def test_dropout_would_be_on_in_training_and_off_in_acting() -> None:
+def test_modules_are_in_training_mode_only_during_an_update() -> None:
     modes = set()
     model = make_rdqn()
     model.q_net.encoder.register_forward_pre_hook(lambda encoder, inputs: modes.add((len(inputs[0]) == 1, encoder.training)))

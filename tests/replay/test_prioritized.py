@@ -59,7 +59,7 @@ def test_importance_weights_follow_from_the_priorities(exponent):
     assert batch.importance_weights.shape == (20,) and len(set(batch.indices)) > 1
 
 
-def test_windows_of_which_nothing_is_known_weigh_the_same():
+def test_windows_without_a_priority_are_equally_likely():
     buffer, _ = filled()
     assert (buffer.sample(20).importance_weights == 1).all()
     np.testing.assert_allclose(frequencies(buffer), shares(np.ones(N_WINDOWS)), atol=0.01)
@@ -142,13 +142,13 @@ def test_exponents_out_of_range_are_refused(name, value):
         filled(**{name: value})
 
 
-def test_lengths_are_checked_here_too():
+def test_the_prioritized_buffer_checks_its_lengths_too():
     with pytest.raises(ValueError, match="trace_length=0"):
         PrioritizedSequenceReplayBuffer(8, OBSERVATION_SPACE, ACTION_SPACE, "cpu", trace_length=0)
 
 
 @pytest.mark.parametrize("value", [-1.0, np.nan, np.inf])
-def test_priorities_that_are_no_priorities_are_refused(value):
+def test_negative_and_non_finite_priorities_are_refused(value):
     buffer, _ = filled()
     with pytest.raises(ValueError, match="must be finite and at least 0"):
         buffer.update_priorities(one_of_each(buffer), np.array([value] + [1.0] * (N_WINDOWS - 1)))

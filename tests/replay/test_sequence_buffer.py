@@ -39,7 +39,7 @@ def random_lengths(rng: np.random.Generator) -> dict:
 
 @pytest.mark.parametrize("buffer_class", [SequenceReplayBuffer, PrioritizedSequenceReplayBuffer])
 @pytest.mark.parametrize("seed", range(16))
-def test_nothing_breaks_when_the_ring_is_overwritten(seed, buffer_class):
+def test_windows_stay_whole_when_the_ring_is_overwritten(seed, buffer_class):
     """Random lengths, environments, ends and seams: after every step the windows are just those that lie whole in the ring."""
     rng = np.random.default_rng(seed)
     lengths = random_lengths(rng) if seed % 5 else {}  # now and then whole episodes
@@ -138,7 +138,7 @@ def test_short_episodes_do_not_use_up_the_room_for_states():
     assert {(0, 0, 8, 8), (0, 0, 16, 2)} <= player.sampled_windows()
 
 
-def test_without_a_stored_state_there_is_none():
+def test_batches_have_no_core_state_without_stored_state():
     buffer = make_buffer(trace_length=4, burn_in_length=2, stored_state=False)
     player = play(buffer, [11, 3])
     player.sampled_windows()
@@ -159,7 +159,7 @@ def test_whole_episodes_are_one_window_each():
     assert player.sampled_windows() == {(0, 0, 0, 1), (0, 1, 0, 30), (0, 2, 0, 7), (0, 3, 0, 62)}
 
 
-def test_an_open_episode_is_no_window_when_episodes_are_taken_whole():
+def test_an_open_episode_is_not_a_window_when_episodes_are_taken_whole():
     buffer = make_buffer(100, trace_length=None)
     player = play(buffer, [7, 50], n_steps=56)
     assert player.sampled_windows() == {(0, 0, 0, 7)}

@@ -54,7 +54,7 @@ def test_bad_arguments_and_models_without_attention_are_refused():
 
 
 @pytest.mark.parametrize("extractor", [DNCExtractor, GTrXLExtractor])
-def test_memories_over_frames(extractor, tmp_path):
+def test_memories_over_frames_are_drawn_and_measured(extractor, tmp_path):
     kwargs = dict(features_extractor_class=extractor, features_extractor_kwargs=dict(n_stack=2))
     env = make_env("vector", n_stack=2)
     model = DQN("MlpPolicy", env, policy_kwargs=kwargs, buffer_size=100, device="cpu", tensorboard_log=str(tmp_path))

@@ -103,7 +103,7 @@ def test_other_video_formats_are_refused(tmp_path):
         write_video(tmp_path / "video.avi", [])
 
 
-def test_curves_and_tokens(episode, tmp_path):
+def test_curves_and_tokens_show_the_recorded_weights(episode, tmp_path):
     recorded = episode.recorded_weights[0]
     curves = curves_figure(recorded)
     upper, lower = curves.axes

@@ -16,7 +16,7 @@ from tests.helpers.attention import ALGORITHMS, make_env, make_model
 
 @pytest.mark.parametrize("fill", ["mean", "grey", 7])
 @pytest.mark.parametrize("algorithm", [DQN, PPO])
-def test_saliency_is_what_the_loop_says(algorithm, fill):
+def test_saliency_equals_a_slow_loop(algorithm, fill):
     model = make_model(algorithm, make_env("image"), FlattenExtractor)
     observation = make_env("image").reset()[0]
     saliency = occlusion_saliency(model, observation, patch_size=24, stride=16, fill=fill, batch_size=3)

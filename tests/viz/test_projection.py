@@ -32,7 +32,7 @@ def pixel_map_by_loop(weights, grid, size, stride, height, width, mean):
     [("nature", (84, 84)), ("nature", (64, 40)), ("patches", (64, 64)), ([(2, 5, 3)], (20, 31)), ([(2, 2, 5)], (20, 18))],
     ids=str,
 )
-def test_a_map_is_what_the_loop_says(trunk, size, reduce):
+def test_a_map_equals_a_slow_loop(trunk, size, reduce):
     tokenizer = ImageTokenizer(spaces.Box(0, 255, (1, *size), np.uint8), trunk=trunk)
     weights = np.random.default_rng(0).random((2, 3, tokenizer.n_tokens))
     maps = pixel_map(weights, tokenizer.grid, tokenizer.receptive_field, size, reduce)

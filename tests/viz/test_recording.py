@@ -68,7 +68,7 @@ def test_actions_are_those_that_the_model_predicts(algorithm):
 
 
 @pytest.mark.parametrize("kind", ["image", "vector", "dict"])
-def test_wrapped_environments(kind):
+def test_wrapped_environments_are_recorded(kind):
     env = make_env(kind, normalize=True, n_stack=2)
     model = make_model(DQN, env)
     normalize = env.venv
@@ -201,7 +201,7 @@ def test_entropy_and_peak():
     np.testing.assert_array_equal(recorded.entropy, 0)  # 0 ln 0 is 0
 
 
-def test_saved_weights(tmp_path):
+def test_a_saved_episode_has_weights_tokens_and_receptive_fields(tmp_path):
     model = make_model(DQN, make_env("dict"))
     episode = record_episode(model, make_env("dict"))
     episode.save(tmp_path / "episode.npz")

@@ -242,7 +242,7 @@ def test_last_steps_become_steps_of_the_episode(n_steps, n_tokens, newest):
     np.testing.assert_array_equal(recorded.n_reachable, available)
 
 
-def test_where_steps_of_the_episode_cannot_be_drawn_the_tokens_are():
+def test_tokens_are_drawn_where_steps_of_the_episode_cannot_be():
     part = TokenPart(None, "step", 0, 3, newest_age=1)
     many = RecordedWeights("reads", np.zeros((13, 1, 3)), (part,))
     before_the_start = RecordedWeights("reads", np.full((2, 1, 3), 1 / 3), (part,))

@@ -97,7 +97,7 @@ def test_argv_is_restored(programs) -> None:
 
 
 def test_programs_started_by_programs_are_ours() -> None:
-    # What RL Zoo's record_training and benchmark start
+    # As RL Zoo's record_training and benchmark start them
     ours = [sys.executable, "-m", "sb3_attn.zoo"]
     assert cli.our_command(["python", "-m", "rl_zoo3.record_video", "--seed", "0"]) == [
         *ours,

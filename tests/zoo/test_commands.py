@@ -38,7 +38,7 @@ def test_the_zip_loads_and_is_evaluated_by_sb3(training_run: TrainingRun) -> Non
     assert -1 <= mean <= 1
 
 
-def test_enjoy(training_run: TrainingRun) -> None:
+def test_enjoy_plays_the_trained_agent(training_run: TrainingRun) -> None:
     output = run_module("enjoy", *AGENT, "--no-render", "-n", "80", cwd=training_run.root)
     assert "Mean reward" in output
 
@@ -90,7 +90,7 @@ def test_r2d2_trains_is_shown_and_goes_on(n_actors: int, tmp_path: Path, capsys)
     assert after._n_updates > before._n_updates > 0
 
 
-def test_record_video(training_run: TrainingRun, tmp_path: Path) -> None:
+def test_record_video_writes_a_video(training_run: TrainingRun, tmp_path: Path) -> None:
     run_module("record-video", *AGENT, "-n", "10", "-o", str(tmp_path), cwd=training_run.root)
     (video,) = tmp_path.glob("final-model-rdqn-*.mp4")
     assert video.read_bytes()[4:8] == b"ftyp"
@@ -114,7 +114,7 @@ def test_benchmark_and_its_subprocesses(training_run: TrainingRun, tmp_path: Pat
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
-def test_optimize(algo: str, tmp_path: Path, monkeypatch) -> None:
+def test_optimize_finds_parameters_that_train_again(algo: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     agent = ("--algo", algo, "--env", ENV_ID)
     arguments = [
