@@ -35,6 +35,7 @@ def test_scores_and_learning_curve_of_a_run(demo: dict[str, Any], tmp_path: Path
     assert re.search(r"without memory\D+0\.00", table)
     demo["plot"](tmp_path, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes()[1:4] == b"PNG"
+    demo["plt"].close("all")  # other tests look at what pyplot has open
 
 
 @pytest.mark.learning
