@@ -1,12 +1,11 @@
 """Figures and videos: their files can be read, they have titles and labels, and they show the right data."""
 
-import sys
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
-pytest.importorskip("matplotlib")
+plt = pytest.importorskip("matplotlib.pyplot")
 imageio = pytest.importorskip("imageio.v2")
 imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
 
@@ -132,9 +131,9 @@ def test_overlays_have_a_row_for_each_picture():
 
 
 def test_no_figure_of_pyplot_is_opened(image_episode):
+    before = plt.get_fignums()  # other tests in this process may have opened some
     curves_figure(image_episode.recorded_weights[0])
-    if "matplotlib.pyplot" in sys.modules:
-        assert not sys.modules["matplotlib.pyplot"].get_fignums()
+    assert plt.get_fignums() == before
 
 
 def test_pictures_of_a_model_with_masks():
