@@ -38,19 +38,16 @@ def check_finite(owner: nn.Module, **numbers: float) -> None:
 
 
 class WeightsInfo(NamedTuple):
-    """
-    The meaning of one entry of ``MemoryCore.memory_weights``, for pictures.
+    """The meaning of one entry of ``MemoryCore.memory_weights``, for pictures."""
 
-    :param is_distribution: whether the weights of each head are distributed over the slots, so that they sum to at most 1.
-        Otherwise each slot has a value of its own, such as the DNC's usage
-    :param newest_age: if the slots are the last steps, oldest first: the age of the last slot in steps, 0 being the current
-        step. ``None`` if they are the places of an external memory
-    :param pair_label: if there is one weight for each pair of slots ``[B, N, N]`` instead of one for each head and slot: the
-        name of the last axis relative to the one before it, such as ``"slot written before"``. ``None`` otherwise
-    """
-
+    #: Whether the weights of each head are distributed over the slots, so that they sum to at most 1. Otherwise each slot has
+    #: a value of its own, such as the DNC's usage
     is_distribution: bool = True
+    #: If the slots are the last steps, oldest first: the age of the last slot in steps, 0 being the current step. ``None`` if
+    #: they are the places of an external memory
     newest_age: int | None = None
+    #: If there is one weight for each pair of slots ``[B, N, N]`` instead of one for each head and slot: the name of the last
+    #: axis relative to the one before it, such as ``"slot written before"``. ``None`` otherwise
     pair_label: str | None = None
 
 
