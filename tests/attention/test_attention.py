@@ -21,11 +21,6 @@ B, N, D, Q = 3, 6, 5, 4
 QUERIED = ("bilinear", "dot_product")
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    th.manual_seed(0)
-
-
 def make(kind: type[SoftAttention] = SoftAttention, score: str = "additive", **kwargs) -> SoftAttention:
     query_size = kwargs.pop("query_size", Q if score in QUERIED else None)
     return kind(D, score, query_size, attention_size=7, **kwargs).double()

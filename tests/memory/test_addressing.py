@@ -10,11 +10,6 @@ BATCH, HEADS, SLOTS, WORD = 3, 2, 7, 4
 TOLERANCE = dict(rtol=1e-12, atol=1e-14)
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    th.manual_seed(0)
-
-
 def normal(*shape: int) -> th.Tensor:
     return th.randn(*shape, dtype=th.float64)
 

@@ -14,11 +14,6 @@ from sb3_attn.memory.external.core import ExternalMemoryCore
 INPUT, BATCH, TIME = 5, 2, 12
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    th.manual_seed(0)
-
-
 @pytest.mark.parametrize(
     ("name", "kwargs"),
     [

@@ -8,11 +8,6 @@ from sb3_attn.memory import DNCCore
 INPUT = 5
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    th.manual_seed(0)
-
-
 def test_weights_sum_to_at_most_one():
     core = DNCCore(INPUT, masking=True, deallocation=True, link_sharpening=True)
     _, state = core.unroll(3 * th.randn(30, 4, INPUT), core.initial_state(4))

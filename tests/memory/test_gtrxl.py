@@ -1,17 +1,11 @@
 """The gated transformer: what it attends to, and its gates."""
 
-import pytest
 import torch as th
 
 from sb3_attn.memory import GTrXLCore
 from sb3_attn.memory.gtrxl import GRUGate
 
 INPUT = 5
-
-
-@pytest.fixture(autouse=True)
-def _seed():
-    th.manual_seed(0)
 
 
 def test_attention_covers_the_steps_of_the_episode():

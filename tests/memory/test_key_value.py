@@ -8,11 +8,6 @@ from sb3_attn.memory import KeyValueMemoryCore
 INPUT = 5
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    th.manual_seed(0)
-
-
 @pytest.mark.parametrize("context", ["mqn", "rmqn", "frmqn"])
 def test_an_empty_memory_returns_0_and_the_present_is_not_in_it(context):
     core = KeyValueMemoryCore(INPUT, hidden_size=6, n_slots=4, key_size=3, value_size=2, context=context, n_hops=2)

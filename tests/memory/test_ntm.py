@@ -9,11 +9,6 @@ from sb3_attn.memory.external.ntm import NTMState
 INPUT = 5
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    th.manual_seed(0)
-
-
 def test_heads_start_at_the_first_slot_and_their_weights_sum_to_one():
     core = NTMCore(INPUT, n_read_heads=2)
     state = core.initial_state(3)

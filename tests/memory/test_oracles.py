@@ -55,11 +55,6 @@ CASES: list[tuple[Callable[..., oracles.Result], str, dict, dict]] = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    th.manual_seed(0)
-
-
 def name_of(case: tuple) -> str:
     _, name, sizes, arguments = case
     return "-".join([name, *(f"{key}={value}" for key, value in (sizes | arguments).items())])

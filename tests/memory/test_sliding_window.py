@@ -9,11 +9,6 @@ from sb3_attn.memory.sliding_window import attention_mask, extend, relative_shif
 INPUT = 5
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    th.manual_seed(0)
-
-
 def test_the_mask_is_the_one_drawn_in_its_docstring():
     drawn = ["xxx..", ".xxx.", "..xxx"]
     mask = attention_mask(th.ones(1, 2), n_steps=3, with_present=True)[0]
