@@ -17,7 +17,7 @@ class Process(NamedTuple):
 
     @property
     def is_actor(self) -> bool:
-        """Whether it is one of R2D2's actors on Ray."""
+        """True for one of R2D2's actors on Ray."""
         return self.command.startswith("ray::RemoteActor")
 
 

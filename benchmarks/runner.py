@@ -74,7 +74,7 @@ class Options(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What a run is given beside its settings."""
+    """Inputs of a run besides its settings."""
 
     seed: int  # or the number of the repetition
     folder: Path = Path("logs")  # for models and logs

@@ -82,7 +82,7 @@ def associative_recall(rng: np.random.Generator, batch_size: int, items: int) ->
 
 
 class Task(NamedTuple):
-    """What is trained and tested."""
+    """A task: its sequences for training and testing."""
 
     make: Callable[..., Batch]  # from a generator, the number of rows and the sizes
     input_size: int  # F

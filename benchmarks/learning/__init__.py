@@ -1,1 +1,1 @@
-"""What is learned, in how many steps."""
+"""Benchmarks of learning: scores, and the number of steps to reach them."""

@@ -112,7 +112,7 @@ def measure(context: Context, task: str, core: str, core_kwargs: dict[str, Any],
 
 
 def held(errors: Sequence[float]) -> bool:
-    """Whether the last evaluations were all below the threshold."""
+    """True if the last evaluations were all below the threshold."""
     return len(errors) >= N_HELD and max(errors[-N_HELD:]) < THRESHOLD
 
 

@@ -1,1 +1,1 @@
-"""How fast it is; what is compared is measured in turn, in one run."""
+"""Benchmarks of speed: alternatives are measured in turn, in one run."""

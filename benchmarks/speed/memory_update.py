@@ -28,7 +28,7 @@ DNC = dict(hidden_size=64, n_slots=16, word_size=16, n_reads=4)
 
 
 class Case(NamedTuple):
-    """What is measured."""
+    """A memory to measure, and the package to compare it with."""
 
     core: str
     sizes: dict[str, int]  # of both sides, as arguments of our core
