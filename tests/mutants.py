@@ -44,7 +44,7 @@ class Mutant(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What became of a mutant: "killed", "SURVIVED", or "ERROR" where pytest could not run; and what pytest wrote."""
+    """The outcome of a mutant: "killed", "SURVIVED", or "ERROR" if pytest could not run; and the output of pytest."""
 
     kind: str
     detail: str
