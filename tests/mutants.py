@@ -226,6 +226,20 @@ products = d_weights * saved.sorted_weights
         "same_window = samples.window_ids >= 0",
         "replay/test_prioritized.py",
     ),
+    Mutant(
+        "replay: the largest priority never falls",
+        "common/sum_tree.py",
+        "self._levels[0].reshape(-1, RADIX)[blocks].max(axis=1)",
+        "np.maximum(self._block_maxima[blocks], self._levels[0].reshape(-1, RADIX)[blocks].max(axis=1))",
+        "replay/test_prioritized.py",
+    ),
+    Mutant(
+        "replay: new windows are never less important than 1",
+        "replay/prioritized.py",
+        "self._tree.largest or 1.0",
+        "max(self._tree.largest, 1.0)",
+        "replay/test_prioritized.py",
+    ),
     # ------------------------------------------------------------ RecurrentDQN
     Mutant(
         "target network without burn-in",

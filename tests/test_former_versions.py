@@ -44,7 +44,8 @@ def test_a_former_replay_buffer() -> None:
     model.load_replay_buffer(FORMER / "rdqn_replay")
     buffer = model.replay_buffer
     buffer.check_valid()
-    assert not {"n_registered", "_largest_leaf"} & vars(buffer).keys()
+    assert not {"n_registered", "_largest_leaf", "_max_priority"} & vars(buffer).keys()
+    assert buffer._tree.largest == buffer._tree[np.arange(buffer._tree.capacity)].max() > 0
     model.set_env(make_vec_env("MemoryChain-v0", n_envs=2, env_kwargs=dict(length=6), seed=0))
     n_windows = buffer.n_windows_added
     model.learn(50, reset_num_timesteps=False)

@@ -85,23 +85,24 @@ def accept_former_arguments(**names: str) -> Callable[[Function], Function]:
     return decorate
 
 
-def rename_attributes(attributes: dict[str, Any], names: Mapping[str, str]) -> None:
+def rename_attributes(attributes: dict[str, Any], names: Mapping[str, str | None]) -> None:
     """
     Rename the attributes that an earlier version has saved.
 
     :param attributes: attributes by name, changed in place
-    :param names: from the former name to the present one
+    :param names: from the former name to the present one, or to ``None`` if the attribute no longer exists
     """
-    for former, name in names.items():
-        if former in attributes:
-            attributes[name] = attributes.pop(former)
+    for former in names.keys() & attributes.keys():
+        value, name = attributes.pop(former), names[former]
+        if name is not None:
+            attributes[name] = value
 
 
 class FormerAttributeNames:
     """A class whose pickles may have attributes by the names that they had in earlier versions."""
 
-    #: From the former name of an attribute to the present one
-    former_attributes: ClassVar[dict[str, str]] = {}
+    #: From the former name of an attribute to the present one, or to ``None`` if it no longer exists
+    former_attributes: ClassVar[dict[str, str | None]] = {}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         rename_attributes(state, self.former_attributes)

@@ -1,5 +1,7 @@
 """A sum tree in numpy arrays."""
 
+from typing import Any
+
 import numpy as np
 
 #: Number of children of a node
@@ -10,8 +12,9 @@ class SumTree:
     """
     Non-negative numbers (leaves) with the sums of blocks of 32, of blocks of such blocks, and so on.
 
-    For sampling in proportion to the leaves. A node has 32 children rather than 2, so a million leaves need four levels, and
-    a batch four passes in numpy. A parent is always recomputed from its children, so that rounding errors do not accumulate.
+    For sampling in proportion to the leaves, and for their largest. A node has 32 children rather than 2, so a million leaves
+    need four levels, and a batch four passes in numpy. A parent is always recomputed from its children, so that rounding
+    errors do not accumulate.
 
     :param capacity: number of leaves
     """
@@ -26,11 +29,23 @@ class SumTree:
             if n_blocks == 1:
                 break
             size = n_blocks
+        # One level of maxima is enough: of a million leaves it leaves 31,000 to look through
+        self._block_maxima = np.zeros(len(self._levels[0]) // RADIX)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        # Pickles of earlier versions have none
+        self._block_maxima = self._levels[0].reshape(-1, RADIX).max(axis=1)
 
     @property
     def total(self) -> float:
         """Sum of all leaves."""
         return float(self._levels[-1].sum())
+
+    @property
+    def largest(self) -> float:
+        """The largest leaf."""
+        return float(self._block_maxima.max())
 
     def __getitem__(self, indices: np.ndarray) -> np.ndarray:
         return self._levels[0][indices]
@@ -43,6 +58,8 @@ class SumTree:
         :param values: their new values, at least 0, ``[n]`` or one for all
         """
         self._levels[0][indices] = values
+        blocks = indices // RADIX
+        self._block_maxima[blocks] = self._levels[0].reshape(-1, RADIX)[blocks].max(axis=1)
         # Upwards, the sums of the blocks that changed; several leaves may share a block, whose sum is then written twice
         for children, parents in zip(self._levels[:-1], self._levels[1:], strict=True):
             indices = indices // RADIX

@@ -19,7 +19,7 @@ class PrioritizedSequenceReplayBuffer(SequenceReplayBuffer):
 
     Schaul et al. (2016), proportional variant; the priorities of sequences and both exponents are those of R2D2
     (Kapturowski et al. 2019, section 2.3). The priority of a new window follows from the TD errors that were added with its
-    steps; if there are none it is the largest priority so far.
+    steps; if there are none it is the largest priority in the buffer, or 1 if the buffer is empty.
 
     :param args: as for ``SequenceReplayBuffer``
     :param priority_exponent: 0 is uniform replay
@@ -28,7 +28,7 @@ class PrioritizedSequenceReplayBuffer(SequenceReplayBuffer):
     :raises ValueError: if an exponent lies outside ``[0, 1]``
     """
 
-    former_attributes = {**SequenceReplayBuffer.former_attributes, "_largest_leaf": "_max_priority"}
+    former_attributes = {**SequenceReplayBuffer.former_attributes, "_largest_leaf": None, "_max_priority": None}
 
     def __init__(self, *args: Any, priority_exponent: float = 0.9, importance_exponent: float = 0.6, **kwargs: Any) -> None:
         for name, value in (("priority_exponent", priority_exponent), ("importance_exponent", importance_exponent)):
@@ -37,7 +37,6 @@ class PrioritizedSequenceReplayBuffer(SequenceReplayBuffer):
         super().__init__(*args, **kwargs)
         self.priority_exponent = priority_exponent
         self.importance_exponent = importance_exponent
-        self._max_priority = 1.0  # with the exponent applied, as the leaves are
         self.td_errors: np.ndarray | None = None  # [buffer_size, n_envs], NaN if unknown; made when the first errors come
 
     def add(
@@ -68,14 +67,17 @@ class PrioritizedSequenceReplayBuffer(SequenceReplayBuffer):
     def _initial_priorities(
         self, positions: np.ndarray, env_indices: np.ndarray, lengths: np.ndarray | int
     ) -> np.ndarray | float:
+        # The largest now rather than ever, or one outlier would make every new window as important for good. Windows have
+        # leaves above 0, so 0 means that there is none.
+        largest = self._tree.largest or 1.0
         if self.td_errors is None or len(positions) == 0:
-            return self._max_priority
+            return largest
         lengths = np.broadcast_to(lengths, positions.shape)
         time = np.arange(lengths.max())[:, None]
         mask = time < lengths  # [T, n]
         errors = np.where(mask, self.td_errors[(positions + time) % self.buffer_size, env_indices], 0.0)
         priorities = self._to_leaves(sequence_priority(th.from_numpy(errors), th.from_numpy(mask)).numpy())
-        return np.where(np.isnan(priorities), self._max_priority, priorities)  # NaN if the error of any step is unknown
+        return np.where(np.isnan(priorities), largest, priorities)  # NaN if the error of any step is unknown
 
     def _to_leaves(self, priorities: np.ndarray) -> np.ndarray:
         return np.maximum(priorities, MIN_PRIORITY) ** self.priority_exponent
@@ -104,6 +106,4 @@ class PrioritizedSequenceReplayBuffer(SequenceReplayBuffer):
         positions, env_indices = np.divmod(samples.indices, self.n_envs)
         same_window = self.window_ids[positions, env_indices] == samples.window_ids
         alive = same_window & (self.window_lengths[positions, env_indices] > 0)
-        leaves = self._to_leaves(priorities[alive])
-        self._tree.update(samples.indices[alive], leaves)
-        self._max_priority = max(self._max_priority, leaves.max(initial=0.0))
+        self._tree.update(samples.indices[alive], self._to_leaves(priorities[alive]))

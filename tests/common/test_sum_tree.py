@@ -15,15 +15,15 @@ def filled(leaves: np.ndarray) -> SumTree:
 
 
 @pytest.mark.parametrize("capacity", CAPACITIES)
-def test_random_updates_keep_the_sums(capacity):
+def test_random_updates_keep_the_sums_and_the_largest(capacity):
     rng = np.random.default_rng(capacity)
     tree, leaves = SumTree(capacity), np.zeros(capacity)
-    assert tree.total == 0
+    assert tree.total == tree.largest == 0
     for _ in range(50):
         indices = rng.choice(capacity, size=rng.integers(1, min(capacity, 40) + 1), replace=False)
         leaves[indices] = rng.integers(0, 9, size=len(indices)) * rng.integers(0, 2)
         tree.update(indices, leaves[indices])
-        assert tree.total == leaves.sum()
+        assert tree.total == leaves.sum() and tree.largest == leaves.max()
         np.testing.assert_array_equal(tree[np.arange(capacity)], leaves)
         if tree.total > 0:
             prefix_sums = rng.uniform(0, leaves.sum(), size=20)

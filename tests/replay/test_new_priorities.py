@@ -14,7 +14,7 @@ ETA = 0.9
 
 class Noted:
     """
-    A buffer whose steps come with errors, and what these were.
+    A buffer whose steps come with errors, and what these were, as well as the largest priority before each window was added.
 
     :param known: probability that the errors of an add are known
     :param kwargs: of the buffer
@@ -27,7 +27,9 @@ class Noted:
         rng = np.random.default_rng(0)
         #: By environment and number of the step in it
         self.errors: list[list[float]] = [[] for _ in range(n_envs)]
-        add = self.buffer.add
+        #: By number of the window
+        self.largest: dict[int, float] = {}
+        add, add_windows = self.buffer.add, self.buffer._add_windows
 
         def add_with_errors(*args: Any, **kwargs: Any) -> None:
             env_indices = np.arange(n_envs) if kwargs.get("env_indices") is None else kwargs["env_indices"]
@@ -37,9 +39,17 @@ class Noted:
                 self.errors[env_index].append(float(error) if is_known else np.nan)
             add(*args, **kwargs, **(dict(td_errors=errors) if is_known else {}))
 
-        self.buffer.add = add_with_errors  # type: ignore[method-assign]
+        def add_windows_and_note(*args: Any) -> None:
+            starts, env_indices = np.nonzero(self.buffer.window_lengths)
+            largest = max(self.buffer._tree[starts * n_envs + env_indices], default=1.0)
+            n_before = self.buffer.n_windows_added
+            add_windows(*args)
+            self.largest |= dict.fromkeys(range(n_before, self.buffer.n_windows_added), largest)
 
-    def check(self, largest: float = 1.0) -> int:
+        self.buffer.add = add_with_errors  # type: ignore[method-assign]
+        self.buffer._add_windows = add_windows_and_note  # type: ignore[method-assign]
+
+    def check(self) -> int:
         """Compare the priorities of all windows with the definition; returns the number of windows."""
         buffer = self.buffer
         buffer.check_valid()
@@ -48,7 +58,7 @@ class Noted:
             n_steps = len(self.errors[env_index])
             first = position + (n_steps - 1 - position) // buffer.buffer_size * buffer.buffer_size
             errors = [self.errors[env_index][first + i] for i in range(buffer.window_lengths[position, env_index])]
-            expected = largest
+            expected = self.largest[buffer.window_ids[position, env_index]]
             if not np.isnan(errors).any():
                 expected = ETA * max(errors) + (1 - ETA) * sum(errors) / len(errors)
             assert buffer._tree[position * buffer.n_envs + env_index] == pytest.approx(expected, rel=1e-5), (
@@ -106,22 +116,22 @@ def test_windows_without_errors_get_the_largest_priority_that_an_update_gave() -
     player = EpisodePlayer(noted.buffer, lambda: 100)
     for _ in range(4):
         player.step()
-    assert noted.check(largest=1.0) == 2
+    assert noted.check() == 2 and set(noted.largest.values()) == {1.0}
     noted.buffer.update_priorities(noted.buffer.sample(8), np.full(8, 7.0))
     noted.errors[0] = [7.0] * 4
     for _ in range(2):
         player.step()
-    assert noted.check(largest=7.0) == 3
+    assert noted.check() == 3 and noted.largest[2] == 7.0
 
 
 def test_errors_may_come_after_steps_without() -> None:
     """A window with steps of both kinds has no priority of its own."""
     buffer = PrioritizedSequenceReplayBuffer(20, OBSERVATION_SPACE, ACTION_SPACE, "cpu", trace_length=2, priority_exponent=1.0)
     code = np.zeros((1, 3))
-    for i, errors in enumerate([None, 5.0, 5.0, 5.0, None, 5.0]):
+    for i, errors in enumerate([None, 5.0, 5.0, 5.0, None, 2.0]):
         given = {} if errors is None else dict(td_errors=np.array([errors]))
         buffer.add(code, code, np.zeros(1), np.zeros(1), np.zeros(1, bool), [{}], episode_starts=np.array([i == 0]), **given)
-    np.testing.assert_allclose(buffer._tree[np.array([0, 2, 4])], [1.0, 5.0, 1.0])
+    np.testing.assert_allclose(buffer._tree[np.array([0, 2, 4])], [1.0, 5.0, 5.0])
 
 
 def test_the_exponent_is_applied_and_no_priority_is_zero() -> None:

@@ -66,15 +66,43 @@ def test_windows_without_a_priority_are_equally_likely():
 
 
 @pytest.mark.parametrize("largest", [0.5, 20.0])
-def test_a_new_window_is_as_important_as_the_largest_so_far(largest):
-    """The largest is kept even if the window that had it has sunk since; before any update it is 1."""
+def test_a_new_window_is_as_important_as_the_largest(largest):
     buffer, player = filled(N_WINDOWS - 1, priority_exponent=1.0)
-    batch = one_of_each(buffer)
-    buffer.update_priorities(batch, np.full(N_WINDOWS - 1, largest))
-    buffer.update_priorities(batch, np.full(N_WINDOWS - 1, 0.25))
+    buffer.update_priorities(one_of_each(buffer), np.array([largest] + [0.25] * (N_WINDOWS - 2)))
     player.step()
-    expected = [0.25] * (N_WINDOWS - 1) + [max(largest, 1.0)]
+    expected = [largest] + [0.25] * (N_WINDOWS - 2) + [largest]
     np.testing.assert_allclose(frequencies(buffer), shares(expected), atol=0.01)
+
+
+@pytest.mark.parametrize("end", ["estimated again", "overwritten"])
+def test_an_outlier_makes_no_window_important_after_it_is_gone(end):
+    buffer, player = filled(priority_exponent=1.0)
+    batch = one_of_each(buffer)
+    buffer.update_priorities(batch, np.array([1000.0] + [0.25] * (N_WINDOWS - 1)))
+    if end == "estimated again":
+        buffer.update_priorities(batch, np.full(N_WINDOWS, 0.25))
+    for _ in range(3):  # over positions 0 to 2
+        player.step()
+    np.testing.assert_allclose(frequencies(buffer), shares(np.ones(N_WINDOWS)), atol=0.01)
+
+
+@pytest.mark.parametrize("buffer_size", [1, 7, 100])
+def test_new_windows_are_as_important_as_the_largest_by_brute_force(buffer_size):
+    """Windows are added, overwritten and estimated again in a random order; a dict remembers their priorities."""
+    buffer, player = filled(0, buffer_size, priority_exponent=1.0)
+    rng, priorities = np.random.default_rng(0), {}
+    for n_added in range(300):
+        priorities.pop(n_added % buffer_size, None)
+        priorities[n_added % buffer_size] = max(priorities.values(), default=1.0)
+        player.step()
+        if rng.random() < 0.5:
+            batch = buffer.sample(5)
+            ids = np.unique(batch.window_ids)
+            estimates = 10 ** rng.uniform(-3, 3, len(ids))
+            buffer.update_priorities(batch._replace(indices=ids % buffer_size, window_ids=ids), estimates)
+            priorities.update(zip(ids % buffer_size, estimates, strict=True))
+        leaves = buffer._tree[np.arange(buffer_size)]
+        np.testing.assert_array_equal(leaves, [priorities.get(position, 0.0) for position in range(buffer_size)])
 
 
 def test_a_stale_priority_is_not_written_over_another_window():
