@@ -29,7 +29,7 @@ class SumTree:
             if n_blocks == 1:
                 break
             size = n_blocks
-        # One level of maxima is enough: of a million leaves it leaves 31,000 to look through
+        # One level of maxima is enough: a million leaves have 31,000 blocks
         self._block_maxima = np.zeros(len(self._levels[0]) // RADIX)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
