@@ -170,6 +170,9 @@ class HardAttention(SoftAttention):
     Parameters as for ``SoftAttention``.
     """
 
+    #: Whether the module samples in training mode
+    samples_in_training = True
+
     def _select(self, scores: th.Tensor, mask: th.Tensor | None) -> th.Tensor:
         return hard_weights(scores, mask, self.temperature, sample=self.training)
 

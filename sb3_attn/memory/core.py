@@ -65,6 +65,8 @@ class MemoryCore(nn.Module, ABC):
 
     #: For each name in ``memory_weights``, what its weights mean. A name that is missing has the defaults of ``WeightsInfo``
     weights_info: ClassVar[dict[str, WeightsInfo]] = {}
+    #: Whether the core samples in training mode, as hard attention does. In evaluation mode a core is deterministic
+    samples_in_training: bool = False
 
     def __init__(self, input_size: int, output_size: int) -> None:
         super().__init__()

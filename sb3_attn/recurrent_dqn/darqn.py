@@ -66,6 +66,7 @@ class AttentionLSTMCore(MemoryCore):
             raise ValueError(f"selection={selection!r} is unknown; choose 'soft', 'straight_through' or 'reinforce'.")
         self.n_regions = n_regions
         self.selection = selection
+        self.samples_in_training = selection != "soft"
         self.masked = masked
         region_size = input_size // n_regions - masked  # without the number that holds the mask
         attention_class = HardAttention if selection == "straight_through" else SoftAttention

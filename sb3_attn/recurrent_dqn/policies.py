@@ -81,6 +81,8 @@ class RecurrentQNetwork(QNetwork):
             n_actions = int(action_space.n)
             self.q_net = nn.Sequential(*create_mlp(latent_dim, 1 + n_actions, self.net_arch, activation_fn))
         self.skip_connection = skip_connection
+        #: Whether the core or the features extractor samples in training mode, so that acting has other Q-values
+        self.samples_in_training = any(getattr(module, "samples_in_training", False) for module in self.modules())
         # SB3 saves these, and rebuilds the network from them
         self._constructor_parameters = dict(
             features_dim=features_dim,

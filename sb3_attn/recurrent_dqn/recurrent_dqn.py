@@ -373,7 +373,8 @@ class RecurrentDQN(SaveAndLoad, DQN):
             with th.no_grad():
                 target_q_values, _ = self.q_net_target.unroll(batch.observations, self.q_net_target.burn_in(batch))
                 # The value of the next observation, [T, B]: of the action that the online network would choose there
-                next_actions = (q_values if self.double_q else target_q_values)[1:].argmax(dim=-1, keepdim=True)
+                selector_q_values = self._acting_q_values(batch, q_values) if self.double_q else target_q_values
+                next_actions = selector_q_values[1:].argmax(dim=-1, keepdim=True)
                 next_values = target_q_values[1:].gather(-1, next_actions).squeeze(-1)
                 targets = self._targets(batch, next_values)
             chosen_q_values = q_values[:-1].gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
@@ -401,6 +402,16 @@ class RecurrentDQN(SaveAndLoad, DQN):
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/loss", np.mean(losses))
         self.logger.record("train/td_error", np.mean(td_errors))
+
+    def _acting_q_values(self, batch: SequenceReplayBufferSamples, q_values: th.Tensor) -> th.Tensor:
+        """The online network's Q-values as acting computes them, from those of the update; both ``[T + 1, B, actions]``."""
+        if not self.q_net.samples_in_training:
+            return q_values
+        # With hard attention, the Q-values of the update are those of sampled regions; acting takes the most likely ones
+        self.q_net.set_training_mode(False)
+        q_values, _ = self.q_net.unroll(batch.observations, self.q_net.burn_in(batch))
+        self.q_net.set_training_mode(True)
+        return q_values
 
     def _targets(self, batch: SequenceReplayBufferSamples, next_values: th.Tensor) -> th.Tensor:
         """Targets for the Q-values of the actions taken, from the values of the observations after them; both ``[T, B]``."""

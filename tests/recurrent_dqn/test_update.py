@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch as th
 
-from sb3_attn import RecurrentDQN
+from sb3_attn import HardAttentionExtractor, RecurrentDQN
 from sb3_attn.common.core_state import state_from_arrays
 from sb3_attn.recurrent_dqn.policies import RecurrentQNetwork
 from sb3_attn.replay import SequenceReplayBufferSamples
@@ -257,6 +257,62 @@ def test_targets_are_pinned_by_double_q(monkeypatch: pytest.MonkeyPatch) -> None
         expected = batch.rewards + 0.99 * value * (1 - batch.terminations)
         targets = with_targets(model, batch, monkeypatch)
         th.testing.assert_close(targets[batch.mask], expected[batch.mask])
+
+
+ATTENTION = dict(hidden_size=8, attention_size=8)
+#: Networks by whether they sample in training mode
+SAMPLING: dict[str, tuple[bool, dict[str, Any]]] = {
+    "reinforce": (True, dict(policy="DARQNPolicy", policy_kwargs=dict(core_kwargs=dict(selection="reinforce", **ATTENTION)))),
+    "straight-through": (
+        True,
+        dict(policy="DARQNPolicy", policy_kwargs=dict(core_kwargs=dict(selection="straight_through", **ATTENTION))),
+    ),
+    "hard extractor": (True, dict(policy_kwargs=dict(features_extractor_class=HardAttentionExtractor))),
+    "soft": (False, dict(policy="DARQNPolicy", policy_kwargs=dict(core_kwargs=ATTENTION))),
+    "lstm": (False, {}),
+}
+
+
+@pytest.mark.parametrize("kind", ["reinforce", "straight-through", "hard extractor"])
+@pytest.mark.parametrize("double_q", [True, False])
+def test_next_actions_are_chosen_without_sampling(kind: str, double_q: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: both networks step by step in evaluation mode, as in acting."""
+    lengths = dict(env=counters(length=5), n_collected=120, stored_state=False, burn_in_length=5)
+    model = filled(**lengths, double_q=double_q, td_lambda=None, **SAMPLING[kind][1])
+    for net in (model.q_net, model.q_net_target):
+        perturb(net)
+    batch = model.replay_buffer.sample(32)
+    with th.no_grad():
+        model.q_net.set_training_mode(True)
+        sampled, _ = model.q_net.unroll(batch.observations, model.q_net.burn_in(batch))
+        shift = (sampled[..., 1] - sampled[..., 0]).median()  # so that either action is the better one half of the time
+        model.q_net.q_net[-1].bias[-1] -= shift
+        sampled[..., 1] -= shift
+    targets = with_targets(model, batch, monkeypatch)
+    model.q_net.set_training_mode(False)
+    n_different = 0
+    for b in range(32):
+        mask = batch.mask[:, b]
+        target_values = values_by_hand(model.q_net_target, batch, b)[1:]
+        chosen = (values_by_hand(model.q_net, batch, b)[1:] if double_q else target_values).argmax(dim=1)
+        n_different += int((sampled[1:, b][mask].argmax(dim=1) != chosen).sum())
+        next_values = target_values.gather(1, chosen[:, None])[:, 0]
+        expected = batch.rewards[mask, b] + 0.99 * (1 - batch.terminations[mask, b]) * next_values
+        th.testing.assert_close(targets[mask, b], expected, atol=1e-5, rtol=1e-5)
+    assert n_different > 0  # so sampled regions would have chosen other actions
+
+
+@pytest.mark.parametrize("kind", SAMPLING)
+@pytest.mark.parametrize("double_q", [True, False])
+def test_only_a_network_that_samples_is_unrolled_twice(kind: str, double_q: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples, kwargs = SAMPLING[kind]
+    model = filled(double_q=double_q, **kwargs)
+    modes: list[bool] = []
+    unroll = model.q_net.unroll
+    monkeypatch.setattr(model.q_net, "unroll", lambda *args: modes.append(model.q_net.training) or unroll(*args))
+    model.train(1, 4)
+    assert modes == ([True, False] if samples and double_q else [True])
+    assert model.q_net.training and not model.q_net_target.training
 
 
 def test_modules_are_in_training_mode_only_during_an_update() -> None:
