@@ -132,12 +132,13 @@ class MemoryCore(nn.Module, ABC):
         """
         return {}
 
-    def surrogate_loss(self, losses: th.Tensor, state: CoreState) -> th.Tensor | float:
+    def surrogate_loss(self, step_losses: th.Tensor, mask: th.Tensor, state: CoreState) -> th.Tensor | float:
         """
         Compute a term to add to the loss, whose gradient is the score-function (REINFORCE) gradient of the core's sampling.
 
-        :param losses: the loss of each row, without gradient, ``[B]``
-        :param state: the state after the last step, with gradient
+        :param step_losses: the part of each step in the loss, without gradient, 0 on padding, ``[T, B]``
+        :param mask: True on real steps, False on padding, bool ``[T, B]``
+        :param state: the state after an unroll of T + 1 steps, the last of which has no loss; with gradient
         :return: a scalar whose value has no meaning; 0 for a core that does not sample, as most
         """
         return 0.0

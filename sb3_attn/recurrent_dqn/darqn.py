@@ -17,11 +17,16 @@ from sb3_attn.recurrent_dqn.policies import RecurrentDQNPolicy
 
 
 class AttentionLSTMState(NamedTuple):
-    """State of the LSTM, ``[B, hidden_size]`` each, and the summed log-probabilities of the regions drawn so far, ``[B]``."""
+    """
+    State of the LSTM, ``[B, hidden_size]`` each, and the log-probabilities of the regions sampled so far.
+
+    These begin with a 0. The others follow only in training and with gradient, ``[B, 1 + t]`` after t steps. Acting, burn-in
+    and replay have the 0 alone, ``[B]``.
+    """
 
     hidden: th.Tensor
     cell: th.Tensor
-    log_probability: th.Tensor
+    log_probabilities: th.Tensor
 
 
 class AttentionLSTMCore(MemoryCore):
@@ -31,9 +36,11 @@ class AttentionLSTMCore(MemoryCore):
     Sorokin et al. (2015), section 3, https://arxiv.org/abs/1512.01693.
 
     With ``selection="reinforce"`` one region is sampled at each step of training, and the scores learn by the score-function
-    gradient (Williams 1992): ``grad E[L] = E[grad L + (L - b) grad log p]``. The paper learns the baseline b; here it is the
-    mean loss of the batch's other windows, which is unbiased too and has no parameters (Kool et al. 2019). Unlike the
-    straight-through gradient this one is unbiased, but it has more variance.
+    gradient (Williams 1992): ``grad E[L] = E[grad L + sum_t (L_t + L_{t+1} + ... - b_t) grad log p_t]``. A region matters only
+    for the losses of its own step and later ones, so the others are left out (Sutton & Barto 2018, sections 13.3 and 13.4).
+    The paper learns the baseline b; here it is the mean loss of the batch's other windows at the same steps, which is unbiased
+    too and has no parameters (Kool et al. 2019). Unlike the straight-through gradient this one is unbiased, but it has more
+    variance.
 
     :param input_size: size of all regions concatenated, ``n_regions * d``, or ``n_regions * (d + 1)`` with masks
     :param n_regions: number n of regions
@@ -78,17 +85,18 @@ class AttentionLSTMCore(MemoryCore):
         return AttentionLSTMState(*state, state.hidden.new_zeros(batch_size))
 
     def forward(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, AttentionLSTMState]:
-        hidden, cell, log_probability = state
+        hidden, cell, log_probabilities = state
         contexts, weights = self.attend(inputs, state)
         if self.selection == "reinforce":
             chosen = sample_categorical(weights) if self.training else weights.argmax(dim=-1)
-            # A weight of 0 is sampled only where no region is real; there is nothing to learn there, but log 0 is infinite
-            log_chosen = weights.gather(-1, chosen.unsqueeze(-1)).clamp(min=th.finfo(weights.dtype).tiny).log().flatten()
             rows = th.arange(len(inputs), device=inputs.device)
             contexts = self._regions(inputs)[0][rows, chosen.squeeze(-1)]
-            log_probability = log_probability + log_chosen if self.training else log_probability
+            if self.training and th.is_grad_enabled():
+                # A weight of 0 is sampled only where no region is real; there is nothing to learn there, but log 0 is infinite
+                log_chosen = weights.gather(-1, chosen.unsqueeze(-1)).clamp(min=th.finfo(weights.dtype).tiny).log().squeeze(-1)
+                log_probabilities = th.cat((log_probabilities.view(len(inputs), -1), log_chosen), dim=-1)
         outputs, (hidden, cell) = self.lstm(contexts, LSTMState(hidden, cell))
-        return outputs, AttentionLSTMState(hidden, cell, log_probability)
+        return outputs, AttentionLSTMState(hidden, cell, log_probabilities)
 
     def attend(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, th.Tensor]:
         """
@@ -107,12 +115,17 @@ class AttentionLSTMCore(MemoryCore):
         regions = inputs.unflatten(-1, (self.n_regions, -1))
         return (regions[..., :-1], regions[..., -1] > 0.5) if self.masked else (regions, None)
 
-    def surrogate_loss(self, losses: th.Tensor, state: CoreState) -> th.Tensor | float:
+    def surrogate_loss(self, step_losses: th.Tensor, mask: th.Tensor, state: CoreState) -> th.Tensor | float:
         if self.selection != "reinforce":
             return 0.0
-        # (L - b) grad log p, with b the mean over the other windows; one window alone has the baseline 0
-        baselines = (losses.sum() - losses) / max(len(losses) - 1, 1)
-        return ((losses - baselines) * state[2]).sum()
+        # At each step the mean over the other windows that have such a step; where there is none, the baseline is 0
+        n_others = (mask.sum(dim=1, keepdim=True) - 1).clamp(min=1)
+        baselines = (step_losses.sum(dim=1, keepdim=True) - step_losses) / n_others
+        advantages = th.where(mask, step_losses - baselines, 0.0)
+        # sum_t log p_t sum_{k >= t} advantage_k = sum_k advantage_k sum_{t <= k} log p_t, [B, 2 + T] -> [B, T]: without the
+        # leading 0, and without the region of the last observation, which has no loss
+        log_probabilities = state[2].cumsum(dim=-1)[:, 1:-1]
+        return (advantages * log_probabilities.T).sum()
 
 
 class DARQNPolicy(RecurrentDQNPolicy):

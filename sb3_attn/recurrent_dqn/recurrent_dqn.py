@@ -379,16 +379,16 @@ class RecurrentDQN(SaveAndLoad, DQN):
                 targets = self._targets(batch, next_values)
             chosen_q_values = q_values[:-1].gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
 
-            # Huber loss, [T, B] -> [B]: each window is weighted once, and the sum over windows is the mean over trained steps
+            # Huber loss, [T, B]: each window has one weight, and the sum over windows is the mean over trained steps
             step_losses = F.smooth_l1_loss(chosen_q_values, targets, reduction="none")
-            window_losses = batch.importance_weights * th.where(batch.mask, step_losses, 0.0).sum(dim=0) / batch.mask.sum()
-            loss = window_losses.sum()
+            step_losses = batch.importance_weights * th.where(batch.mask, step_losses, 0.0) / batch.mask.sum()
+            loss = step_losses.sum()
             losses.append(loss.item())
             check_finite_loss(losses[-1], self.num_timesteps, self._n_updates + len(losses))
 
             # A core that samples adds a term for the gradient of its sampling (REINFORCE); all others add 0
             self.policy.optimizer.zero_grad()
-            (loss + self.q_net.core.surrogate_loss(window_losses.detach(), core_state)).backward()
+            (loss + self.q_net.core.surrogate_loss(step_losses.detach(), batch.mask, core_state)).backward()
             th.nn.utils.clip_grad_norm_(self.q_net.parameters(), self.max_grad_norm)
             self.policy.optimizer.step()
 

@@ -23,9 +23,9 @@ SELECTIONS = ["soft", "straight_through", "reinforce"]
 SMALL = dict(hidden_size=8, attention_size=8)
 
 
-def make_core(**kwargs) -> AttentionLSTMCore:
+def make_core(n_regions: int = N_REGIONS, **kwargs) -> AttentionLSTMCore:
     th.manual_seed(0)
-    return AttentionLSTMCore(N_REGIONS * REGION_SIZE, N_REGIONS, **(SMALL | kwargs)).double()
+    return AttentionLSTMCore(n_regions * REGION_SIZE, n_regions, **(SMALL | kwargs)).double()
 
 
 def test_the_context_is_chosen_by_the_last_output():
@@ -96,35 +96,61 @@ def test_a_policy_that_attends_trains_saves_and_loads(space, selection, tmp_path
     evaluate_policy(loaded, VecMonitor(env), n_eval_episodes=2)
 
 
-def test_the_gradient_of_drawn_regions_is_unbiased(monkeypatch):
-    """All regions enumerated: the mean gradient of the surrogate is the gradient of the mean loss."""
-    core = make_core(selection="reinforce").train()
-    inputs = th.randn(3, 1, N_REGIONS * REGION_SIZE, dtype=th.float64)  # 3 steps of one row: 64 paths
-    readout = th.randn(3, 8, dtype=th.float64)
+@pytest.mark.parametrize("lengths", [(2, 2), (2, 1), (1, 2)])
+def test_the_gradient_of_sampled_regions_is_unbiased(lengths, monkeypatch):
+    """All regions of two windows enumerated: the mean gradient of the surrogate is the gradient of the mean loss."""
+    core = make_core(n_regions=2, selection="reinforce").train()
+    inputs = th.randn(3, 2, 2 * REGION_SIZE, dtype=th.float64)
+    readout = th.randn(3, 2, 8, dtype=th.float64)
+    mask = th.arange(2)[:, None] < th.tensor(lengths)
     parameters = list(core.parameters())
 
-    def unroll(path):
-        """The loss of a path, and the state after it."""
-        picks = iter(path)
-        monkeypatch.setattr(darqn, "sample_categorical", lambda weights: th.tensor([[next(picks)]]))
-        outputs, state = core.unroll(inputs, core.initial_state(1))
-        return (outputs[:, 0] * readout).sum().square(), state
-
     mean_loss, mean_gradient = 0.0, [th.zeros_like(p) for p in parameters]
-    for path in itertools.product(range(N_REGIONS), repeat=3):
-        loss, state = unroll(path)
-        probability = state.log_probability[0].exp()
-        mean_loss = mean_loss + probability * loss
-        # Two rows with the same path, the other's loss being any number: it is the baseline, and must not matter
-        losses = th.stack((loss.detach(), th.tensor(7.0, dtype=th.float64)))
-        surrogate = core.surrogate_loss(losses, state._replace(log_probability=th.cat((state.log_probability, th.zeros(1)))))
-        gradient = th.autograd.grad(loss + surrogate, parameters, retain_graph=True)
+    for path in itertools.product([0, 1], repeat=6):  # three steps of two windows
+        picks = iter(th.tensor(path).view(3, 2, 1))
+        monkeypatch.setattr(darqn, "sample_categorical", lambda weights, picks=picks: next(picks))
+        outputs, state = core.unroll(inputs, core.initial_state(2))
+        # A step's loss depends on the regions of this step and of those before
+        step_losses = th.where(mask, (outputs * readout).sum(dim=-1).cumsum(dim=0).square()[:2], 0.0)
+        probability = state.log_probabilities.sum().exp()
+        mean_loss = mean_loss + probability * step_losses.sum()
+        surrogate = core.surrogate_loss(step_losses.detach(), mask, state)
+        gradient = th.autograd.grad(step_losses.sum() + surrogate, parameters, retain_graph=True)
         for total, part in zip(mean_gradient, gradient, strict=True):
             total += probability.detach() * part
     expected = th.autograd.grad(mean_loss, parameters)
     assert any(g.abs().max() > 1e-3 for g in expected)
     for mine, theirs in zip(mean_gradient, expected, strict=True):
         th.testing.assert_close(mine, theirs)
+
+
+def test_a_region_answers_for_the_losses_of_its_own_step_and_later_ones():
+    """Number by number; one window is longer than the others."""
+    lengths = [2, 5, 4, 2]
+    core, losses = make_core(selection="reinforce"), th.rand(5, 4, dtype=th.float64)
+    mask = th.arange(5)[:, None] < th.tensor(lengths)
+    log_probabilities = th.rand(4, 7, dtype=th.float64, requires_grad=True)  # a 0, then one for each of six observations
+    state = core.initial_state(4)._replace(log_probabilities=log_probabilities)
+    core.surrogate_loss(th.where(mask, losses, 0.0), mask, state).backward()
+    for b, length in enumerate(lengths):
+        for t in range(6):
+            expected = 0.0
+            for k in range(t, length):
+                others = [losses[k, c].item() for c in range(4) if c != b and k < lengths[c]]
+                expected += losses[k, b].item() - (sum(others) / len(others) if others else 0.0)
+            assert log_probabilities.grad[b, 1 + t].item() == pytest.approx(expected), (b, t)
+
+
+def test_regions_are_recorded_only_where_they_can_learn():
+    core = make_core(selection="reinforce").train()
+    inputs = th.randn(5, 3, N_REGIONS * REGION_SIZE, dtype=th.float64)
+    with th.no_grad():
+        _, burnt_in = core.unroll(inputs, core.initial_state(3))
+    assert burnt_in.log_probabilities.shape == (3,) and not burnt_in.log_probabilities.any()
+    _, state = core.unroll(inputs, burnt_in)
+    assert state.log_probabilities.shape == (3, 6) and (state.log_probabilities < 0).equal(th.arange(6).expand(3, -1) > 0)
+    _, state = core.eval().unroll(inputs, burnt_in)
+    assert state.log_probabilities.shape == (3,)
 
 
 def test_probabilities_of_paths_sum_to_one(monkeypatch):
@@ -134,7 +160,7 @@ def test_probabilities_of_paths_sum_to_one(monkeypatch):
     for path in itertools.product(range(N_REGIONS), repeat=2):
         picks = iter(path)
         monkeypatch.setattr(darqn, "sample_categorical", lambda weights, picks=picks: th.tensor([[next(picks)]]))
-        total += core.unroll(inputs, core.initial_state(1))[1].log_probability.exp().item()
+        total += core.unroll(inputs, core.initial_state(1))[1].log_probabilities.sum().exp().item()
     assert total == pytest.approx(1.0)
 
 
@@ -144,7 +170,7 @@ def test_evaluation_does_not_sample_regions(selection):
     inputs = th.randn(5, 3, N_REGIONS * REGION_SIZE, dtype=th.float64)
     first, state = core.unroll(inputs, core.initial_state(3))
     second, _ = core.unroll(inputs, core.initial_state(3))
-    assert th.equal(first, second) and not state.log_probability.any()
+    assert th.equal(first, second) and not state.log_probabilities.any()
 
 
 def test_an_unknown_selection_is_refused():
@@ -184,11 +210,12 @@ def test_a_memory_never_looks_at_padding(selection, space):
         units = th.where(REAL.unsqueeze(-1), observations["units"], content)
         inputs = network.features_extractor({**observations, "units": units})
         th.manual_seed(0)
-        outputs, state = network.core(inputs, network.initial_state(B))
+        outputs, state = network.core.unroll(th.stack((inputs, inputs)), network.initial_state(B))
         _, weights = network.core.attend(inputs, state)
         network.zero_grad()
-        (outputs.sum() + network.core.surrogate_loss(th.arange(float(B)), state)).backward()
+        losses = th.arange(float(B)).unsqueeze(0)
+        (outputs.sum() + network.core.surrogate_loss(losses, losses >= 0, state)).backward()
         gradients = [parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None]
-        results.append([outputs, state.log_probability, weights, *gradients])
+        results.append([outputs, state.log_probabilities, weights, *gradients])
     assert all(map(th.equal, *results)) and all(tensor.isfinite().all() for tensor in results[0])
     assert (weights[:, 0, -N:][~REAL] == 0).all()
