@@ -4,9 +4,9 @@ Export a recurrent policy to ONNX, one step at a time: (observation, state) -> (
     python examples/export_onnx.py model.zip policy.onnx
 
 The state is an input and an output of the graph, as it is of the policy. When running the graph, pass the state on from step
-to step, and start each episode with `model.q_net.initial_state(1)`, which is zeros for all cores except the NTM. A DNC writes
-to the slot with the least usage: where two usages differ only by rounding, the graph may choose the other slot, and its memory
-differs from then on. Needs `pip install onnx onnxscript`, and onnxruntime to run the graph.
+to step, and start each episode with `model.policy.acting_net.initial_state(1)`, which is zeros for all cores except the NTM.
+A DNC writes to the slot with the least usage: where two usages differ only by rounding, the graph may choose the other slot,
+and its memory differs from then on. Needs `pip install onnx onnxscript`, and onnxruntime to run the graph.
 """
 
 import sys
@@ -40,13 +40,13 @@ class Step(th.nn.Module):
 
     def __init__(self, model: RecurrentDQN) -> None:
         super().__init__()
-        self.policy = model.policy
+        self.q_net = model.policy.acting_net
         self.state_type = type(model.q_net.initial_state(1))
 
     def forward(self, obs: th.Tensor, *state: th.Tensor) -> tuple[th.Tensor, ...]:
         core_state: CoreState = self.state_type(*state)
-        action, core_state = self.policy(obs, core_state)
-        return action, *core_state
+        q_values, core_state = self.q_net(obs, core_state)
+        return q_values.argmax(dim=1), *core_state
 
 
 def export(model: RecurrentDQN, path: Path) -> None:
@@ -57,7 +57,7 @@ def export(model: RecurrentDQN, path: Path) -> None:
     :param path: The file to write.
     """
     model.policy.set_training_mode(False)
-    state = model.q_net.initial_state(1)
+    state = model.policy.acting_net.initial_state(1)
     obs, _ = model.policy.obs_to_tensor(model.observation_space.sample())
     fields = state._fields  # type: ignore[attr-defined]
     th.onnx.export(

@@ -57,6 +57,11 @@ ADDRESSING = "memory/test_addressing.py"
 TD = "common/test_td.py"
 UPDATE = "recurrent_dqn/test_update.py"
 ACTING = "recurrent_dqn/test_acting.py"
+AVERAGE = "recurrent_dqn/test_average.py"
+HEAD_TESTS = "recurrent_dqn/test_heads.py"
+SCALE = "recurrent_dqn/test_scale.py"
+ALGORITHM = "recurrent_dqn/recurrent_dqn.py"
+HEADS = "recurrent_dqn/heads.py"
 
 MUTANTS = [
     # ------------------------------------------------------------ GTrXL
@@ -258,8 +263,8 @@ products = d_weights * saved.sorted_weights
     Mutant(
         "double Q swapped",
         "recurrent_dqn/recurrent_dqn.py",
-        "self._acting_q_values(batch, q_values) if self.double_q else target_q_values",
-        "target_q_values if self.double_q else q_values",
+        "self._acting_values(batch, values) if self.double_q else target_values",
+        "target_values if self.double_q else values",
         UPDATE,
     ),
     Mutant(
@@ -272,10 +277,47 @@ products = d_weights * saved.sorted_weights
     Mutant(
         "double Q takes every network for one that samples",
         "recurrent_dqn/recurrent_dqn.py",
-        "        if not self.q_net.samples_in_training:\n            return q_values\n",
+        "        if not self.q_net.samples_in_training:\n            return values\n",
         "",
         UPDATE,
     ),
+    Mutant("values in the unit of the outputs", HEADS, "self.running_scale * outputs", "outputs", SCALE),
+    Mutant(
+        "expected errors in the unit of the rewards",
+        HEADS,
+        "values / self.running_scale, targets / self.running_scale",
+        "values, targets",
+        HEAD_TESTS,
+    ),
+    Mutant("quantile errors in the unit of the rewards", HEADS, " / self.running_scale  # u_ij", "  # u_ij", HEAD_TESTS),
+    Mutant("quantile fractions off by a half", HEADS, "+ 0.5) / self.n_values", "+ 1.0) / self.n_values", HEAD_TESTS),
+    Mutant("quantiles of the wrong side", HEADS, "errors.detach() < 0", "errors.detach() > 0", HEAD_TESTS),
+    Mutant("sum over the targets' quantiles", HEADS, ".mean(dim=-1).sum(dim=-1)", ".sum(dim=-1).mean(dim=-1)", HEAD_TESTS),
+    Mutant("returns go on after an episode", "recurrent_dqn/return_scale.py", "np.where(dones, 0.0, sums)", "sums", SCALE),
+    Mutant("returns without a discount", "recurrent_dqn/return_scale.py", "self.gamma * self._sums", "self._sums", SCALE),
+    Mutant(
+        "the target network keeps its scale",
+        ALGORITHM,
+        "for net in (self.q_net, self.q_net_target):\n                net.q_net.running_scale",
+        "for net in (self.q_net,):\n                net.q_net.running_scale",
+        SCALE,
+    ),
+    Mutant("an average that is never updated", ALGORITHM, "            self.policy.update_average()\n", "", AVERAGE),
+    Mutant(
+        "exploration by the average",
+        ALGORITHM,
+        "q_values, next_state = self.q_net(obs, state)",
+        "q_values, next_state = self.policy.acting_net(obs, state)",
+        AVERAGE,
+    ),
+    Mutant(
+        "a Munchausen bonus of the next action",
+        ALGORITHM,
+        "target_values[:-1].mean(dim=-2), batch.actions",
+        "target_values[1:].mean(dim=-2), batch.actions",
+        UPDATE,
+    ),
+    Mutant("hard next values under Munchausen", "common/td.py", "values - temperature * log_policy)", "values)", TD),
     Mutant("burn-in one length short", "recurrent_dqn/policies.py", "burn_in_lengths >= end", "burn_in_lengths > end", UPDATE),
     Mutant(
         "burn-in with gradient",

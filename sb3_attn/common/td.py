@@ -112,13 +112,15 @@ def value_targets(
 
     :param rewards: r_{t+1}, ``[T, B]``
     :param discounts: gamma, or 0 where the episode terminated, ``[T, B]``
-    :param next_values: v_{t+1} as the network outputs them, ``[T, B]``
+    :param next_values: v_{t+1} as the network outputs them, ``[T, B]``, or N of them at each step, ``[T, B, N]``
     :param mask: True on real steps, False on padding, bool ``[T, B]``
     :param n_steps: number of rewards before the bootstrap, if ``td_lambda`` is ``None``
     :param td_lambda: lambda of the lambda returns; ``None`` means n-step returns
     :param value_rescaling: whether the network learns h(Q) instead of Q
-    :return: ``[T, B]``; meaningless on padding
+    :return: of the shape of ``next_values``; meaningless on padding
     """
+    if next_values.dim() == 3:
+        rewards, discounts, mask = rewards.unsqueeze(-1), discounts.unsqueeze(-1), mask.unsqueeze(-1)
     if value_rescaling:
         next_values = signed_parabolic(next_values)
     if td_lambda is None:
@@ -126,6 +128,39 @@ def value_targets(
     else:
         returns = lambda_returns(rewards, discounts, next_values, mask, td_lambda)
     return signed_hyperbolic(returns) if value_rescaling else returns
+
+
+def munchausen_bonuses(
+    q_values: th.Tensor, actions: th.Tensor, temperature: float = 0.03, min_log_probability: float = -1.0
+) -> th.Tensor:
+    """
+    tau log pi(a_t | s_t), clipped from below, of the policy pi = softmax(Q / tau).
+
+    Vieillard et al. (2020), section 3, https://arxiv.org/abs/2007.14430. It is added to the rewards, and next values are
+    ``soft_values``.
+
+    :param q_values: Q(s_t, .), ``[T, B, A]``
+    :param actions: a_t, ``[T, B]``
+    :param temperature: tau, in the unit of the rewards
+    :param min_log_probability: l_0, the smallest bonus, in the unit of the rewards
+    :return: ``[T, B]``, between ``min_log_probability`` and 0
+    """
+    log_policy = th.log_softmax(q_values / temperature, dim=-1)
+    return (temperature * log_policy.gather(-1, actions.unsqueeze(-1)).squeeze(-1)).clamp(min=min_log_probability)
+
+
+def soft_values(values: th.Tensor, temperature: float = 0.03) -> th.Tensor:
+    """
+    sum_a pi(a | s) (z(s, a) - tau log pi(a | s)) with pi = softmax(Q / tau): the values of an entropy-regularised policy.
+
+    Vieillard et al. (2020), eq. 1 for N = 1, and appendix B.1 for quantiles.
+
+    :param values: N values z of each action, whose mean is Q, ``[T, B, N, A]``
+    :param temperature: tau, in the unit of the rewards
+    :return: ``[T, B, N]``
+    """
+    log_policy = th.log_softmax(values.mean(dim=-2, keepdim=True) / temperature, dim=-1)
+    return (log_policy.exp() * (values - temperature * log_policy)).sum(dim=-1)
 
 
 def sequence_priority(td_error: th.Tensor, mask: th.Tensor, eta: float = 0.9) -> th.Tensor:
@@ -158,7 +193,7 @@ def importance_weights(probabilities: th.Tensor, size: int, exponent: float) -> 
     return weights / weights.max()
 
 
-def _check_shapes(*sequences: th.Tensor) -> None:
-    shapes = [tuple(sequence.shape) for sequence in sequences]
-    if len(set(shapes)) != 1 or len(shapes[0]) != 2:
+def _check_shapes(rewards: th.Tensor, discounts: th.Tensor, next_values: th.Tensor, mask: th.Tensor) -> None:
+    shapes = [tuple(sequence.shape) for sequence in (rewards, discounts, next_values, mask)]
+    if len({shape[:2] for shape in shapes}) != 1 or len({len(shape) for shape in shapes}) != 1 or len(shapes[0]) < 2:
         raise ValueError(f"rewards, discounts, next_values and mask have shapes {shapes}; all must be the same [T, B].")

@@ -28,8 +28,10 @@ from sb3_attn.r2d2.actors import Actors, LocalActors
 from sb3_attn.r2d2.collection import Collection, StepLedger
 from sb3_attn.r2d2.environments import MonitorFiles, env_fns_of, to_vec_env
 from sb3_attn.r2d2.stopping import save_checkpoints, stop_request
+from sb3_attn.r2d2.trajectory import Trajectory
 from sb3_attn.recurrent_dqn import RecurrentDQN, RecurrentDQNPolicy
 from sb3_attn.recurrent_dqn.recurrent_dqn import FORMER_ARGUMENTS as FORMER_RECURRENT_DQN_ARGUMENTS
+from sb3_attn.version import __version__
 
 BACKENDS = ("sync", "ray")
 
@@ -71,6 +73,7 @@ class R2D2(RecurrentDQN):
     :param n_steps: number of rewards before the bootstrap, if ``td_lambda`` is ``None``
     :param td_lambda: learn from Peng's Q(lambda) over the window; ``None`` means n-step returns
     :param value_rescaling: learn h(Q) instead of Q (see ``sb3_attn.common.td.signed_hyperbolic``)
+    :param reward_scaling: divide rewards by the running standard deviation of their discounted sums instead
     :param trace_length: number of trained steps in a window; ``None`` means whole episodes
     :param burn_in_length: largest number of steps before them that warm up the memory, without gradient; ``None`` means
         40, or 0 for whole episodes
@@ -118,6 +121,7 @@ class R2D2(RecurrentDQN):
         n_steps: int = 5,
         td_lambda: float | None = None,
         value_rescaling: bool = True,
+        reward_scaling: bool = False,
         trace_length: int | None = 80,
         burn_in_length: int | None = None,
         sequence_period: int | None = PAPER_SEQUENCE_PERIOD,
@@ -161,6 +165,7 @@ class R2D2(RecurrentDQN):
             n_steps=n_steps,
             td_lambda=td_lambda,
             value_rescaling=value_rescaling,
+            reward_scaling=reward_scaling,
             trace_length=trace_length,
             burn_in_length=burn_in_length,
             sequence_period=sequence_period,
@@ -188,6 +193,7 @@ class R2D2(RecurrentDQN):
         self.n_windows_sampled = 0
         self._collection: Collection | None = None
         if _init_setup_model:
+            self.package_version = __version__
             self._check_buffer_size()
             self._setup_model()
 
@@ -355,6 +361,8 @@ class R2D2(RecurrentDQN):
         trajectory = collection.actors.receive()
         if trajectory is not None:
             n_windows = collection.insert(trajectory, self.num_timesteps, self._n_updates)
+            if self.reward_scaling:
+                self._update_return_scale(trajectory)
             is_dict = isinstance(self.observation_space, spaces.Dict)
             for new_obs, rewards, dones, infos in trajectory.steps(is_dict):  # noqa: B007  the names that SB3's callbacks read
                 self._n_calls += 1
@@ -377,6 +385,11 @@ class R2D2(RecurrentDQN):
                 self.dump_logs()
         callback.on_rollout_end()
         return RolloutReturn(n_steps, n_episodes, continues and not collection.stop.is_set())
+
+    def _update_return_scale(self, trajectory: Trajectory) -> None:
+        env_indices = trajectory.actor * self.n_envs + np.arange(self.n_envs)
+        for rewards, dones in zip(trajectory.rewards, trajectory.dones, strict=True):
+            self.return_scale.update(rewards, dones, env_indices)
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """
@@ -432,7 +445,7 @@ def with_default_policy_kwargs(policy_kwargs: dict[str, Any] | None) -> dict[str
     :return: all arguments
     """
     given = policy_kwargs or {}
-    complete = {"net_arch": [512], **given}
+    complete = {"net_arch": [512], "ema_decay": 0.0, **given}
     if get_core_class(given.get("core", "lstm")) in (LSTMCore, GRUCore) and "lstm_hidden_size" not in given:
         complete["core_kwargs"] = {"hidden_size": 512, **(given.get("core_kwargs") or {})}
     if "optimizer_class" not in given:

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from operator import itemgetter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch as th
@@ -18,18 +18,20 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sb3_attn.common.core_state import CoreState, map_state, state_from_arrays, where_rows
 from sb3_attn.common.observations import batch_size, map_obs
 from sb3_attn.common.optimizer import default_optimizer_kwargs
 from sb3_attn.memory import LSTMCore, MemoryCore, make_core
 from sb3_attn.memory.registry import get_core_class
+from sb3_attn.recurrent_dqn.heads import Head, make_head
 from sb3_attn.replay import SequenceReplayBufferSamples
 
 
 class RecurrentQNetwork(QNetwork):
     """
-    Features -> encoder -> memory core -> head, one value per action.
+    Features -> encoder -> memory core -> head.
 
     :param observation_space: Observation space
     :param action_space: Action space
@@ -40,11 +42,14 @@ class RecurrentQNetwork(QNetwork):
     :param encoder_arch: sizes of the layers between the features and the core
     :param net_arch: sizes of the hidden layers of the head
     :param activation_fn: Activation function
-    :param dueling: Q = V + A - mean A (Wang et al. 2016, eq. 9); V and A share the hidden layers, at half the cost of the
-        paper's two streams
+    :param head: name or class of the head, see ``sb3_attn.recurrent_dqn.heads``
+    :param head_kwargs: further arguments of the head
+    :param dueling: learn the state's value and the actions' advantages rather than the Q-values themselves
     :param skip_connection: whether the head gets the core's inputs in addition to its outputs
     :param normalize_images: Whether to normalize images or not, dividing by 255.0
     """
+
+    q_net: Head  # SB3's name for the layers on top of the features
 
     def __init__(
         self,
@@ -57,6 +62,8 @@ class RecurrentQNetwork(QNetwork):
         encoder_arch: list[int] | None = None,
         net_arch: list[int] | None = None,
         activation_fn: type[nn.Module] = nn.ReLU,
+        head: str | type[Head] = "expected",
+        head_kwargs: dict[str, Any] | None = None,
         dueling: bool = True,
         skip_connection: bool = True,
         normalize_images: bool = True,
@@ -65,21 +72,19 @@ class RecurrentQNetwork(QNetwork):
         encoder = nn.Sequential(*create_mlp(features_dim, -1, encoder_arch, activation_fn))
         core_module = make_core(core, encoder_arch[-1] if encoder_arch else features_dim, core_kwargs)
         latent_dim = core_module.output_size + (core_module.input_size if skip_connection else 0)
+        head_module = make_head(head, latent_dim, int(action_space.n), net_arch or [], activation_fn, dueling, head_kwargs)
         super().__init__(
             observation_space,
             action_space,
             features_extractor,
-            latent_dim,  # the size of SB3's features, on top of which it builds `q_net`, our head
+            latent_dim,  # the size of SB3's features, on top of which it builds `q_net`; our head takes its place
             net_arch,
             activation_fn,
             normalize_images,
         )
         self.encoder = encoder
         self.core = core_module
-        self.dueling = dueling
-        if dueling:  # one more output than actions: V, then the advantages
-            n_actions = int(action_space.n)
-            self.q_net = nn.Sequential(*create_mlp(latent_dim, 1 + n_actions, self.net_arch, activation_fn))
+        self.q_net = head_module
         self.skip_connection = skip_connection
         #: Whether the core or the features extractor samples in training mode, so that acting has other Q-values
         self.samples_in_training = any(getattr(module, "samples_in_training", False) for module in self.modules())
@@ -89,6 +94,8 @@ class RecurrentQNetwork(QNetwork):
             core=core,
             core_kwargs=core_kwargs,
             encoder_arch=encoder_arch,
+            head=head,
+            head_kwargs=head_kwargs,
             dueling=dueling,
             skip_connection=skip_connection,
         )
@@ -134,7 +141,7 @@ class RecurrentQNetwork(QNetwork):
         """
         inputs = self.encode(obs)
         outputs, state = self.core(inputs, state)
-        return self._q_values(inputs, outputs), state
+        return self._values(inputs, outputs).mean(dim=-2), state
 
     def unroll(self, obs: PyTorchObs, state: CoreState) -> tuple[th.Tensor, CoreState]:
         """
@@ -144,9 +151,20 @@ class RecurrentQNetwork(QNetwork):
         :param state: the memory before the first
         :return: Q-values ``[T, B, actions]`` and the memory after the last
         """
+        values, state = self.unroll_values(obs, state)
+        return values.mean(dim=-2), state
+
+    def unroll_values(self, obs: PyTorchObs, state: CoreState) -> tuple[th.Tensor, CoreState]:
+        """
+        T steps of one episode, with all that the head says about each action.
+
+        :param obs: ``[T, B, ...]``
+        :param state: the memory before the first
+        :return: N values of each action, whose mean is its Q-value, ``[T, B, N, actions]``; and the memory after the last
+        """
         inputs = self.encode_sequence(obs)
         outputs, state = self.core.unroll(inputs, state)
-        return self._q_values(inputs, outputs), state
+        return self._values(inputs, outputs), state
 
     def advance(self, obs: PyTorchObs, state: CoreState) -> CoreState:
         """
@@ -203,13 +221,8 @@ class RecurrentQNetwork(QNetwork):
         # SB3's preprocessing knows one batch axis only, so time and batch are flattened into one: [T, B, ...] -> [T B, ...]
         return self.encode(map_obs(lambda array: array.flatten(0, 1), obs)).unflatten(0, (batch_size(obs), -1))
 
-    def _q_values(self, inputs: th.Tensor, outputs: th.Tensor) -> th.Tensor:
-        latent = th.cat((outputs, inputs), dim=-1) if self.skip_connection else outputs
-        if not self.dueling:
-            return self.q_net(latent)
-        # The mean is subtracted so that V and A are determined: without it a constant could move from one to the other
-        values, advantages = self.q_net(latent).split((1, int(self.action_space.n)), dim=-1)
-        return values + advantages - advantages.mean(dim=-1, keepdim=True)
+    def _values(self, inputs: th.Tensor, outputs: th.Tensor) -> th.Tensor:
+        return self.q_net(th.cat((outputs, inputs), dim=-1) if self.skip_connection else outputs)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
         """Greedy actions ``[B]`` at the first observations of episodes."""
@@ -226,7 +239,7 @@ class RecurrentDQNPolicy(DQNPolicy):
     :param observation_space: Observation space
     :param action_space: Action space
     :param lr_schedule: Learning rate schedule (could be constant)
-    :param net_arch: sizes of the hidden layers of the head, after the memory
+    :param net_arch: sizes of the hidden layers of the head, after the memory; ``None`` means one layer of 256
     :param activation_fn: Activation function
     :param features_extractor_class: Features extractor to use; ``None`` means the policy's own: FlattenExtractor,
         NatureCNN or CombinedExtractor
@@ -239,8 +252,12 @@ class RecurrentDQNPolicy(DQNPolicy):
     :param core_kwargs: further arguments of the core, such as ``dict(hidden_size=256)``
     :param encoder_arch: sizes of the layers between features and memory; ``None`` means one layer of 64, or none after
         NatureCNN, which ends with a layer of its own
+    :param head: ``"expected"`` (each action's Q-value), ``"quantile"`` (quantiles of its return), or a ``Head`` subclass
+    :param head_kwargs: further arguments of the head, such as ``dict(n_values=32)``
     :param dueling: learn the state's value and the actions' advantages rather than the Q-values themselves
     :param skip_connection: whether the head gets the memory's inputs in addition to its outputs
+    :param ema_decay: the policy acts with an exponential moving average of the online network's parameters, of which an update
+        keeps this fraction; 0 means without average. Exploration, targets and gradients are those of the online network
     :param lstm_hidden_size: sb3-contrib's name for ``core_kwargs=dict(hidden_size=...)`` of an LSTM
     """
 
@@ -263,8 +280,11 @@ class RecurrentDQNPolicy(DQNPolicy):
         core: str | type[MemoryCore] = "lstm",
         core_kwargs: dict[str, Any] | None = None,
         encoder_arch: list[int] | None = None,
+        head: str | type[Head] = "expected",
+        head_kwargs: dict[str, Any] | None = None,
         dueling: bool = True,
         skip_connection: bool = True,
+        ema_decay: float = 0.995,
         lstm_hidden_size: int | None = None,
     ) -> None:
         features_extractor_class = features_extractor_class or self.default_features_extractor
@@ -285,13 +305,15 @@ class RecurrentDQNPolicy(DQNPolicy):
         )
         if encoder_arch is None:  # NatureCNN ends with a layer of 512, which is encoder enough
             encoder_arch = [] if features_extractor_class is NatureCNN else [64]
-        self.net_arch = [64] if net_arch is None else net_arch
+        self.net_arch = [256] if net_arch is None else net_arch
         self.activation_fn = activation_fn
         # Arguments that DQN's networks do not have, beside those that `DQNPolicy._build` passes to `make_q_net` by net_args
         self._memory_args = dict(
             core=core,
             core_kwargs=core_kwargs,
             encoder_arch=encoder_arch,
+            head=head,
+            head_kwargs=head_kwargs,
             dueling=dueling,
             skip_connection=skip_connection,
         )
@@ -303,6 +325,11 @@ class RecurrentDQNPolicy(DQNPolicy):
             "normalize_images": normalize_images,
             **self._memory_args,
         }
+        if not 0 <= ema_decay < 1:
+            raise ValueError(
+                f"ema_decay={ema_decay} must lie in [0, 1); 0 means that the policy acts with the online network."
+            )
+        self.ema_decay = ema_decay
         self._n_stateless_calls = 0  # calls of `predict` in a row that had no state
         self._build(lr_schedule)
 
@@ -313,20 +340,39 @@ class RecurrentDQNPolicy(DQNPolicy):
             remedy = "'MultiInputPolicy'" if is_dict else "'MlpPolicy' for vectors or 'CnnPolicy' for images"
             raise ValueError(f"policy {type(self).__name__} does not fit observation_space={observation_space}; use {remedy}.")
 
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        self.q_net_ema: AveragedModel | None = None
+        if self.ema_decay > 0:
+            self.q_net_ema = AveragedModel(self.q_net, multi_avg_fn=get_ema_multi_avg_fn(self.ema_decay))
+            self.q_net_ema.eval()
+
     def make_q_net(self) -> RecurrentQNetwork:
         # Make sure we always have separate networks for features extractors etc
         net_args = self._update_features_extractor(self.net_args, features_extractor=None)
         return RecurrentQNetwork(**net_args).to(self.device)
 
+    @property
+    def acting_net(self) -> RecurrentQNetwork:
+        """The network that ``predict`` acts with: the average, once there is one."""
+        if self.q_net_ema is None or self.q_net_ema.n_averaged == 0:
+            return self.q_net
+        return cast(RecurrentQNetwork, self.q_net_ema.module)
+
+    def update_average(self) -> None:
+        """Let the average follow the online network, after an update of that."""
+        if self.q_net_ema is not None:
+            self.q_net_ema.update_parameters(self.q_net)
+
     def forward(self, obs: PyTorchObs, state: CoreState) -> tuple[th.Tensor, CoreState]:  # type: ignore[override]
         """
-        One greedy step. An exported policy computes this.
+        One greedy step.
 
         :param obs: ``[B, ...]``
         :param state: the memory before it
         :return: actions ``[B]`` and the memory after it
         """
-        q_values, state = self.q_net(obs, state)
+        q_values, state = self.acting_net(obs, state)
         return q_values.argmax(dim=1), state
 
     def predict(
@@ -355,13 +401,13 @@ class RecurrentDQNPolicy(DQNPolicy):
         obs_tensor, vectorized_env = self.obs_to_tensor(observation)
         n_envs = batch_size(obs_tensor)
         with th.no_grad():
-            core_state = self.q_net.state_or_initial(state, n_envs)
+            core_state = self.acting_net.state_or_initial(state, n_envs)
             # evaluate_policy passes both: at an episode's start the state is still that of the last episode
             if state is not None and episode_start is not None:
                 rows = np.asarray(episode_start, dtype=bool).reshape(-1)
                 if len(rows) != n_envs:
                     raise ValueError(f"episode_start={episode_start} does not fit {n_envs} observations; give one each.")
-                core_state = self.q_net.reset_rows(core_state, th.as_tensor(rows, device=self.device))
+                core_state = self.acting_net.reset_rows(core_state, th.as_tensor(rows, device=self.device))
             actions, core_state = self(obs_tensor, core_state)
         action = actions.cpu().numpy()
         return action if vectorized_env else action.squeeze(axis=0), map_state(_to_numpy, core_state)
@@ -381,7 +427,13 @@ class RecurrentDQNPolicy(DQNPolicy):
             self._n_stateless_calls = 0
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**super()._get_constructor_parameters(), **self._memory_args}
+        return {**super()._get_constructor_parameters(), **self._memory_args, "ema_decay": self.ema_decay}
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if self.q_net_ema is not None:  # models of earlier versions have no average
+            for name, tensor in self.q_net_ema.state_dict().items():
+                state_dict.setdefault(f"{prefix}q_net_ema.{name}", tensor)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def _to_numpy(tensor: th.Tensor) -> np.ndarray:

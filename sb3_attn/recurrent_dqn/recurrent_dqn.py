@@ -1,5 +1,6 @@
 """Deep Q-learning with a memory: acting, the update, and the checks of its arguments."""
 
+import math
 import warnings
 from functools import partial
 from types import SimpleNamespace
@@ -15,21 +16,29 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import ConstantSchedule
 from stable_baselines3.dqn import DQN
-from torch.nn import functional as F
 
 from sb3_attn.common import td
 from sb3_attn.common.core_state import CoreState
 from sb3_attn.common.exploration import ape_x_epsilons
 from sb3_attn.common.former_names import accept_former_arguments, rename_attributes
 from sb3_attn.recurrent_dqn.darqn import DARQNPolicy
+from sb3_attn.recurrent_dqn.heads import take_actions
 from sb3_attn.recurrent_dqn.nan_checks import FiniteGuard, check_finite, check_finite_loss
 from sb3_attn.recurrent_dqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, RecurrentDQNPolicy, RecurrentQNetwork
+from sb3_attn.recurrent_dqn.return_scale import ReturnScale
 from sb3_attn.recurrent_dqn.saving import SaveAndLoad
 from sb3_attn.replay import PrioritizedSequenceReplayBuffer, SequenceReplayBuffer, SequenceReplayBufferSamples
 from sb3_attn.replay.sequence_buffer import check_lengths
+from sb3_attn.version import __version__
 
 #: From the former name of an argument to the present one, for the zips and YAML files of earlier versions
 FORMER_ARGUMENTS = {"bootstrap_n": "n_steps", "epsilon_ladder": "per_env_epsilons"}
+
+#: Defaults of the policy that were others in models without ``package_version``
+FORMER_POLICY_DEFAULTS = {"net_arch": [64], "ema_decay": 0.0}
+
+#: Number of steps of single environments for each gradient step, by default
+STEPS_PER_UPDATE = 10
 
 #: Arguments of sb3-contrib's recurrent policies that have no counterpart here, and what to do instead
 CONTRIB_ARGUMENTS = {
@@ -57,8 +66,9 @@ class RecurrentDQN(SaveAndLoad, DQN):
     :param batch_size: number of windows in a gradient update
     :param tau: the soft update coefficient ("Polyak update", between 0 and 1) default 1 for hard update
     :param gamma: the discount factor
-    :param train_freq: Update the model every ``train_freq`` steps. Alternatively pass a tuple of frequency and unit
-        like ``(5, "step")`` or ``(2, "episode")``.
+    :param train_freq: Update the model every ``train_freq`` steps of the vectorized environment. Alternatively pass a tuple of
+        frequency and unit like ``(5, "step")`` or ``(2, "episode")``. Given neither this nor ``gradient_steps``, there is one
+        gradient step per 10 steps of single environments, however many there are; given one, the other is DQN's (4 or 1)
     :param gradient_steps: How many gradient steps to do after each rollout; ``-1`` means as many as steps done
     :param replay_buffer_class: a ``SequenceReplayBuffer`` class; ``None`` means the one that fits ``prioritized_replay``
     :param replay_buffer_kwargs: Keyword arguments to pass to the replay buffer on creation.
@@ -80,6 +90,11 @@ class RecurrentDQN(SaveAndLoad, DQN):
     :param prioritized_replay: draw windows in proportion to a power of their TD errors
     :param per_env_epsilons: a constant epsilon for each environment (see ``sb3_attn.common.exploration.ape_x_epsilons``)
         instead of the schedule; ``predict(deterministic=False)`` then explores with the smallest of them
+    :param reward_scaling: divide rewards by the running standard deviation of their discounted sums, as ``VecNormalize`` does,
+        so that learning does not depend on their unit; Q-values keep that unit. ``None`` means unless ``value_rescaling``
+    :param munchausen_alpha: weight of the log-probability of the action taken, which Munchausen DQN adds to the reward
+        (Vieillard et al. 2020, who have 0.9); 0 means DQN
+    :param munchausen_temperature: temperature of the policy that has these probabilities, in the unit of the rewards
     :param stats_window_size: Window size for the rollout logging, specifying the number of episodes to average
         the reported success rate, mean episode length, and mean reward over
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
@@ -102,6 +117,8 @@ class RecurrentDQN(SaveAndLoad, DQN):
         "MultiInputLstmPolicy": MultiInputPolicy,
         "DARQNPolicy": DARQNPolicy,
     }
+    #: Version of this package that made the model; ``None`` if that was before zips told it
+    package_version: str | None = None
     q_net: RecurrentQNetwork
     q_net_target: RecurrentQNetwork
     policy: RecurrentDQNPolicy
@@ -112,14 +129,14 @@ class RecurrentDQN(SaveAndLoad, DQN):
         self,
         policy: str | type[RecurrentDQNPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 5e-4,
+        learning_rate: float | Schedule = 1e-3,
         buffer_size: int = 100_000,
         learning_starts: int = 1000,
-        batch_size: int = 32,
+        batch_size: int = 8,
         tau: float = 1.0,
         gamma: float = 0.99,
-        train_freq: int | tuple[int, str] = 4,
-        gradient_steps: int = 1,
+        train_freq: int | tuple[int, str] | None = None,
+        gradient_steps: int | None = None,
         replay_buffer_class: type[SequenceReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
@@ -130,14 +147,17 @@ class RecurrentDQN(SaveAndLoad, DQN):
         max_grad_norm: float = 10,
         double_q: bool = True,
         n_steps: int = 1,
-        td_lambda: float | None = 0.8,
+        td_lambda: float | None = 0.95,
         value_rescaling: bool = False,
-        trace_length: int | None = 40,
+        trace_length: int | None = 128,
         burn_in_length: int | None = None,
         sequence_period: int | None = None,
         stored_state: bool = True,
         prioritized_replay: bool = False,
         per_env_epsilons: bool = False,
+        reward_scaling: bool | None = None,
+        munchausen_alpha: float = 0.0,
+        munchausen_temperature: float = 0.03,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -157,8 +177,8 @@ class RecurrentDQN(SaveAndLoad, DQN):
             batch_size,
             tau,
             gamma,
-            tuple(train_freq) if isinstance(train_freq, list) else train_freq,  # YAML has no tuples
-            gradient_steps,
+            tuple(train_freq) if isinstance(train_freq, list) else train_freq or 4,  # YAML has no tuples
+            1 if gradient_steps is None else gradient_steps,
             replay_buffer_class,
             replay_buffer_kwargs,
             target_update_interval=target_update_interval,
@@ -174,6 +194,9 @@ class RecurrentDQN(SaveAndLoad, DQN):
             device=device,
             _init_setup_model=False,
         )
+        if train_freq is None and gradient_steps is None and self.env is not None:  # the smallest numbers with this ratio
+            divisor = math.gcd(STEPS_PER_UPDATE, self.n_envs)
+            self.train_freq, self.gradient_steps = STEPS_PER_UPDATE // divisor, self.n_envs // divisor
         self.double_q = double_q
         self.n_steps = n_steps
         self.td_lambda = td_lambda
@@ -186,10 +209,15 @@ class RecurrentDQN(SaveAndLoad, DQN):
         self.stored_state = stored_state
         self.prioritized_replay = prioritized_replay
         self.per_env_epsilons = per_env_epsilons
+        self.reward_scaling = not value_rescaling if reward_scaling is None else reward_scaling
+        self.munchausen_alpha = munchausen_alpha
+        self.munchausen_temperature = munchausen_temperature
+        self.return_scale = ReturnScale(gamma)
         # The memory of the environments that act: before the current observation; and during a step, before and after it
         self._core_state: CoreState | None = None
         self._step_states: tuple[CoreState, CoreState] | None = None
         if _init_setup_model:
+            self.package_version = __version__
             self._check_buffer_size()
             self._setup_model()
 
@@ -199,6 +227,9 @@ class RecurrentDQN(SaveAndLoad, DQN):
 
     def _setup_model(self) -> None:
         rename_attributes(self.__dict__, FORMER_ARGUMENTS)
+        if self.package_version is None:
+            self.policy_kwargs = FORMER_POLICY_DEFAULTS | self.policy_kwargs
+            self.reward_scaling = False
         self._check_arguments()
         if self.replay_buffer is None:  # SB3 would build one without the lengths
             self.replay_buffer = self.replay_buffer_class(
@@ -217,6 +248,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
             # SB3 warns that a custom replay buffer has to compute n-step returns itself; common/td.py computes them
             warnings.filterwarnings("ignore", "`n_steps=.*` is ignored")
             super()._setup_model()
+        self.return_scale.reset(self.n_replay_envs)
         if self.per_env_epsilons:  # for `predict` and the logs; acting takes all epsilons
             self.exploration_schedule = ConstantSchedule(ape_x_epsilons(self.n_replay_envs)[-1])
 
@@ -270,6 +302,18 @@ class RecurrentDQN(SaveAndLoad, DQN):
                 f"td_lambda={self.td_lambda} and n_steps={self.n_steps} are two kinds of return; pass td_lambda=None "
                 "for n-step returns, or n_steps=1."
             )
+        # The unit in which values are learned
+        if self.reward_scaling and self.value_rescaling:
+            raise ValueError("reward_scaling=True and value_rescaling=True are two ways to one end; leave one of them out.")
+        if not 0 <= self.munchausen_alpha <= 1:
+            raise ValueError(f"munchausen_alpha={self.munchausen_alpha} must lie between 0, which is DQN, and 1.")
+        if self.munchausen_temperature <= 0:
+            raise ValueError(f"munchausen_temperature={self.munchausen_temperature} must be positive; 0.03 is usual.")
+        if self.munchausen_alpha > 0 and self.value_rescaling:
+            raise ValueError(
+                f"munchausen_alpha={self.munchausen_alpha} adds log-probabilities to rewards, but value_rescaling=True "
+                "changes the unit of values; use value_rescaling=False."
+            )
 
     def _check_buffer_size(self) -> None:
         """
@@ -322,7 +366,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
             state = self.q_net.initial_state(n_envs) if self._core_state is None else self._core_state
             if self._last_episode_starts.any():
                 state = self.q_net.reset_rows(state, th.as_tensor(self._last_episode_starts, device=self.device))
-            greedy_actions, next_state = self.policy(obs, state)
+            q_values, next_state = self.q_net(obs, state)
         self._step_states = state, next_state
         # Epsilon comes after the forward pass: the memory must see every observation, also where the action is random
         if self.num_timesteps < learning_starts:
@@ -330,7 +374,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
         else:
             epsilons = ape_x_epsilons(n_envs) if self.per_env_epsilons else self.exploration_rate
             explore = np.random.rand(n_envs) < epsilons
-        actions = self._replace_randomly(greedy_actions.cpu().numpy(), explore)
+        actions = self._replace_randomly(q_values.argmax(dim=1).cpu().numpy(), explore)
         return actions, actions  # for the environments and for the buffer
 
     def _replace_randomly(self, actions: np.ndarray, explore: np.ndarray) -> np.ndarray:
@@ -355,6 +399,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
         recorder = cast(ReplayBuffer, SimpleNamespace(add=add))
         super()._store_transition(recorder, buffer_action, new_obs, reward, dones, infos)
         # Only now, so that a step which a callback keeps from being stored does not advance the memory either
+        self.return_scale.update(reward, dones)
         self._core_state, self._step_states = next_state, None
         self._last_episode_starts = dones
 
@@ -363,24 +408,26 @@ class RecurrentDQN(SaveAndLoad, DQN):
             return  # the first window is not complete yet
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
+        if self.reward_scaling:
+            for net in (self.q_net, self.q_net_target):
+                net.q_net.running_scale.fill_(self.return_scale.value)
 
         losses, td_errors = [], []
         for _ in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
 
-            # Each network warms up its own memory, then both unroll over the same T + 1 observations: [T + 1, B, actions]
-            q_values, core_state = self.q_net.unroll(batch.observations, self.q_net.burn_in(batch))
+            # Each network warms up its own memory, then both unroll over the same T + 1 observations. N values of each action,
+            # whose mean is its Q-value: [T + 1, B, N, actions]
+            values, core_state = self.q_net.unroll_values(batch.observations, self.q_net.burn_in(batch))
             with th.no_grad():
-                target_q_values, _ = self.q_net_target.unroll(batch.observations, self.q_net_target.burn_in(batch))
-                # The value of the next observation, [T, B]: of the action that the online network would choose there
-                selector_q_values = self._acting_q_values(batch, q_values) if self.double_q else target_q_values
-                next_actions = selector_q_values[1:].argmax(dim=-1, keepdim=True)
-                next_values = target_q_values[1:].gather(-1, next_actions).squeeze(-1)
-                targets = self._targets(batch, next_values)
-            chosen_q_values = q_values[:-1].gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
+                target_values, _ = self.q_net_target.unroll_values(batch.observations, self.q_net_target.burn_in(batch))
+                # The online network chooses the next actions, the target network values them
+                selector_values = self._acting_values(batch, values) if self.double_q else target_values
+                targets = self._targets(batch, selector_values, target_values)
+            chosen_values = take_actions(values[:-1], batch.actions)
 
-            # Huber loss, [T, B]: each window has one weight, and the sum over windows is the mean over trained steps
-            step_losses = F.smooth_l1_loss(chosen_q_values, targets, reduction="none")
+            # [T, B]: each window has one weight, and the sum over windows is the mean over trained steps
+            step_losses = self.q_net.q_net.loss(chosen_values, targets)
             step_losses = batch.importance_weights * th.where(batch.mask, step_losses, 0.0) / batch.mask.sum()
             loss = step_losses.sum()
             losses.append(loss.item())
@@ -393,38 +440,46 @@ class RecurrentDQN(SaveAndLoad, DQN):
             self.policy.optimizer.step()
 
             # Priorities are the errors before this update, as in R2D2: no second forward pass
-            td_error = targets - chosen_q_values.detach()
+            td_error = (targets - chosen_values.detach()).mean(dim=-1)
             if isinstance(self.replay_buffer, PrioritizedSequenceReplayBuffer):
                 self.replay_buffer.update_priorities(batch, td.sequence_priority(td_error, batch.mask).cpu().numpy())
             td_errors.append(td_error[batch.mask].abs().mean().item())
+
+            self.policy.update_average()
 
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/loss", np.mean(losses))
         self.logger.record("train/td_error", np.mean(td_errors))
 
-    def _acting_q_values(self, batch: SequenceReplayBufferSamples, q_values: th.Tensor) -> th.Tensor:
-        """The online network's Q-values as acting computes them, from those of the update; both ``[T + 1, B, actions]``."""
+    def _acting_values(self, batch: SequenceReplayBufferSamples, values: th.Tensor) -> th.Tensor:
+        """The online network's values as acting computes them, from those of the update; both ``[T + 1, B, N, actions]``."""
         if not self.q_net.samples_in_training:
-            return q_values
-        # With hard attention, the Q-values of the update are those of sampled regions; acting takes the most likely ones
+            return values
+        # With hard attention, the values of the update are those of sampled regions; acting takes the most likely ones
         self.q_net.set_training_mode(False)
-        q_values, _ = self.q_net.unroll(batch.observations, self.q_net.burn_in(batch))
+        values, _ = self.q_net.unroll_values(batch.observations, self.q_net.burn_in(batch))
         self.q_net.set_training_mode(True)
-        return q_values
+        return values
 
-    def _targets(self, batch: SequenceReplayBufferSamples, next_values: th.Tensor) -> th.Tensor:
-        """Targets for the Q-values of the actions taken, from the values of the observations after them; both ``[T, B]``."""
+    def _targets(self, batch: SequenceReplayBufferSamples, selector_values: th.Tensor, target_values: th.Tensor) -> th.Tensor:
+        """
+        Targets ``[T, B, N]`` for the values of the actions taken.
+
+        :param batch: B windows
+        :param selector_values: what chooses the next actions, ``[T + 1, B, N, actions]``
+        :param target_values: what values them, ``[T + 1, B, N, actions]``
+        """
+        rewards = batch.rewards
+        if self.munchausen_alpha > 0:
+            bonuses = td.munchausen_bonuses(target_values[:-1].mean(dim=-2), batch.actions, self.munchausen_temperature)
+            rewards = rewards + self.munchausen_alpha * bonuses
+            next_values = td.soft_values(target_values[1:], self.munchausen_temperature)
+        else:
+            next_actions = selector_values[1:].mean(dim=-2).argmax(dim=-1)
+            next_values = take_actions(target_values[1:], next_actions)
         discounts = (1 - batch.terminations) * self.gamma
-        return td.value_targets(
-            batch.rewards,
-            discounts,
-            next_values,
-            batch.mask,
-            n_steps=self.n_steps,
-            td_lambda=self.td_lambda,
-            value_rescaling=self.value_rescaling,
-        )
+        return td.value_targets(rewards, discounts, next_values, batch.mask, **self.return_kwargs)
 
     @property
     def return_kwargs(self) -> dict[str, Any]:

@@ -319,7 +319,7 @@ def acting_network(model: BaseAlgorithm) -> BaseModel:
     :param model: of any of SB3's algorithms, or of ours
     :return: the Q-network, the quantile network, the actor, or the policy itself
     """
-    for name in ("q_net", "quantile_net", "actor"):
+    for name in ("acting_net", "q_net", "quantile_net", "actor"):
         network = getattr(model.policy, name, None)
         if isinstance(network, BaseModel):
             return network

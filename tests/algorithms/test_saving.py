@@ -87,6 +87,7 @@ def test_parameters_can_be_handed_over(make: Make) -> None:
     first, second = make(walks(2)).learn(80), make(walks(2), seed=1).learn(40)
     second.set_parameters(copy.deepcopy(first.get_parameters()))  # torch's optimizers take tensors over uncopied
     second.replay_buffer = copy.deepcopy(first.replay_buffer)
+    second.return_scale = copy.deepcopy(first.return_scale)  # what it has seen, like the replay
     assert_same(parameters(first), parameters(second))
     for model in (first, second):
         np.random.seed(0)

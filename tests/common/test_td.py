@@ -181,3 +181,37 @@ def test_full_importance_weights_undo_the_bias_of_the_sampling():
     weights = td.importance_weights(probabilities, 3, exponent=1.0)
     th.testing.assert_close(weights * probabilities, (weights * probabilities)[0].expand(3))
     assert weights.max() == 1
+
+
+def softmax(values: list[float]) -> list[float]:
+    weights = [math.exp(value - max(values)) for value in values]
+    return [weight / sum(weights) for weight in weights]
+
+
+@pytest.mark.parametrize("temperature", [0.03, 1.0])
+def test_munchausen_bonuses_and_soft_values_are_those_of_the_paper(temperature):
+    """Vieillard et al. (2020), eq. 1 and 2, one state at a time; values near enough that no probability underflows."""
+    values = 0.1 * th.randn(3, 2, 4, 5, dtype=th.float64, generator=th.Generator().manual_seed(0))
+    actions = th.randint(5, (3, 2), generator=th.Generator().manual_seed(0))
+    bonuses = td.munchausen_bonuses(values.mean(dim=-2), actions, temperature, min_log_probability=-0.1)
+    soft = td.soft_values(values, temperature)
+    assert -0.1 < float(bonuses.max()) <= 0 and bool((bonuses == -0.1).any())
+    for t in range(3):
+        for b in range(2):
+            policy = softmax([q / temperature for q in values[t, b].mean(dim=0).tolist()])
+            bonus = max(temperature * math.log(policy[int(actions[t, b])]), -0.1)
+            assert float(bonuses[t, b]) == pytest.approx(bonus)
+            for n in range(4):
+                terms = zip(policy, values[t, b, n].tolist(), strict=True)
+                expected = sum(p * (z - temperature * math.log(p)) for p, z in terms)
+                assert float(soft[t, b, n]) == pytest.approx(expected)
+
+
+def test_several_values_of_a_step_have_returns_of_their_own():
+    _, (rewards, discounts, next_values, mask) = make_batch()
+    several = th.stack((next_values, next_values + 1, -2 * next_values), dim=-1)
+    for switches in (dict(td_lambda=0.8), dict(n_steps=3), dict(td_lambda=0.8, value_rescaling=True)):
+        together = td.value_targets(rewards, discounts, several, mask, **switches)
+        for n in range(3):
+            alone = td.value_targets(rewards, discounts, several[..., n], mask, **switches)
+            th.testing.assert_close(together[..., n][mask], alone[mask])

@@ -18,6 +18,7 @@ def make_rdqn(env: Any = None, policy: str = "MlpPolicy", **kwargs: Any) -> Recu
         buffer_size=200,
         learning_starts=20,
         batch_size=4,
+        train_freq=4,
         trace_length=3,
         burn_in_length=2,
         target_update_interval=20,

@@ -22,6 +22,7 @@ PAPER = dict(
     n_steps=5,
     td_lambda=None,
     value_rescaling=True,
+    reward_scaling=False,
     trace_length=80,
     burn_in_length=40,
     sequence_period=40,
@@ -74,7 +75,7 @@ def test_the_defaults_reach_the_model() -> None:
     assert isinstance(model.replay_buffer, PrioritizedSequenceReplayBuffer)
     assert (model.replay_buffer.priority_exponent, model.replay_buffer.importance_exponent) == (0.9, 0.6)
     assert model.n_envs == 8 and model.replay_buffer.buffer_size == 4_000_000 // 8
-    assert model.q_net.core.output_size == 512 and model.q_net.dueling and model.q_net.q_net[0].out_features == 512
+    assert model.q_net.core.output_size == 512 and model.q_net.q_net.dueling and model.q_net.q_net[0].out_features == 512
     assert isinstance(model.policy.optimizer, th.optim.Adam)
     assert model.policy.optimizer.defaults["eps"] == 1e-3 and model.policy.optimizer.defaults["lr"] == 1e-4
     assert model.per_env_epsilons
@@ -121,7 +122,7 @@ ADAM = {"eps": 1e-3, "fused": True}
 )
 def test_given_policy_arguments_take_precedence_over_the_papers(given: dict | None, expected: dict[str, Any]) -> None:
     copy = None if given is None else dict(given)
-    assert with_default_policy_kwargs(given) == expected
+    assert with_default_policy_kwargs(given) == expected | {"ema_decay": 0.0}
     assert given == copy
 
 

@@ -58,9 +58,9 @@ def test_the_default_layers() -> None:
     image = spaces.Box(0, 255, (36, 36, 1), np.uint8)
     sizes = {}
     for policy, env in (("MlpPolicy", counters()), ("CnnPolicy", counters(space=image))):
-        q_net = RecurrentDQN(policy, env, buffer_size=100, device="cpu").q_net
+        q_net = RecurrentDQN(policy, env, buffer_size=200, device="cpu").q_net
         sizes[policy] = [layer.out_features for layer in q_net.encoder[::2]], q_net.core.output_size, q_net.net_arch
-    assert sizes == {"MlpPolicy": ([64], 64, [64]), "CnnPolicy": ([], 64, [64])}
+    assert sizes == {"MlpPolicy": ([64], 64, [256]), "CnnPolicy": ([], 64, [256])}
 
 
 @pytest.mark.parametrize("core", ["lstm", "LSTM", LSTMCore])

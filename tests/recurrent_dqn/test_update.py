@@ -29,7 +29,7 @@ SAMPLING: dict[str, tuple[bool, dict[str, Any]]] = {
 
 def filled(n_collected: int = 60, **kwargs: Any) -> RecurrentDQN:
     """A model whose buffer holds random steps, without an update so far."""
-    return make_rdqn(learning_starts=10**6, **kwargs).learn(n_collected)
+    return make_rdqn(**(dict(learning_starts=10**6, reward_scaling=False) | kwargs)).learn(n_collected)
 
 
 def gradient(model: RecurrentDQN, batch: SequenceReplayBufferSamples, monkeypatch: pytest.MonkeyPatch) -> th.Tensor:
@@ -54,7 +54,7 @@ def with_targets(model: RecurrentDQN, batch: SequenceReplayBufferSamples, monkey
     with monkeypatch.context() as patch:
         patch.setattr(model, "_targets", lambda *args: kept.append(original(*args)) or kept[0])
         gradient(model, batch, patch)
-    return kept[0]
+    return kept[0].squeeze(-1)
 
 
 def sample_with_burn_in(model: RecurrentDQN, size: int = 64) -> SequenceReplayBufferSamples:
@@ -314,8 +314,8 @@ def test_only_a_network_that_samples_is_unrolled_twice(kind: str, double_q: bool
     samples, kwargs = SAMPLING[kind]
     model = filled(double_q=double_q, **kwargs)
     modes: list[bool] = []
-    unroll = model.q_net.unroll
-    monkeypatch.setattr(model.q_net, "unroll", lambda *args: modes.append(model.q_net.training) or unroll(*args))
+    unroll = model.q_net.unroll_values
+    monkeypatch.setattr(model.q_net, "unroll_values", lambda *args: modes.append(model.q_net.training) or unroll(*args))
     model.train(1, 4)
     assert modes == ([True, False] if samples and double_q else [True])
     assert model.q_net.training and not model.q_net_target.training
@@ -327,3 +327,21 @@ def test_modules_are_in_training_mode_only_during_an_update() -> None:
     model.q_net.encoder.register_forward_pre_hook(lambda encoder, inputs: modes.add((len(inputs[0]) == 1, encoder.training)))
     model.learn(60)
     assert modes == {(True, False), (False, True)}
+
+
+@pytest.mark.parametrize("policy_kwargs", [{}, dict(head="quantile", head_kwargs=dict(n_values=3))], ids=str)
+def test_munchausen_targets(policy_kwargs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vieillard et al. (2020), eq. 2, for each step and quantile by itself; the online network has no part in them."""
+    model = filled(munchausen_alpha=0.9, munchausen_temperature=0.5, td_lambda=None, policy_kwargs=policy_kwargs)
+    perturb(model.q_net)
+    batch = model.replay_buffer.sample(16)
+    targets = with_targets(model, batch, monkeypatch)
+    with th.no_grad():
+        values, _ = model.q_net_target.unroll_values(batch.observations, model.q_net_target.burn_in(batch))
+    log_policy = (values.mean(dim=-2) / 0.5).log_softmax(dim=-1)
+    for t, b in batch.mask.nonzero().tolist():
+        bonus = max(0.5 * float(log_policy[t, b, batch.actions[t, b]]), -1.0)
+        policy = log_policy[t + 1, b].exp()
+        soft = (policy * (values[t + 1, b] - 0.5 * log_policy[t + 1, b])).sum(dim=-1)  # [N]
+        expected = batch.rewards[t, b] + 0.9 * bonus + 0.99 * (1 - batch.terminations[t, b]) * soft
+        th.testing.assert_close(targets[t, b].flatten(), expected, atol=1e-5, rtol=1e-5)

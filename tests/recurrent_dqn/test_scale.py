@@ -1,0 +1,103 @@
+"""Learning does not depend on the unit of the rewards, nor its pace on the number of environments."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+
+from sb3_attn import RecurrentDQN
+from sb3_attn.recurrent_dqn.return_scale import ReturnScale
+from tests.helpers.environments import Counter
+from tests.helpers.models import make_r2d2, make_rdqn
+
+
+def scaled_counters(factor: float, n_envs: int = 2) -> VecEnv:
+    return DummyVecEnv([lambda n=n: gym.wrappers.TransformReward(Counter(n), lambda r: factor * r) for n in (3, 5)[:n_envs]])
+
+
+def test_the_scale_is_the_one_by_which_vec_normalize_divides() -> None:
+    env = VecNormalize(make_vec_env("CartPole-v1", n_envs=3, seed=0), norm_obs=False, norm_reward=True, gamma=0.9)
+    env.reset()
+    scale = ReturnScale(gamma=0.9)
+    scale.reset(n_envs=3)
+    for _ in range(100):
+        _, _, dones, _ = env.step(np.array([env.action_space.sample() for _ in range(3)]))
+        scale.update(env.get_original_reward(), dones)
+    assert scale.value == pytest.approx(np.sqrt(env.ret_rms.var), rel=1e-3)  # its moments begin with a small prior
+
+
+def test_environments_have_sums_of_their_own() -> None:
+    """Steps that arrive one environment after the other, as from actors, give the same sums."""
+    rng = np.random.default_rng(0)
+    rewards, dones = rng.normal(size=(20, 4)), rng.random((20, 4)) < 0.2
+    together, apart = ReturnScale(0.9), ReturnScale(0.9)
+    together.reset(4)
+    apart.reset(4)
+    for t in range(20):
+        together.update(rewards[t], dones[t])
+    for envs in (np.array([0, 1]), np.array([2, 3])):
+        for t in range(20):
+            apart.update(rewards[t, envs], dones[t, envs], envs)
+    assert apart.value == pytest.approx(together.value, rel=1e-9)
+
+
+def parameters_after(model: RecurrentDQN, n_steps: int = 120) -> list[th.Tensor]:
+    model.learn(n_steps)
+    assert model._n_updates > 5
+    return [parameter.detach().clone() for parameter in model.q_net.parameters()]
+
+
+@pytest.mark.parametrize("make", [make_rdqn, make_r2d2])
+@pytest.mark.parametrize("policy_kwargs", [{}, dict(head="quantile")], ids=str)
+@pytest.mark.parametrize("factor", [2.0**-7, 2.0**7])
+def test_rewards_in_another_unit_give_the_same_parameters(make: Any, policy_kwargs: dict[str, Any], factor: float) -> None:
+    """Bit for bit, since these factors are powers of 2."""
+    switches = dict(reward_scaling=True, value_rescaling=False, prioritized_replay=False, policy_kwargs=policy_kwargs)
+    # One after the other, since each constructor seeds the global generators
+    one = make(scaled_counters(1.0), **switches)
+    parameters = parameters_after(one)
+    other = make(scaled_counters(factor), **switches)
+    assert all(map(th.equal, parameters, parameters_after(other)))
+    obs = th.rand(4, 3)
+    q_values, other_q_values = (m.q_net(obs, m.q_net.initial_state(4))[0] for m in (one, other))
+    assert th.equal(factor * q_values, other_q_values), "Q-values keep the unit of the rewards"
+
+
+def test_without_scaling_the_unit_matters() -> None:
+    one, other = (parameters_after(make_rdqn(scaled_counters(f), reward_scaling=False)) for f in (1.0, 0.01))
+    assert not all(map(th.equal, one, other))
+
+
+def test_rewards_that_have_all_been_0_do_no_harm() -> None:
+    assert all(parameter.isfinite().all() for parameter in parameters_after(make_rdqn(scaled_counters(0.0))))
+
+
+def test_the_scale_survives_saving(tmp_path: Any) -> None:
+    model = make_rdqn(scaled_counters(30.0)).learn(60)
+    model.save(tmp_path / "model")
+    loaded = RecurrentDQN.load(tmp_path / "model", env=scaled_counters(30.0, n_envs=1), device="cpu")
+    assert loaded.return_scale.value == model.return_scale.value > 1
+    obs = th.rand(4, 3)
+    for net in ("q_net", "q_net_target"):
+        mine, theirs = (getattr(m, net) for m in (model, loaded))
+        assert th.equal(mine(obs, mine.initial_state(4))[0], theirs(obs, theirs.initial_state(4))[0])
+    loaded.learn(20)  # with another number of environments
+
+
+@pytest.mark.parametrize("n_envs", [1, 3, 8, 16])
+def test_by_default_the_number_of_updates_does_not_depend_on_the_number_of_environments(n_envs: int) -> None:
+    env = DummyVecEnv([Counter] * n_envs)
+    model = RecurrentDQN("MlpPolicy", env, buffer_size=2000, trace_length=3, batch_size=2, learning_starts=0, device="cpu")
+    model.learn(480)
+    assert model._n_updates == model.num_timesteps // 10 == 480 // 10
+
+
+def test_a_given_frequency_counts_as_in_sb3() -> None:
+    only_frequency = make_rdqn(DummyVecEnv([Counter] * 3), train_freq=2)
+    only_steps = make_rdqn(DummyVecEnv([Counter] * 3), train_freq=None, gradient_steps=5)
+    assert (only_frequency.train_freq.frequency, only_frequency.gradient_steps) == (2, 1)
+    assert (only_steps.train_freq.frequency, only_steps.gradient_steps) == (4, 5)
