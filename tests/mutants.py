@@ -458,6 +458,20 @@ products = d_weights * saved.sorted_weights
         "self.n_windows_inserted",
         "r2d2/test_learning.py::test_samples_per_insert_holds",
     ),
+    Mutant(
+        "r2d2: falling epsilons stay with the learner",
+        "r2d2/r2d2.py",
+        "None if self.per_env_epsilons else self.exploration_rate",
+        "None",
+        "r2d2/test_learning.py::test_actors_explore_as_the_schedule_says",
+    ),
+    Mutant(
+        "r2d2: settings win over arguments",
+        "r2d2/settings.py",
+        '**(settings_arguments(given.get("settings", "paper")) | given)',
+        '**(given | settings_arguments(given.get("settings", "paper")))',
+        "r2d2/test_arguments.py::test_arguments_take_precedence_over_settings",
+    ),
 ]
 
 

@@ -91,8 +91,8 @@ class _ActorHandle:
     index: int
     #: Ray's handle
     remote: Any
-    #: Version of the parameters that it acts with, and a reference to them
-    parameters: tuple[int, ray.ObjectRef]
+    #: A reference to the parameters that it acts with
+    parameters: ray.ObjectRef
     #: Calls that it has not answered yet, the oldest first
     calls: deque[ray.ObjectRef] = field(default_factory=deque)
     #: Number of all calls so far
@@ -133,7 +133,7 @@ class RayActors(Actors):
         self._schedule = UpdateSchedule(spec.n_actors, update_interval)
         self._max_deaths = spec.max_env_restarts + 1  # one more, so that a hanging environment is reported first
         self._silent_since: float | None = None
-        self._last_put: tuple[int, ray.ObjectRef] | None = None
+        self._last_put: tuple[Parameters, ray.ObjectRef] | None = None
         with ExitStack() as stack:
             cpus = self.options.cpus_per_actor
             what = f"n_actors={spec.n_actors} with cpus_per_actor={cpus:g}"
@@ -191,9 +191,8 @@ class RayActors(Actors):
             while len(handle.calls) < n_calls and handle.retry_at <= time.monotonic():
                 if self._schedule.is_due(handle.index, self._n_steps):
                     handle.parameters = self._put_parameters()
-                version, ref = handle.parameters
                 # In a list the reference stays one: only an actor that has other parameters fetches these
-                handle.calls.append(handle.remote.collect.remote(self.rollout_length, version, [ref], handle.n_calls))
+                handle.calls.append(handle.remote.collect.remote(self.rollout_length, [handle.parameters], handle.n_calls))
                 handle.n_calls += 1
 
     def _take_answer(self, handle: _ActorHandle) -> Trajectory | None:
@@ -229,11 +228,11 @@ class RayActors(Actors):
         self.n_bytes += len(packed)
         return unpack(packed)
 
-    def _put_parameters(self) -> tuple[int, ray.ObjectRef]:
+    def _put_parameters(self) -> ray.ObjectRef:
         parameters = self.latest_parameters()
-        if self._last_put is None or self._last_put[0] != parameters.version:
-            self._last_put = parameters.version, ray.put(parameters)
-        return self._last_put
+        if self._last_put is None or self._last_put[0] is not parameters:
+            self._last_put = parameters, ray.put(parameters)
+        return self._last_put[1]
 
     def _wait_longer(self, is_idle: bool) -> None:
         if is_idle:  # all actors are being restarted
@@ -267,22 +266,23 @@ class RemoteActor:
         self._index = index
         self._hang_log = HangLog(run, index, env_timeout)
         self._actor: Actor | None = None
+        self._parameters: ray.ObjectRef | None = None
 
-    def collect(self, n_steps: int, version: int, parameters: list[ray.ObjectRef], n_calls_before: int) -> bytes:
+    def collect(self, n_steps: int, parameters: list[ray.ObjectRef], n_calls_before: int) -> bytes:
         """
         Continue for some steps.
 
         :param n_steps: number of steps of each environment
-        :param version: version of the parameters to act with
-        :param parameters: a reference to them
+        :param parameters: a reference to the parameters to act with
         :param n_calls_before: number of calls that were sent before this one. A process that receives its first call after
             others were sent replaces one that crashed
         :return: a packed trajectory
         """
         if self._actor is None:
             self._actor = self._make_actor(is_restart=n_calls_before > 0)
-        if self._actor.version != version:
-            self._actor.load(ray.get(parameters[0]))
+        if self._parameters is None or self._parameters != parameters[0]:
+            self._parameters = parameters[0]
+            self._actor.load(ray.get(self._parameters))
         with self._hang_log.watch():
             return pack(self._actor.collect(n_steps))
 

@@ -26,25 +26,28 @@ INFO_KEYS = ("episode", "is_success")
 
 class Parameters(NamedTuple):
     """
-    Parameters of a Q-network.
+    Parameters of a Q-network, and how much to explore with them.
 
     :param version: the learner's number of updates when they were copied
     :param arrays: the ``state_dict`` as numpy arrays
+    :param epsilon: the probability of a random action in all environments; ``None`` means that each has its own
     """
 
     version: int
     arrays: dict[str, np.ndarray]
+    epsilon: float | None = None
 
 
-def copy_parameters(q_net: RecurrentQNetwork, version: int) -> Parameters:
+def copy_parameters(q_net: RecurrentQNetwork, version: int, epsilon: float | None = None) -> Parameters:
     """
     Copy the parameters of a Q-network.
 
     :param q_net: the learner's network
     :param version: the learner's number of updates
+    :param epsilon: see :class:`Parameters`
     :return: a copy, which later updates leave as it is
     """
-    return Parameters(version, {name: tensor.cpu().numpy().copy() for name, tensor in q_net.state_dict().items()})
+    return Parameters(version, {name: tensor.cpu().numpy().copy() for name, tensor in q_net.state_dict().items()}, epsilon)
 
 
 class ActorSpec(NamedTuple):
@@ -150,12 +153,14 @@ class Actor:
 
     def load(self, parameters: Parameters) -> None:
         """
-        Act with these parameters from now on.
+        Act with these parameters, and explore with their epsilon, from now on.
 
         :param parameters: of the learner
         """
         self.q_net.load_state_dict({name: th.tensor(array) for name, array in parameters.arrays.items()})
         self.version = parameters.version
+        if parameters.epsilon is not None:
+            self.epsilons = np.full(self.env.num_envs, parameters.epsilon)
 
     def collect(self, n_steps: int) -> Trajectory:
         """

@@ -20,17 +20,16 @@ from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_attn.common.former_names import accept_former_arguments, rename_attributes
-from sb3_attn.common.optimizer import default_optimizer_kwargs
-from sb3_attn.memory.registry import get_core_class
-from sb3_attn.memory.rnn import GRUCore, LSTMCore
 from sb3_attn.r2d2.actor import Actor, ActorSpec, Parameters, copy_parameters
 from sb3_attn.r2d2.actors import Actors, LocalActors
 from sb3_attn.r2d2.collection import Collection, StepLedger
 from sb3_attn.r2d2.environments import MonitorFiles, env_fns_of, to_vec_env
+from sb3_attn.r2d2.settings import settings_arguments, with_default_policy_kwargs, with_settings
 from sb3_attn.r2d2.stopping import save_checkpoints, stop_request
 from sb3_attn.r2d2.trajectory import Trajectory
 from sb3_attn.recurrent_dqn import RecurrentDQN, RecurrentDQNPolicy
 from sb3_attn.recurrent_dqn.recurrent_dqn import FORMER_ARGUMENTS as FORMER_RECURRENT_DQN_ARGUMENTS
+from sb3_attn.recurrent_dqn.recurrent_dqn import STEPS_PER_UPDATE
 from sb3_attn.version import __version__
 
 BACKENDS = ("sync", "ray")
@@ -50,7 +49,8 @@ class R2D2(RecurrentDQN):
 
     Actors step environments, each with its own copy of the policy, and send trajectories; the learner keeps the replay,
     trains, and gives the actors new parameters. The defaults are the paper's, except for ``samples_per_insert``,
-    ``learning_starts`` and ``max_grad_norm``: a paper with 256 actors does not say what suits a few.
+    ``learning_starts`` and ``max_grad_norm``: a paper with 256 actors does not say what suits a few. ``settings="small"``
+    replaces them with defaults for tasks that one machine learns in minutes (see ``sb3_attn.r2d2.settings``).
 
     With ``n_actors=0`` the same code steps the learner's own environments. With ``backend="sync"`` all actors run in the
     learner's process, one after the other; with ``"ray"`` each has its own process, on this machine or others.
@@ -73,28 +73,42 @@ class R2D2(RecurrentDQN):
     :param n_steps: number of rewards before the bootstrap, if ``td_lambda`` is ``None``
     :param td_lambda: learn from Peng's Q(lambda) over the window; ``None`` means n-step returns
     :param value_rescaling: learn h(Q) instead of Q (see ``sb3_attn.common.td.signed_hyperbolic``)
-    :param reward_scaling: divide rewards by the running standard deviation of their discounted sums instead
+    :param reward_scaling: divide rewards by the running standard deviation of their discounted sums instead. ``None`` means
+        unless ``value_rescaling``
+    :param munchausen_alpha: weight of the log-probability of the action taken, which Munchausen DQN adds to the reward; 0
+        means DQN. The initial priorities of windows leave it out
+    :param munchausen_temperature: temperature of the policy that has these probabilities, in the unit of the rewards
     :param trace_length: number of trained steps in a window; ``None`` means whole episodes
     :param burn_in_length: largest number of steps before them that warm up the memory, without gradient; ``None`` means
         40, or 0 for whole episodes
-    :param sequence_period: distance between the first trained steps of two windows; ``None`` means ``trace_length``. The
-        default of 40 is replaced by ``None`` for whole episodes
+    :param sequence_period: distance between the first trained steps of two windows; ``None`` means ``trace_length``. So does
+        the default of 40 if ``trace_length`` is shorter, or ``None``
     :param stored_state: start windows from the core state that acting had there, rather than from the initial one
     :param prioritized_replay: sample windows in proportion to their TD errors; a new window has those of its actor
+    :param per_env_epsilons: a constant epsilon for each environment of all actors (see
+        ``sb3_attn.common.exploration.ape_x_epsilons``); ``predict(deterministic=False)`` explores with the smallest of them.
+        Otherwise all have that of the schedule below, which actors get together with new parameters
+    :param exploration_fraction: fraction of entire training period over which the exploration rate is reduced
+    :param exploration_initial_eps: initial value of random action probability
+    :param exploration_final_eps: final value of random action probability
     :param n_actors: number of actors; 0 means that the learner acts itself
     :param envs_per_actor: number of environments of each actor; ``None`` means as many as ``env`` has, or 8 if it is an id
         or a factory
-    :param samples_per_insert: how often a window is sampled on average; the ratio holds from ``learning_starts`` on
+    :param samples_per_insert: how often a window is sampled on average; the ratio holds from ``learning_starts`` on. ``None``
+        means one gradient update per 10 environment steps, as in ``RecurrentDQN``, however long the windows are
     :param backend: where actors run, ``"sync"`` or ``"ray"``
     :param rollout_length: number of steps of each environment in a trajectory
     :param actor_update_interval: number of its environment steps after which an actor gets new parameters, at the earliest
     :param max_env_restarts: number of failures of an actor's environment that are tolerated
     :param backend_kwargs: further arguments of the backend, see ``sb3_attn.distributed.RayActors``
+    :param settings: ``"paper"`` or ``"small"``: the defaults of all other arguments. Arguments that are given take precedence,
+        and so do single entries of ``policy_kwargs``
     :param stats_window_size: Window size for the rollout logging, specifying the number of episodes to average
         the reported success rate, mean episode length, and mean reward over
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
     :param policy_kwargs: additional arguments for the policy. The defaults are the paper's: an LSTM of 512, a head of 512,
-        Adam with an epsilon of 1e-3. That epsilon is large where rewards are about 1: small tasks learned with 1e-8 only
+        Adam with an epsilon of 1e-3, no average of the parameters. That epsilon is large where rewards are about 1: small
+        tasks learned with 1e-8 only. With ``settings="small"`` they are the policy's own
     :param verbose: Verbosity level: 0 for no output, 1 for info messages, 2 for debug messages
     :param seed: Seed for the pseudo random generators
     :param device: Device (cpu, cuda, ...) on which the learner should be run.
@@ -103,6 +117,7 @@ class R2D2(RecurrentDQN):
     """
 
     @accept_former_arguments(**FORMER_ARGUMENTS)
+    @with_settings
     def __init__(
         self,
         policy: str | type[RecurrentDQNPolicy],
@@ -121,20 +136,27 @@ class R2D2(RecurrentDQN):
         n_steps: int = 5,
         td_lambda: float | None = None,
         value_rescaling: bool = True,
-        reward_scaling: bool = False,
+        reward_scaling: bool | None = False,
+        munchausen_alpha: float = 0.0,
+        munchausen_temperature: float = 0.03,
         trace_length: int | None = 80,
         burn_in_length: int | None = None,
         sequence_period: int | None = PAPER_SEQUENCE_PERIOD,
         stored_state: bool = True,
         prioritized_replay: bool = True,
+        per_env_epsilons: bool = True,
+        exploration_fraction: float = 0.2,
+        exploration_initial_eps: float = 1.0,
+        exploration_final_eps: float = 0.05,
         n_actors: int = 0,
         envs_per_actor: int | None = None,
-        samples_per_insert: float = 4.0,
+        samples_per_insert: float | None = 4.0,
         backend: str = "sync",
         rollout_length: int = 80,
         actor_update_interval: int = 400,
         max_env_restarts: int = 10,
         backend_kwargs: dict[str, Any] | None = None,
+        settings: str = "paper",
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -144,9 +166,9 @@ class R2D2(RecurrentDQN):
         _init_setup_model: bool = True,
     ) -> None:
         # Whole episodes start at their first step and do not overlap, so the paper's lengths are defaults for windows only
-        if burn_in_length is None:
-            burn_in_length = 0 if trace_length is None else PAPER_BURN_IN_LENGTH
-        if trace_length is None and sequence_period == PAPER_SEQUENCE_PERIOD:
+        if burn_in_length is None and trace_length is not None and settings == "paper":
+            burn_in_length = PAPER_BURN_IN_LENGTH
+        if sequence_period == PAPER_SEQUENCE_PERIOD and (trace_length is None or trace_length < PAPER_SEQUENCE_PERIOD):
             sequence_period = None
         super().__init__(
             policy,
@@ -166,15 +188,20 @@ class R2D2(RecurrentDQN):
             td_lambda=td_lambda,
             value_rescaling=value_rescaling,
             reward_scaling=reward_scaling,
+            munchausen_alpha=munchausen_alpha,
+            munchausen_temperature=munchausen_temperature,
             trace_length=trace_length,
             burn_in_length=burn_in_length,
             sequence_period=sequence_period,
             stored_state=stored_state,
             prioritized_replay=prioritized_replay,
-            per_env_epsilons=True,
+            per_env_epsilons=per_env_epsilons,
+            exploration_fraction=exploration_fraction,
+            exploration_initial_eps=exploration_initial_eps,
+            exploration_final_eps=exploration_final_eps,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
-            policy_kwargs=with_default_policy_kwargs(policy_kwargs),
+            policy_kwargs=with_default_policy_kwargs(policy_kwargs, settings),
             verbose=verbose,
             seed=seed,
             device=device,
@@ -187,6 +214,8 @@ class R2D2(RecurrentDQN):
         self.actor_update_interval = actor_update_interval
         self.max_env_restarts = max_env_restarts
         self.backend_kwargs = backend_kwargs or {}
+        #: Number of steps received since learning started
+        self.n_steps_since_start = 0
         #: Number of windows inserted since learning started
         self.n_windows_inserted = 0
         #: Number of windows sampled
@@ -208,9 +237,11 @@ class R2D2(RecurrentDQN):
 
     @classmethod
     def load(cls: type[SelfR2D2], *args: Any, **kwargs: Any) -> SelfR2D2:
-        # The zip holds the completed arguments of the policy, with which SB3 compares those given here
+        # The zip holds all arguments. Only those of the policy are completed here, because SB3 compares them with the zip's
+        settings = kwargs.pop("settings", "paper")
+        settings_arguments(settings)
         if "policy_kwargs" in kwargs:
-            kwargs["policy_kwargs"] = with_default_policy_kwargs(kwargs["policy_kwargs"])
+            kwargs["policy_kwargs"] = with_default_policy_kwargs(kwargs["policy_kwargs"], settings)
         return super().load(*args, **kwargs)
 
     def _setup_model(self) -> None:
@@ -218,7 +249,8 @@ class R2D2(RecurrentDQN):
         with warnings.catch_warnings():  # DQN's, of a target_update_interval that counts environment steps
             warnings.filterwarnings("ignore", "The number of environments used is greater than the target network")
             super()._setup_model()
-        self.exploration_rate = self.exploration_schedule(1.0)
+        if self.per_env_epsilons:
+            self.exploration_rate = self.exploration_schedule(1.0)
 
     def _check_arguments(self) -> None:
         if self.backend not in BACKENDS:
@@ -228,7 +260,7 @@ class R2D2(RecurrentDQN):
         for name in ("rollout_length", "actor_update_interval"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        if self.samples_per_insert <= 0:
+        if self.samples_per_insert is not None and self.samples_per_insert <= 0:
             raise ValueError(f"samples_per_insert={self.samples_per_insert} must be positive, or no window would be sampled.")
         if self.max_env_restarts < 0:
             raise ValueError(f"max_env_restarts={self.max_env_restarts} is negative; 0 ends learning at the first failure.")
@@ -281,14 +313,20 @@ class R2D2(RecurrentDQN):
             raise KeyboardInterrupt
         return self
 
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        result = super()._setup_learn(*args, **kwargs)
+        # Actors act many steps before the first update of the progress, which is still that of the end of the last learn()
+        self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+        return result
+
     def _guards(self) -> list[BaseCallback]:
         return []  # trajectories are checked for NaN as they arrive, before anything of them is stored
 
     def _make_actors(self) -> Actors:
-        copy = lru_cache(maxsize=1)(partial(copy_parameters, self.q_net))  # one copy per version serves all actors
+        copy = lru_cache(maxsize=1)(partial(copy_parameters, self.q_net))  # one copy serves all actors
 
         def latest_parameters() -> Parameters:
-            return copy(self._n_updates)
+            return copy(self._n_updates, None if self.per_env_epsilons else self.exploration_rate)
 
         spec, args = self.actor_spec(), (latest_parameters, self.rollout_length, self.actor_update_interval)
         if self.n_actors == 0:
@@ -379,12 +417,17 @@ class R2D2(RecurrentDQN):
                     n_episodes += int(dones.sum())
             if self.num_timesteps > learning_starts:
                 self.n_windows_inserted += n_windows
+                self.n_steps_since_start += n_steps
             self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
             n_before, self._episode_num = self._episode_num, self._episode_num + n_episodes
             if log_interval is not None and self._episode_num // log_interval > n_before // log_interval:
                 self.dump_logs()
         callback.on_rollout_end()
         return RolloutReturn(n_steps, n_episodes, continues and not collection.stop.is_set())
+
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        super()._update_current_progress_remaining(num_timesteps, total_timesteps)
+        self.exploration_rate = self.exploration_schedule(self._current_progress_remaining)
 
     def _update_return_scale(self, trajectory: Trajectory) -> None:
         env_indices = trajectory.actor * self.n_envs + np.arange(self.n_envs)
@@ -398,7 +441,11 @@ class R2D2(RecurrentDQN):
         :param gradient_steps: not used
         :param batch_size: number of windows in an update
         """
-        n_due = int((self.samples_per_insert * self.n_windows_inserted - self.n_windows_sampled) / batch_size)
+        if self.samples_per_insert is None:
+            n_samples = self.n_steps_since_start / STEPS_PER_UPDATE * batch_size
+        else:
+            n_samples = self.samples_per_insert * self.n_windows_inserted
+        n_due = int((n_samples - self.n_windows_sampled) / batch_size)
         while n_due > 0 and self.replay_buffer.n_windows > 0:
             # As many as are due, but not beyond the next update of the target network
             n_now = min(n_due, self.target_update_interval - self._n_updates % self.target_update_interval)
@@ -413,6 +460,8 @@ class R2D2(RecurrentDQN):
         if self._collection is not None:
             self._collection.log(self.logger, self._n_updates)
         self.logger.record("train/samples_per_insert", self.n_windows_sampled / max(self.n_windows_inserted, 1))
+        if not self.per_env_epsilons:
+            self.logger.record("rollout/exploration_rate", self.exploration_rate)
         self.logger.record("replay/windows", self.replay_buffer.n_windows)
         self.logger.record("replay/fill", self.replay_buffer.size() / self.replay_buffer.buffer_size)
         super().dump_logs()
@@ -435,20 +484,3 @@ def _ray_backend() -> ModuleType:
             'pip install "sb3_attn[ray]", or use backend="sync".',
             name=error.name,
         ) from error
-
-
-def with_default_policy_kwargs(policy_kwargs: dict[str, Any] | None) -> dict[str, Any]:
-    """
-    Complete the arguments of the policy by the paper's.
-
-    :param policy_kwargs: arguments that take precedence; left as they are
-    :return: all arguments
-    """
-    given = policy_kwargs or {}
-    complete = {"net_arch": [512], "ema_decay": 0.0, **given}
-    if get_core_class(given.get("core", "lstm")) in (LSTMCore, GRUCore) and "lstm_hidden_size" not in given:
-        complete["core_kwargs"] = {"hidden_size": 512, **(given.get("core_kwargs") or {})}
-    if "optimizer_class" not in given:
-        defaults = {"eps": 1e-3, **default_optimizer_kwargs(th.optim.Adam)}
-        complete["optimizer_kwargs"] = defaults | (given.get("optimizer_kwargs") or {})
-    return complete

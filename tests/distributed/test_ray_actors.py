@@ -75,9 +75,11 @@ class KillActor(BaseCallback):
         return self.returned_at is None or self.num_timesteps < self.returned_at + 2000
 
 
-def test_the_learner_is_the_same_bit_for_bit_as_in_one_process(cluster: None) -> None:
-    expected = make_r2d2_on_ray(backend="sync").learn(600)
-    model = make_r2d2_on_ray(backend_kwargs=dict(deterministic=True, cpus_per_actor=0.5)).learn(600)
+@pytest.mark.parametrize("per_env_epsilons", [True, False])
+def test_the_learner_is_the_same_bit_for_bit_as_in_one_process(cluster: None, per_env_epsilons: bool) -> None:
+    arguments = dict(per_env_epsilons=per_env_epsilons, actor_update_interval=20)
+    expected = make_r2d2_on_ray(backend="sync", **arguments).learn(600)
+    model = make_r2d2_on_ray(backend_kwargs=dict(deterministic=True, cpus_per_actor=0.5), **arguments).learn(600)
     assert model._n_updates == expected._n_updates > 5
     assert_same(parameters(model), parameters(expected))
 
@@ -171,7 +173,7 @@ def test_a_process_whose_first_call_is_a_later_one_is_a_restart(monkeypatch: pyt
     actions = []
     for n_calls_before in (0, 0, 2):
         actor = RemoteActor([cloudpickle.dumps(spec)], 0, f"sb3_attn-test-{os.getpid()}", env_timeout=100.0)  # type: ignore[list-item]
-        actions.append(unpack(actor.collect(50, 0, [weights], n_calls_before)).actions)  # type: ignore[list-item]
+        actions.append(unpack(actor.collect(50, [weights], n_calls_before)).actions)  # type: ignore[list-item]
         actor.close()
     assert np.array_equal(actions[0], actions[1])
     assert not np.array_equal(actions[0], actions[2])

@@ -3,12 +3,14 @@
 import inspect
 from typing import Any
 
+import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_attn import R2D2, PrioritizedSequenceReplayBuffer
-from sb3_attn.r2d2.r2d2 import with_default_policy_kwargs
+from sb3_attn import R2D2, PrioritizedSequenceReplayBuffer, RecurrentDQN, SequenceReplayBuffer
+from sb3_attn.r2d2.settings import with_default_policy_kwargs
+from tests.helpers.actors import make_actor
 from tests.helpers.environments import Walk
 from tests.helpers.models import SumCore, make_r2d2
 
@@ -28,6 +30,7 @@ PAPER = dict(
     sequence_period=40,
     stored_state=True,
     prioritized_replay=True,
+    per_env_epsilons=True,
     rollout_length=80,
     actor_update_interval=400,
     tau=1.0,
@@ -41,6 +44,12 @@ OURS = dict(
     backend="sync",
     max_env_restarts=10,
     backend_kwargs=None,
+    munchausen_alpha=0.0,
+    munchausen_temperature=0.03,
+    exploration_fraction=0.2,
+    exploration_initial_eps=1.0,
+    exploration_final_eps=0.05,
+    settings="paper",
     replay_buffer_class=None,
     replay_buffer_kwargs=None,
     policy_kwargs=None,
@@ -78,7 +87,59 @@ def test_the_defaults_reach_the_model() -> None:
     assert model.q_net.core.output_size == 512 and model.q_net.q_net.dueling and model.q_net.q_net[0].out_features == 512
     assert isinstance(model.policy.optimizer, th.optim.Adam)
     assert model.policy.optimizer.defaults["eps"] == 1e-3 and model.policy.optimizer.defaults["lr"] == 1e-4
-    assert model.per_env_epsilons
+
+
+def test_the_default_period_is_not_longer_than_the_window() -> None:
+    periods = {length: R2D2("MlpPolicy", Walk, trace_length=length).replay_buffer.sequence_period for length in (20, 40, 60)}
+    assert periods == {20: 20, 40: 40, 60: 40}
+
+
+# ---------------------------------------------------------------- settings
+
+
+#: Arguments that RecurrentDQN does not have, or that count something else there
+SMALL_ACTORS = dict(target_update_interval=100, samples_per_insert=None, rollout_length=20, actor_update_interval=20)
+
+
+def test_small_settings_are_the_defaults_of_recurrent_dqn() -> None:
+    """If one of those changes, change ``SETTINGS`` and the table in docs/guide/r2d2.md too."""
+    env = DummyVecEnv([Walk] * 8)
+    small, other = R2D2("MlpPolicy", Walk, settings="small", device="cpu"), RecurrentDQN("MlpPolicy", env, device="cpu")
+    shared = inspect.signature(R2D2).parameters.keys() & inspect.signature(RecurrentDQN).parameters.keys() & vars(small).keys()
+    shared -= SMALL_ACTORS.keys() | {"env", "policy", "tensorboard_log"}
+    assert {"learning_rate", "td_lambda", "burn_in_length", "per_env_epsilons", "reward_scaling", "gamma"} < shared
+    for name in shared:
+        assert getattr(small, name) == getattr(other, name), name
+    for name, value in SMALL_ACTORS.items():
+        assert getattr(small, name) == value, name
+    assert type(small.replay_buffer) is SequenceReplayBuffer and small.n_envs == 8
+    assert str(small.policy) == str(other.policy) and small.policy.ema_decay == other.policy.ema_decay > 0
+    assert small.policy.optimizer.defaults == other.policy.optimizer.defaults
+    assert small.policy.optimizer.defaults["eps"] == 1e-8
+
+
+def test_arguments_take_precedence_over_settings() -> None:
+    policy_kwargs = dict(net_arch=[7], optimizer_kwargs=dict(eps=1e-5))
+    arguments = dict(gamma=0.997, prioritized_replay=True, samples_per_insert=4.0, value_rescaling=True)
+    model = R2D2("MlpPolicy", Walk, 1e-4, settings="small", trace_length=30, policy_kwargs=policy_kwargs, **arguments)
+    for name, value in {"learning_rate": 1e-4, "trace_length": 30, **arguments}.items():
+        assert getattr(model, name) == value, name
+    assert not model.reward_scaling and model.burn_in_length == 8 and model.batch_size == 8
+    assert model.policy.optimizer.defaults["eps"] == 1e-5 and model.policy.ema_decay == 0.995
+    assert model.q_net.q_net[0].out_features == 7
+    whole = R2D2("MlpPolicy", Walk, settings="small", trace_length=None)
+    assert (whole.burn_in_length, whole.sequence_period) == (0, None)
+
+
+def test_former_names_of_arguments_take_precedence_over_settings() -> None:
+    with pytest.warns(FutureWarning):
+        model = R2D2("MlpPolicy", Walk, settings="small", epsilon_ladder=True, bootstrap_n=3, td_lambda=None)
+    assert model.per_env_epsilons and model.n_steps == 3
+
+
+def test_unknown_settings_are_named() -> None:
+    with pytest.raises(ValueError, match=r"settings='tiny' must be one of \('paper', 'small'\)"):
+        R2D2("MlpPolicy", Walk, settings="tiny")
 
 
 ADAM = {"eps": 1e-3, "fused": True}
@@ -124,6 +185,14 @@ def test_given_policy_arguments_take_precedence_over_the_papers(given: dict | No
     copy = None if given is None else dict(given)
     assert with_default_policy_kwargs(given) == expected | {"ema_decay": 0.0}
     assert given == copy
+
+
+def test_munchausen_changes_the_update_and_not_the_initial_priorities() -> None:
+    plain, munchausen = (make_r2d2(value_rescaling=False, munchausen_alpha=alpha) for alpha in (0.0, 0.9))
+    errors = [make_actor(model).collect(20).td_errors for model in (plain, munchausen)]
+    np.testing.assert_array_equal(*errors)
+    weights = [model.learn(60).q_net.q_net[0].weight for model in (plain, munchausen)]
+    assert munchausen.munchausen_alpha == 0.9 and not th.equal(*weights)
 
 
 #: Besides those that RecurrentDQN has too, which ``tests/algorithms`` tests for both

@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_attn import R2D2
 from sb3_attn.common.exploration import ape_x_epsilons
+from sb3_attn.r2d2.actor import Actor
 from sb3_attn.r2d2.collection import Collection
 from sb3_attn.r2d2.trajectory import Trajectory
 from tests.helpers.environments import Walk
@@ -91,6 +92,16 @@ def test_samples_per_insert_holds(samples_per_insert: float, n_actors: int, monk
     assert sum(n for _, n in drawn) == pytest.approx(samples_per_insert * n_inserted, rel=0.02)
     assert (model.n_windows_inserted, model.n_windows_sampled) == (n_inserted, batch_size * len(drawn))
     assert model._n_updates == len(drawn)
+
+
+@pytest.mark.parametrize("lengths", [dict(), dict(trace_length=None, burn_in_length=0, sequence_period=None)], ids=str)
+@pytest.mark.parametrize("n_actors", [0, 3])
+def test_without_a_ratio_there_is_one_update_per_ten_steps(n_actors: int, lengths: dict[str, Any]) -> None:
+    """As with RecurrentDQN's default. The trajectory with which learning starts counts in full."""
+    model = make_r2d2(n_actors=n_actors, samples_per_insert=None, learning_starts=100, **lengths).learn(700)
+    assert model._n_updates == (700 - 100) // 10
+    model.learn(300, reset_num_timesteps=False)
+    assert model._n_updates == (1000 - 100) // 10
 
 
 def test_learning_waits_for_the_first_window() -> None:
@@ -197,6 +208,54 @@ def test_parameters_that_the_user_sets_between_two_calls_of_learn_are_used() -> 
 def test_predict_explores_as_the_greediest_environment(n_actors: int) -> None:
     model = make_r2d2(n_actors=n_actors).learn(60)
     assert model.exploration_rate == model.exploration_schedule(1.0) == ape_x_epsilons(model.n_replay_envs)[-1]
+
+
+FALLING = dict(per_env_epsilons=False, exploration_fraction=0.5, exploration_initial_eps=0.9, exploration_final_eps=0.1)
+
+
+def watch_epsilons(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """The epsilons with which trajectories begin from now on."""
+    seen: list[np.ndarray] = []
+    collect = Actor.collect
+    monkeypatch.setattr(Actor, "collect", lambda self, n_steps: seen.append(self.epsilons) or collect(self, n_steps))
+    return seen
+
+
+@pytest.mark.parametrize("learning_starts", [0, 10**6], ids=["new parameters", "the same parameters"])
+@pytest.mark.parametrize("n_actors", [0, 2])
+def test_actors_explore_as_the_schedule_says(n_actors: int, learning_starts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 200 steps, 10 in a trajectory: from 0.9 to 0.1 within the first 100. A second ``learn()`` begins at 0.9 again."""
+    model = make_r2d2(n_actors=n_actors, learning_starts=learning_starts, **FALLING)
+    seen = watch_epsilons(monkeypatch)
+    expected = [max(0.9 - 0.08 * i, 0.1) for i in range(20)]
+    for _ in range(2):
+        seen.clear()
+        model.learn(200)
+        np.testing.assert_allclose(seen, np.repeat(expected, 2).reshape(20, 2))
+        assert model.exploration_rate == pytest.approx(0.1)
+
+
+def test_epsilons_fall_on_when_learning_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_r2d2(**FALLING).learn(100)
+    seen = watch_epsilons(monkeypatch)
+    model.learn(300, reset_num_timesteps=False)
+    assert seen[0] == pytest.approx([0.9 - 0.8 * 0.25 / 0.5] * 2)  # a quarter of 400 steps
+
+
+def test_epsilons_reach_actors_together_with_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = watch_epsilons(monkeypatch)
+    make_r2d2(n_actors=1, actor_update_interval=11, **FALLING).learn(60)
+    np.testing.assert_array_equal(seen[::2], seen[1::2])
+    assert seen[0][0] > seen[2][0] > seen[4][0]
+
+
+def test_a_common_epsilon_is_that_of_every_environment() -> None:
+    arguments = dict(per_env_epsilons=False, exploration_initial_eps=0.3, exploration_final_eps=0.3, learning_starts=10**6)
+    sizes = dict(n_actors=2, envs_per_actor=2, buffer_size=4000)
+    model = make_r2d2(partial(Walk, n_actions=50), policy_kwargs=dict(dueling=False), **arguments, **sizes)
+    prefer(model, 7)
+    model.learn(4000)
+    np.testing.assert_allclose((model.replay_buffer.actions != 7).mean(axis=0), 0.3 * 49 / 50, atol=0.05)
 
 
 def test_actors_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:

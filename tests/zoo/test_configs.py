@@ -79,8 +79,8 @@ FORMER_CORE = {"policy": "MlpPolicy", "td_lambda": None, "policy_kwargs": {"core
 FORMER_POLICY = {"policy": "sb3_attn.NTMMlpPolicy", "policy_kwargs": {"features_extractor_kwargs": {"n_stack": 1}}}
 
 
-def train_former(algo: str, entry: dict[str, Any], folder: Path) -> BaseAlgorithm:
-    config = folder / "former.yml"
+def train_own(algo: str, entry: dict[str, Any], folder: Path) -> BaseAlgorithm:
+    config = folder / "own.yml"
     config.write_text(yaml.safe_dump({"MemoryChain-v0": {"n_timesteps": 1000, **entry}}))
     return train(algo, "MemoryChain-v0", str(config), SMALL | SMALLER[algo], folder)
 
@@ -91,13 +91,18 @@ def test_former_names_of_arguments_and_cores_train(algo: str, tmp_path) -> None:
     with contextlib.ExitStack() as warned:
         for name in former:
             warned.enter_context(pytest.warns(FutureWarning, match=f"{name} is now called"))
-        model = train_former(algo, former | FORMER_CORE, tmp_path)
+        model = train_own(algo, former | FORMER_CORE, tmp_path)
     assert model.n_steps == 3 and model.per_env_epsilons
     assert type(model.policy.q_net.core) is GTrXLCore
 
 
+def test_settings_of_r2d2_are_an_entry_like_others(tmp_path) -> None:
+    model = train_own("r2d2", {"policy": "MlpPolicy", "settings": "small", "gamma": 0.9}, tmp_path)
+    assert (model.gamma, model.td_lambda, model.samples_per_insert) == (0.9, 0.95, None)
+
+
 def test_a_former_name_of_a_policy_trains(tmp_path) -> None:
-    assert type(train_former("dqn", FORMER_POLICY, tmp_path).policy) is sb3_attn.NTMPolicy
+    assert type(train_own("dqn", FORMER_POLICY, tmp_path).policy) is sb3_attn.NTMPolicy
 
 
 def train(algo: str, env_id: str, config: str, hyperparams: dict[str, Any], folder: Path) -> BaseAlgorithm:
