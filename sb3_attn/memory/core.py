@@ -65,6 +65,8 @@ class MemoryCore(nn.Module, ABC):
 
     #: For each name in ``memory_weights``, what its weights mean. A name that is missing has the defaults of ``WeightsInfo``
     weights_info: ClassVar[dict[str, WeightsInfo]] = {}
+    #: Names of the fields of the state that hold nothing remembered, such as masks, so that its norm is taken without them
+    auxiliary_fields: ClassVar[tuple[str, ...]] = ()
     #: Whether the core samples in training mode, as hard attention does. In evaluation mode a core is deterministic
     samples_in_training: bool = False
 

@@ -129,6 +129,7 @@ class GTrXLCore(MemoryCore):
     :raises ValueError: if a size is not positive, or ``n_heads`` does not divide ``hidden_size``
     """
 
+    auxiliary_fields = ("valid",)
     weights_info = {"attention": WeightsInfo(newest_age=0)}
 
     def __init__(

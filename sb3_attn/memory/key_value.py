@@ -52,6 +52,7 @@ class KeyValueMemoryCore(FormerParameterNames, MemoryCore):
     :raises ValueError: if a size is not positive, or the context is unknown
     """
 
+    auxiliary_fields = ("valid",)
     weights_info = {"retrieval": WeightsInfo(newest_age=1)}
     former_parameters = {
         "pair": "key_value",

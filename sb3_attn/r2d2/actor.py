@@ -17,6 +17,7 @@ from sb3_attn.common.exploration import ape_x_epsilons
 from sb3_attn.r2d2.environments import FAILURE, EnvFn, RestartingEnv, monitored
 from sb3_attn.r2d2.trajectory import Trajectory, acting_td_errors
 from sb3_attn.recurrent_dqn import RecurrentDQNPolicy, RecurrentQNetwork
+from sb3_attn.recurrent_dqn.diagnostics import EpisodeValues
 from sb3_attn.replay.core_states import is_window_start
 from sb3_attn.replay.sequence_buffer import SINGLE_KEY, as_dict
 
@@ -137,6 +138,7 @@ class Actor:
             self.q_net: RecurrentQNetwork = spec.policy_class(**spec.policy_kwargs, lr_schedule=lambda _: 0.0).q_net.to(device)
         self.q_net.set_training_mode(False)
         self._device = device
+        self._episode_values = EpisodeValues(n_envs, spec.gamma, spec.return_kwargs["value_rescaling"])
         self._obs: Any = None
 
     def _make_envs(self, current_env: np.ndarray | None) -> VecEnv:
@@ -200,7 +202,7 @@ class Actor:
         random_actions = self.rng.integers(self.q_net.action_space.n, size=n_envs)
         actions = np.where(explore, random_actions, self._q_values.argmax(axis=1))
         trajectory.actions[t] = actions
-        q_values = self._q_values[np.arange(n_envs), actions]
+        q_values, largest_q_values = self._q_values[np.arange(n_envs), actions], self._q_values.max(axis=1)
 
         self._obs, rewards, dones, infos = self.env.step(actions)
         trajectory.rewards[t] = rewards if self._vec_normalize is None else self._vec_normalize.get_original_reward()
@@ -213,6 +215,11 @@ class Actor:
                 trajectory.infos[t, int(k)] = {key: infos[k][key] for key in INFO_KEYS if key in infos[k]}
             if trajectory.timeouts[t].any():
                 final_values = self._final_values(trajectory, t, infos)
+        first_values, returns = self._episode_values.update(
+            largest_q_values, rewards, trajectory.timeouts[t], trajectory.episode_starts[t]
+        )
+        for k in np.flatnonzero(dones & trajectory.valid[t]):
+            trajectory.episode_values.append((float(first_values[k]), float(returns[k])))
         self._advance(dones)
         return q_values, np.where(dones, final_values, self._q_values.max(axis=1))
 

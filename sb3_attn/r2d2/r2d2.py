@@ -399,6 +399,7 @@ class R2D2(RecurrentDQN):
         trajectory = collection.actors.receive()
         if trajectory is not None:
             n_windows = collection.insert(trajectory, self.num_timesteps, self._n_updates)
+            self.diagnostics.add_episodes(*np.reshape(trajectory.episode_values, (-1, 2)).T)
             if self.reward_scaling:
                 self._update_return_scale(trajectory)
             is_dict = isinstance(self.observation_space, spaces.Dict)

@@ -61,6 +61,8 @@ class Trajectory:
         self.core_states: list[tuple[np.ndarray, ...]] = []
         #: |delta|, see :func:`acting_td_errors`; ``None`` unless the replay is prioritized
         self.td_errors: np.ndarray | None = None
+        #: For each episode that ended, max_a Q of its first observation, and its discounted return (see ``EpisodeValues``)
+        self.episode_values: list[tuple[float, float]] = []
         #: Infos of the steps that ended episodes, keyed by ``(t, k)``
         self.infos: dict[tuple[int, int], dict[str, Any]] = {}
 

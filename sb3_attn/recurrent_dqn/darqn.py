@@ -54,6 +54,8 @@ class AttentionLSTMCore(MemoryCore):
     :raises ValueError: if the regions do not divide the input, or the selection is unknown
     """
 
+    auxiliary_fields = ("log_probabilities",)
+
     def __init__(
         self,
         input_size: int,

@@ -22,6 +22,7 @@ from sb3_attn.common.core_state import CoreState
 from sb3_attn.common.exploration import ape_x_epsilons
 from sb3_attn.common.former_names import accept_former_arguments, rename_attributes
 from sb3_attn.recurrent_dqn.darqn import DARQNPolicy
+from sb3_attn.recurrent_dqn.diagnostics import Diagnostics
 from sb3_attn.recurrent_dqn.heads import take_actions
 from sb3_attn.recurrent_dqn.nan_checks import FiniteGuard, check_finite, check_finite_loss
 from sb3_attn.recurrent_dqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, RecurrentDQNPolicy, RecurrentQNetwork
@@ -216,6 +217,8 @@ class RecurrentDQN(SaveAndLoad, DQN):
         # The memory of the environments that act: before the current observation; and during a step, before and after it
         self._core_state: CoreState | None = None
         self._step_states: tuple[CoreState, CoreState] | None = None
+        #: max_a Q of the current observations, as acting computed them, ``[n_envs]``
+        self._step_values: np.ndarray | None = None
         if _init_setup_model:
             self.package_version = __version__
             self._check_buffer_size()
@@ -249,6 +252,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
             warnings.filterwarnings("ignore", "`n_steps=.*` is ignored")
             super()._setup_model()
         self.return_scale.reset(self.n_replay_envs)
+        self.diagnostics = Diagnostics(self.n_replay_envs, self.gamma, self.value_rescaling)
         if self.per_env_epsilons:  # for `predict` and the logs; acting takes all epsilons
             self.exploration_schedule = ConstantSchedule(ape_x_epsilons(self.n_replay_envs)[-1])
 
@@ -367,14 +371,15 @@ class RecurrentDQN(SaveAndLoad, DQN):
             if self._last_episode_starts.any():
                 state = self.q_net.reset_rows(state, th.as_tensor(self._last_episode_starts, device=self.device))
             q_values, next_state = self.q_net(obs, state)
-        self._step_states = state, next_state
+        step_values, greedy_actions = q_values.max(dim=1)
+        self._step_states, self._step_values = (state, next_state), step_values.cpu().numpy()
         # Epsilon comes after the forward pass: the memory must see every observation, also where the action is random
         if self.num_timesteps < learning_starts:
             explore = np.ones(n_envs, dtype=bool)
         else:
             epsilons = ape_x_epsilons(n_envs) if self.per_env_epsilons else self.exploration_rate
             explore = np.random.rand(n_envs) < epsilons
-        actions = self._replace_randomly(q_values.argmax(dim=1).cpu().numpy(), explore)
+        actions = self._replace_randomly(greedy_actions.cpu().numpy(), explore)
         return actions, actions  # for the environments and for the buffer
 
     def _replace_randomly(self, actions: np.ndarray, explore: np.ndarray) -> np.ndarray:
@@ -391,7 +396,8 @@ class RecurrentDQN(SaveAndLoad, DQN):
         dones: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        assert self._step_states is not None, "_sample_action() comes first"
+        assert self._step_states is not None and self._step_values is not None, "_sample_action() comes first"
+        assert self._last_episode_starts is not None, "learn() has reset the environment"
         state, next_state = self._step_states
         # SB3's own method handles VecNormalize and final observations, then calls `replay_buffer.add`. Only that call has to
         # know of the memory, so it gets an object whose `add` already has the state.
@@ -400,6 +406,10 @@ class RecurrentDQN(SaveAndLoad, DQN):
         super()._store_transition(recorder, buffer_action, new_obs, reward, dones, infos)
         # Only now, so that a step which a callback keeps from being stored does not advance the memory either
         self.return_scale.update(reward, dones)
+        timeouts = np.zeros_like(dones)
+        if dones.any() and replay_buffer.handle_timeout_termination:
+            timeouts = dones & [info.get("TimeLimit.truncated", False) for info in infos]
+        self.diagnostics.add_step(self._step_values, reward, dones, timeouts, self._last_episode_starts)
         self._core_state, self._step_states = next_state, None
         self._last_episode_starts = dones
 
@@ -436,8 +446,9 @@ class RecurrentDQN(SaveAndLoad, DQN):
             # A core that samples adds a term for the gradient of its sampling (REINFORCE); all others add 0
             self.policy.optimizer.zero_grad()
             (loss + self.q_net.core.surrogate_loss(step_losses.detach(), batch.mask, core_state)).backward()
-            th.nn.utils.clip_grad_norm_(self.q_net.parameters(), self.max_grad_norm)
+            grad_norm = th.nn.utils.clip_grad_norm_(self.q_net.parameters(), self.max_grad_norm)
             self.policy.optimizer.step()
+            self.diagnostics.add_update(chosen_values, batch.mask, core_state, grad_norm)
 
             # Priorities are the errors before this update, as in R2D2: no second forward pass
             td_error = (targets - chosen_values.detach()).mean(dim=-1)
@@ -451,6 +462,14 @@ class RecurrentDQN(SaveAndLoad, DQN):
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/loss", np.mean(losses))
         self.logger.record("train/td_error", np.mean(td_errors))
+
+    def dump_logs(self) -> None:
+        if self.reward_scaling:
+            self.logger.record("train/return_scale", self.return_scale.value)
+        self.diagnostics.log_updates(self.logger, self.q_net.core)
+        self.diagnostics.log_episodes(self.logger)
+        self.diagnostics.log_delta_q(self.logger, self.q_net, self.replay_buffer, self._n_updates, self._vec_normalize_env)
+        super().dump_logs()
 
     def _acting_values(self, batch: SequenceReplayBufferSamples, values: th.Tensor) -> th.Tensor:
         """The online network's values as acting computes them, from those of the update; both ``[T + 1, B, N, actions]``."""
@@ -521,4 +540,4 @@ class RecurrentDQN(SaveAndLoad, DQN):
 
     def _excluded_save_params(self) -> list[str]:
         # The memory of running episodes, which a loaded model does not continue
-        return [*super()._excluded_save_params(), "_core_state", "_step_states"]
+        return [*super()._excluded_save_params(), "_core_state", "_step_states", "_step_values", "diagnostics"]

@@ -340,24 +340,20 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
         lengths = self.window_lengths[starts, env_indices]
         first_steps = self.episode_steps[starts, env_indices]
         burn_in_lengths = np.minimum(first_steps, self.burn_in_length)
-        burn_in_starts = starts - burn_in_lengths
+        burn_in_starts = (starts - burn_in_lengths) % self.buffer_size
 
-        # Positions of all steps, [T, B] and [burn-in, B]. Shorter windows are padded with a step of their own episode.
+        # Positions of all trained steps, [T, B]. Shorter windows are padded with a step of their own episode.
         time = np.arange(lengths.max())[:, None]
         mask = time < lengths
         positions = (starts + np.minimum(time, lengths - 1)) % self.buffer_size
-        burn_in_time = np.arange(burn_in_lengths.max())[:, None]
-        burn_in_positions = (burn_in_starts + np.minimum(burn_in_time, burn_in_lengths)) % self.buffer_size
 
         rewards = self._normalize_reward(self.rewards[positions, env_indices], env)
         terminations = self.dones[positions, env_indices] & ~self.timeouts[positions, env_indices] & mask
 
         return SequenceReplayBufferSamples(
-            burn_in_observations=self._obs_to_torch(
-                {key: ring[burn_in_positions, env_indices] for key, ring in self._observations.items()}, env
-            ),
+            burn_in_observations=self._obs_to_torch(self._burn_in_observations(starts, env_indices, burn_in_lengths), env),
             burn_in_lengths=burn_in_lengths,
-            core_state=tuple(map(self._tensor, self._core_states.get(burn_in_starts % self.buffer_size, env_indices))),
+            core_state=tuple(map(self._tensor, self._core_states.get(burn_in_starts, env_indices))),
             episode_starts=self._tensor(first_steps == burn_in_lengths),
             observations=self._obs_to_torch(self._trained_observations(starts, env_indices, lengths), env),
             actions=self._tensor(self.actions[positions, env_indices, 0]).long(),
@@ -368,6 +364,42 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
             indices=batch_inds,
             window_ids=self.window_ids[starts, env_indices],
         )
+
+    def sample_with_past(
+        self, batch_size: int, max_past: int, rng: np.random.Generator, env: VecNormalize | None = None
+    ) -> tuple[SequenceReplayBufferSamples, SequenceReplayBufferSamples] | None:
+        """
+        Draw windows, with replacement, among those whose stored state matters and whose episode is stored from its start.
+
+        :param batch_size: number of windows B
+        :param max_past: largest number of steps of their episodes before these windows
+        :param rng: supplies the random numbers, so that those of ``sample`` stay the same
+        :param env: normalizes observations and rewards, if given
+        :return: the batch, and the same windows with the whole past as their burn-in; ``None`` if there are no such windows
+        """
+        starts, env_indices = np.nonzero(self.window_lengths)
+        n_past = self.episode_steps[starts, env_indices]
+        oldest = np.where(self.full, self.pos, 0)[env_indices]
+        n_stored = (starts - oldest) % self.buffer_size  # steps of this environment before the window
+        # A window whose burn-in reaches back to the episode's start begins with the initial state
+        eligible = (n_past > self.burn_in_length) & (n_past <= np.minimum(n_stored, max_past))
+        if not eligible.any():
+            return None
+        chosen = rng.choice(np.flatnonzero(eligible), batch_size)
+        starts, env_indices, n_past = starts[chosen], env_indices[chosen], n_past[chosen]
+        batch = self._get_samples(self._leaf_indices(starts, env_indices), env)
+        return batch, batch._replace(
+            burn_in_observations=self._obs_to_torch(self._burn_in_observations(starts, env_indices, n_past), env),
+            burn_in_lengths=n_past,
+            core_state=(),
+            episode_starts=th.ones_like(batch.episode_starts),
+        )
+
+    def _burn_in_observations(self, starts: np.ndarray, env_indices: np.ndarray, lengths: np.ndarray) -> dict[str, np.ndarray]:
+        """Observations of some steps before the trained ones, left-aligned, ``[longest, B, ...]``."""
+        time = np.arange(lengths.max())[:, None]
+        positions = (starts - lengths + np.minimum(time, lengths)) % self.buffer_size
+        return {key: ring[positions, env_indices] for key, ring in self._observations.items()}
 
     def _trained_observations(self, starts: np.ndarray, env_indices: np.ndarray, lengths: np.ndarray) -> dict[str, np.ndarray]:
         """Observations of the trained steps and the one after the last, ``[T + 1, B, ...]``; padding repeats that one."""
