@@ -60,6 +60,8 @@ ACTING = "recurrent_dqn/test_acting.py"
 AVERAGE = "recurrent_dqn/test_average.py"
 HEAD_TESTS = "recurrent_dqn/test_heads.py"
 SCALE = "recurrent_dqn/test_scale.py"
+DIAGNOSTIC_TESTS = "recurrent_dqn/test_diagnostics.py"
+DIAGNOSTICS = "recurrent_dqn/diagnostics.py"
 ALGORITHM = "recurrent_dqn/recurrent_dqn.py"
 HEADS = "recurrent_dqn/heads.py"
 
@@ -301,6 +303,57 @@ products = d_weights * saved.sorted_weights
         "for net in (self.q_net, self.q_net_target):\n                net.q_net.running_scale",
         "for net in (self.q_net,):\n                net.q_net.running_scale",
         SCALE,
+    ),
+    Mutant("truncated episodes end", DIAGNOSTICS, "rewards = np.where(timeouts, values, rewards)", "pass", DIAGNOSTIC_TESTS),
+    Mutant(
+        "the newest value for the first",
+        DIAGNOSTICS,
+        "(episode_starts, values, self._first",
+        "(True, values, self._first",
+        DIAGNOSTIC_TESTS,
+    ),
+    Mutant("the norm of padded windows", DIAGNOSTICS, "core_state, mask[-1])", "core_state, mask[0])", DIAGNOSTIC_TESTS),
+    Mutant(
+        "the norm after clipping",
+        ALGORITHM,
+        "core_state, grad_norm)",
+        "core_state, grad_norm.clamp(max=self.max_grad_norm))",
+        DIAGNOSTIC_TESTS,
+    ),
+    Mutant(
+        "Delta Q in training mode",
+        DIAGNOSTICS,
+        "q_net.set_training_mode(False)",
+        "q_net.set_training_mode(True)",
+        DIAGNOSTIC_TESTS,
+    ),
+    Mutant(
+        "Delta Q over the first step's maximum",
+        DIAGNOSTICS,
+        "-th.inf).amax(dim=0).abs()",
+        "-th.inf)[0].abs()",
+        DIAGNOSTIC_TESTS,
+    ),
+    Mutant(
+        "Delta Q at the last padded step",
+        DIAGNOSTICS,
+        "last_steps = batch.mask.sum(dim=0) - 1",
+        "last_steps = 0 * batch.mask.sum(dim=0) + len(batch.mask) - 1",
+        DIAGNOSTIC_TESTS,
+    ),
+    Mutant(
+        "a past that is overwritten",
+        "replay/sequence_buffer.py",
+        "(n_past <= np.minimum(n_stored, max_past))",
+        "(n_past <= max_past)",
+        DIAGNOSTIC_TESTS,
+    ),
+    Mutant(
+        "shared random numbers",
+        "replay/sequence_buffer.py",
+        "rng.choice(np.flat",
+        "np.random.choice(np.flat",
+        DIAGNOSTIC_TESTS,
     ),
     Mutant("an average that is never updated", ALGORITHM, "            self.policy.update_average()\n", "", AVERAGE),
     Mutant(
