@@ -168,8 +168,8 @@ class Diagnostics:
             return
         self._n_updates_measured = n_updates
         first, last = delta_q(q_net, *batches)
-        logger.record("train/delta_q_first", first.mean().item())
-        logger.record("train/delta_q_last", last.mean().item())
+        logger.record("train/delta_q_first", first)
+        logger.record("train/delta_q_last", last)
 
 
 def state_norm(core: MemoryCore, state: CoreState, rows: th.Tensor) -> float:
@@ -190,24 +190,26 @@ def state_norm(core: MemoryCore, state: CoreState, rows: th.Tensor) -> float:
 @th.no_grad()
 def delta_q(
     q_net: RecurrentQNetwork, batch: SequenceReplayBufferSamples, with_past: SequenceReplayBufferSamples
-) -> tuple[th.Tensor, th.Tensor]:
+) -> tuple[float, float]:
     """
-    Delta Q = ||q(h^_t) - q(h_t)||_2 / |max_{a, j} q(h^_j)_a|, at the first and the last trained step t of each window.
+    Delta Q = ||q(h^_t) - q(h_t)||_2 / |max_{a, j} q(h^_j)_a|, at the first and the last trained step t of windows.
 
     Kapturowski et al. (2019), section 3. h^ is the state as training has it: from the stored state through the burn-in. Our h
     is the state of the present parameters after the whole episode so far; the paper's is the stored state of step t, which the
-    replay does not keep. The maximum is over all actions and trained steps j of a window.
+    replay does not keep. The maximum is over all actions and trained steps j of a window. Numerator and denominator are summed
+    over the windows before they are divided, since a single window with values near 0 would outweigh all others.
 
     :param q_net: the network, which is left in the mode in which it was
     :param batch: B windows
     :param with_past: the same windows, whose burn-in is the whole episode so far
-    :return: Delta Q at the first step and at the last, ``[B]`` both
+    :return: Delta Q at the first step and at the last
     """
     training = q_net.training
     q_net.set_training_mode(False)  # as acting: nothing is sampled
     q_values, true_values = (q_net.unroll(batch.observations, q_net.burn_in(b))[0][:-1] for b in (batch, with_past))
     q_net.set_training_mode(training)
     largest = th.where(batch.mask, q_values.amax(dim=-1), -th.inf).amax(dim=0).abs()
-    differences = (q_values - true_values).norm(dim=-1) / largest.clamp(min=th.finfo(largest.dtype).tiny)  # [T, B]
+    distances = (q_values - true_values).norm(dim=-1)  # [T, B]
     last_steps = batch.mask.sum(dim=0) - 1
-    return differences[0], differences.gather(0, last_steps.unsqueeze(0)).squeeze(0)
+    scale = max(largest.sum().item(), np.finfo(np.float32).tiny)  # all values are 0 where no reward has been seen
+    return distances[0].sum().item() / scale, distances.gather(0, last_steps.unsqueeze(0)).sum().item() / scale
