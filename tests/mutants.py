@@ -300,8 +300,8 @@ products = d_weights * saved.sorted_weights
     Mutant(
         "the target network keeps its scale",
         ALGORITHM,
-        "for net in (self.q_net, self.q_net_target):\n                net.q_net.running_scale",
-        "for net in (self.q_net,):\n                net.q_net.running_scale",
+        "for net in (self.q_net, self.q_net_target):\n                net.head.running_scale",
+        "for net in (self.q_net,):\n                net.head.running_scale",
         SCALE,
     ),
     Mutant("truncated episodes end", DIAGNOSTICS, "rewards = np.where(timeouts, values, rewards)", "pass", DIAGNOSTIC_TESTS),

@@ -125,7 +125,7 @@ class R2D2(RecurrentDQN):
         learning_rate: float | Schedule = 1e-4,
         buffer_size: int = 4_000_000,
         learning_starts: int = 10_000,
-        batch_size: int = 64,
+        batch_size: int | None = 64,
         tau: float = 1.0,
         gamma: float = 0.997,
         replay_buffer_class: type | None = None,
@@ -435,19 +435,21 @@ class R2D2(RecurrentDQN):
         for rewards, dones in zip(trajectory.rewards, trajectory.dones, strict=True):
             self.return_scale.update(rewards, dones, env_indices)
 
-    def train(self, gradient_steps: int, batch_size: int = 100) -> None:
+    def train(self, gradient_steps: int, batch_size: int | None = 100) -> None:
         """
         Update as often as ``samples_per_insert`` asks for.
 
         :param gradient_steps: not used
         :param batch_size: number of windows in an update
         """
+        if self.replay_buffer.n_windows == 0:
+            return  # the first window is not complete yet
+        batch_size = self.n_windows_per_batch(batch_size)
         if self.samples_per_insert is None:
-            n_samples = self.n_steps_since_start / STEPS_PER_UPDATE * batch_size
+            n_due = self.n_steps_since_start // STEPS_PER_UPDATE - self._n_updates
         else:
-            n_samples = self.samples_per_insert * self.n_windows_inserted
-        n_due = int((n_samples - self.n_windows_sampled) / batch_size)
-        while n_due > 0 and self.replay_buffer.n_windows > 0:
+            n_due = int((self.samples_per_insert * self.n_windows_inserted - self.n_windows_sampled) / batch_size)
+        while n_due > 0:
             # As many as are due, but not beyond the next update of the target network
             n_now = min(n_due, self.target_update_interval - self._n_updates % self.target_update_interval)
             super().train(n_now, batch_size)

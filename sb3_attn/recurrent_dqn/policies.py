@@ -49,7 +49,7 @@ class RecurrentQNetwork(QNetwork):
     :param normalize_images: Whether to normalize images or not, dividing by 255.0
     """
 
-    q_net: Head  # SB3's name for the layers on top of the features
+    q_net: Head
 
     def __init__(
         self,
@@ -99,6 +99,11 @@ class RecurrentQNetwork(QNetwork):
             dueling=dueling,
             skip_connection=skip_connection,
         )
+
+    @property
+    def head(self) -> Head:
+        """The layers after the memory, which SB3 calls ``q_net``."""
+        return self.q_net
 
     def initial_state(self, batch_size: int) -> CoreState:
         """
@@ -222,7 +227,7 @@ class RecurrentQNetwork(QNetwork):
         return self.encode(map_obs(lambda array: array.flatten(0, 1), obs)).unflatten(0, (batch_size(obs), -1))
 
     def _values(self, inputs: th.Tensor, outputs: th.Tensor) -> th.Tensor:
-        return self.q_net(th.cat((outputs, inputs), dim=-1) if self.skip_connection else outputs)
+        return self.head(th.cat((outputs, inputs), dim=-1) if self.skip_connection else outputs)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
         """Greedy actions ``[B]`` at the first observations of episodes."""

@@ -38,7 +38,8 @@ FORMER_ARGUMENTS = {"bootstrap_n": "n_steps", "epsilon_ladder": "per_env_epsilon
 #: Defaults of the policy that were others in models without ``package_version``
 FORMER_POLICY_DEFAULTS = {"net_arch": [64], "ema_decay": 0.0}
 
-#: Number of steps of single environments for each gradient step, by default
+#: Number of trained steps in a batch, padding included, and of steps of single environments per gradient step, by default
+STEPS_PER_BATCH = 1024
 STEPS_PER_UPDATE = 10
 
 #: Arguments of sb3-contrib's recurrent policies that have no counterpart here, and what to do instead
@@ -64,7 +65,8 @@ class RecurrentDQN(SaveAndLoad, DQN):
     :param learning_rate: The learning rate, it can be a function of the current progress remaining (from 1 to 0)
     :param buffer_size: number of steps in the replay buffer
     :param learning_starts: number of steps to collect before learning starts
-    :param batch_size: number of windows in a gradient update
+    :param batch_size: number of windows in a gradient update; ``None`` means 1024 trained steps: 8 windows of 128, or more if
+        all in the replay buffer are shorter
     :param tau: the soft update coefficient ("Polyak update", between 0 and 1) default 1 for hard update
     :param gamma: the discount factor
     :param train_freq: Update the model every ``train_freq`` steps of the vectorized environment. Alternatively pass a tuple of
@@ -133,7 +135,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
         learning_rate: float | Schedule = 1e-3,
         buffer_size: int = 100_000,
         learning_starts: int = 1000,
-        batch_size: int = 8,
+        batch_size: int | None = None,
         tau: float = 1.0,
         gamma: float = 0.99,
         train_freq: int | tuple[int, str] | None = None,
@@ -175,7 +177,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
             learning_rate,
             buffer_size,
             learning_starts,
-            batch_size,
+            batch_size,  # type: ignore[arg-type]
             tau,
             gamma,
             tuple(train_freq) if isinstance(train_freq, list) else train_freq or 4,  # YAML has no tuples
@@ -296,7 +298,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
                 f"action_space={self.action_space} must start at 0; shift it with an ActionWrapper around the environment."
             )
         for name in ("batch_size", "n_steps", "target_update_interval"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
         # Kinds of return
         if self.td_lambda is not None and not 0 <= self.td_lambda <= 1:
@@ -413,14 +415,15 @@ class RecurrentDQN(SaveAndLoad, DQN):
         self._core_state, self._step_states = next_state, None
         self._last_episode_starts = dones
 
-    def train(self, gradient_steps: int, batch_size: int = 100) -> None:
+    def train(self, gradient_steps: int, batch_size: int | None = 100) -> None:
         if self.replay_buffer.n_windows == 0:
             return  # the first window is not complete yet
+        batch_size = self.n_windows_per_batch(batch_size)
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         if self.reward_scaling:
             for net in (self.q_net, self.q_net_target):
-                net.q_net.running_scale.fill_(self.return_scale.value)
+                net.head.running_scale.fill_(self.return_scale.value)
 
         losses, td_errors = [], []
         for _ in range(gradient_steps):
@@ -437,7 +440,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
             chosen_values = take_actions(values[:-1], batch.actions)
 
             # [T, B]: each window has one weight, and the sum over windows is the mean over trained steps
-            step_losses = self.q_net.q_net.loss(chosen_values, targets)
+            step_losses = self.q_net.head.loss(chosen_values, targets)
             step_losses = batch.importance_weights * th.where(batch.mask, step_losses, 0.0) / batch.mask.sum()
             loss = step_losses.sum()
             losses.append(loss.item())
@@ -448,6 +451,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
             (loss + self.q_net.core.surrogate_loss(step_losses.detach(), batch.mask, core_state)).backward()
             grad_norm = th.nn.utils.clip_grad_norm_(self.q_net.parameters(), self.max_grad_norm)
             self.policy.optimizer.step()
+            self.policy.update_average()
             self.diagnostics.add_update(chosen_values, batch.mask, core_state, grad_norm)
 
             # Priorities are the errors before this update, as in R2D2: no second forward pass
@@ -456,20 +460,19 @@ class RecurrentDQN(SaveAndLoad, DQN):
                 self.replay_buffer.update_priorities(batch, td.sequence_priority(td_error, batch.mask).cpu().numpy())
             td_errors.append(td_error[batch.mask].abs().mean().item())
 
-            self.policy.update_average()
-
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/loss", np.mean(losses))
         self.logger.record("train/td_error", np.mean(td_errors))
 
-    def dump_logs(self) -> None:
-        if self.reward_scaling:
-            self.logger.record("train/return_scale", self.return_scale.value)
-        self.diagnostics.log_updates(self.logger, self.q_net.core)
-        self.diagnostics.log_episodes(self.logger)
-        self.diagnostics.log_delta_q(self.logger, self.q_net, self.replay_buffer, self._n_updates, self._vec_normalize_env)
-        super().dump_logs()
+    def n_windows_per_batch(self, batch_size: int | None) -> int:
+        """
+        The number of windows in a gradient update, of which there must be one in the replay buffer.
+
+        :param batch_size: this number, or ``None`` for as many as have 1024 trained steps, if all are as long as the longest
+        :return: at least 1
+        """
+        return batch_size or math.ceil(STEPS_PER_BATCH / int(self.replay_buffer.window_lengths.max()))
 
     def _acting_values(self, batch: SequenceReplayBufferSamples, values: th.Tensor) -> th.Tensor:
         """The online network's values as acting computes them, from those of the update; both ``[T + 1, B, N, actions]``."""
@@ -504,6 +507,14 @@ class RecurrentDQN(SaveAndLoad, DQN):
     def return_kwargs(self) -> dict[str, Any]:
         """The switches of ``td.value_targets``, for actors that compute TD errors without the algorithm."""
         return dict(n_steps=self.n_steps, td_lambda=self.td_lambda, value_rescaling=self.value_rescaling)
+
+    def dump_logs(self) -> None:
+        if self.reward_scaling:
+            self.logger.record("train/return_scale", self.return_scale.value)
+        self.diagnostics.log_updates(self.logger, self.q_net.core)
+        self.diagnostics.log_episodes(self.logger)
+        self.diagnostics.log_delta_q(self.logger, self.q_net, self.replay_buffer, self._n_updates, self._vec_normalize_env)
+        super().dump_logs()
 
     def predict(
         self,

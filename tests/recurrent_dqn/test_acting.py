@@ -234,7 +234,7 @@ def test_every_switch_of_acting_trains(switches: dict[str, Any]) -> None:
     ids=str,
 )
 def test_whole_episodes_need_no_burn_in_to_be_turned_off(lengths: dict[str, Any], burn_in_length: int) -> None:
-    model = RecurrentDQN("MlpPolicy", counters(), buffer_size=100, device="cpu", **lengths)
+    model = RecurrentDQN("MlpPolicy", counters(), buffer_size=200, device="cpu", **lengths)
     assert model.burn_in_length == model.replay_buffer.burn_in_length == burn_in_length
 
 

@@ -61,7 +61,7 @@ def test_attention_depends_on_the_memory(score, selection):
 
 
 def test_the_policy_has_an_alias() -> None:
-    kwargs = dict(buffer_size=100, policy_kwargs=dict(core_kwargs=SMALL), device="cpu")
+    kwargs = dict(buffer_size=200, policy_kwargs=dict(core_kwargs=SMALL), device="cpu")
     model = RecurrentDQN("DARQNPolicy", DummyVecEnv([lambda: Counter(space=ENTITIES)]), **kwargs)
     assert type(model.policy) is DARQNPolicy
 

@@ -70,6 +70,6 @@ def test_memories_over_frames_are_drawn_and_measured(extractor, tmp_path):
 
 def test_a_memory_core_is_refused_since_it_needs_an_episode():
     env = make_env("vector")
-    model = RecurrentDQN("MlpPolicy", env, policy_kwargs=dict(core="ntm"), buffer_size=100, device="cpu")
+    model = RecurrentDQN("MlpPolicy", env, policy_kwargs=dict(core="ntm"), buffer_size=400, device="cpu")
     with pytest.raises(ValueError, match="depend on its memory, which a callback does not see; record an episode"):
         model.learn(4, callback=AttentionFiguresCallback(n_steps=4))

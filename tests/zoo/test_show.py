@@ -33,7 +33,7 @@ RAW = dict(frameskip=1, repeat_action_probability=0.0)
 
 
 def save(folder, algorithm=DQN, env=SEARCH, policy="MlpPolicy", policy_kwargs=SMALL):
-    sizes = dict(n_steps=4, batch_size=4) if algorithm is PPO else dict(buffer_size=100)
+    sizes = dict(n_steps=4, batch_size=4) if algorithm is PPO else dict(buffer_size=200)
     model = algorithm(policy, env, policy_kwargs=policy_kwargs, device="cpu", seed=0, **sizes)
     model.save(folder / "model.zip")
     return str(folder / "model.zip")
