@@ -66,7 +66,7 @@ def make_model(algorithm: type[BaseAlgorithm], env: VecEnv, extractor=SoftAttent
             policy_kwargs["ortho_init"] = False
     if algorithm is RecurrentDQN:
         policy_kwargs |= dict(core_kwargs=dict(hidden_size=8), encoder_arch=[])
-    sizes = dict(n_steps=4, batch_size=4) if algorithm is PPO else dict(buffer_size=200, learning_starts=4)
+    sizes = dict(n_steps=4, batch_size=4) if algorithm is PPO else dict(buffer_size=400, learning_starts=4)
     return algorithm(policy, env, policy_kwargs=policy_kwargs, seed=0, device="cpu", **sizes)
 
 
@@ -74,7 +74,7 @@ def make_darqn(env: VecEnv) -> RecurrentDQN:
     policy_kwargs = dict(
         features_extractor_kwargs=dict(trunk=[(4, 16, 12)]), core_kwargs=dict(hidden_size=8, attention_size=8), net_arch=[]
     )
-    return RecurrentDQN(DARQNPolicy, env, policy_kwargs=policy_kwargs, buffer_size=200, seed=0, device="cpu")
+    return RecurrentDQN(DARQNPolicy, env, policy_kwargs=policy_kwargs, buffer_size=400, seed=0, device="cpu")
 
 
 ALGORITHMS = [DQN, PPO, QRDQN, RecurrentDQN]

@@ -71,13 +71,13 @@ class CountingCore(MemoryCore):
 def recurrent(core, env="vector", **core_kwargs) -> RecurrentDQN:
     policy_kwargs = dict(core=core, core_kwargs=core_kwargs, encoder_arch=[], net_arch=[])
     env = make_env(env) if env == "vector" else env
-    return RecurrentDQN("MlpPolicy", env, policy_kwargs=policy_kwargs, buffer_size=200, seed=0, device="cpu")
+    return RecurrentDQN("MlpPolicy", env, policy_kwargs=policy_kwargs, buffer_size=400, seed=0, device="cpu")
 
 
 def stacked(algorithm, core, n_stack=3, **kwargs):
     extractor_kwargs = dict(n_stack=n_stack, core=core, frame_size=8, features_dim=8, **kwargs)
     policy_kwargs = dict(features_extractor_class=MemoryExtractor, features_extractor_kwargs=extractor_kwargs)
-    sizes = dict(n_steps=4, batch_size=4) if algorithm is PPO else dict(buffer_size=200)
+    sizes = dict(n_steps=4, batch_size=4) if algorithm is PPO else dict(buffer_size=400)
     env = make_env("vector", n_stack=n_stack)
     return algorithm("MlpPolicy", env, policy_kwargs=policy_kwargs, seed=0, device="cpu", **sizes), env
 
@@ -322,7 +322,7 @@ def test_a_memory_of_fewer_or_more_slots_than_frames(n_slots):
 def test_two_memories_have_two_names():
     extractor = dict(features_extractor_class=sb3_attn.NTMExtractor, features_extractor_kwargs=dict(n_stack=2))
     env = make_env("vector", n_stack=2)
-    model = RecurrentDQN("MlpPolicy", env, policy_kwargs=dict(core="ntm", **extractor), buffer_size=200, device="cpu")
+    model = RecurrentDQN("MlpPolicy", env, policy_kwargs=dict(core="ntm", **extractor), buffer_size=400, device="cpu")
     assert set(record(model, env)) == {"memory_read", "memory_write", "frames_read", "frames_write"}
 
 
