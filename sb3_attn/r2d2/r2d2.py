@@ -125,7 +125,7 @@ class R2D2(RecurrentDQN):
         learning_rate: float | Schedule = 1e-4,
         buffer_size: int = 4_000_000,
         learning_starts: int = 10_000,
-        batch_size: int | None = 64,
+        batch_size: int = 64,
         tau: float = 1.0,
         gamma: float = 0.997,
         replay_buffer_class: type | None = None,
@@ -435,7 +435,7 @@ class R2D2(RecurrentDQN):
         for rewards, dones in zip(trajectory.rewards, trajectory.dones, strict=True):
             self.return_scale.update(rewards, dones, env_indices)
 
-    def train(self, gradient_steps: int, batch_size: int | None = 100) -> None:
+    def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """
         Update as often as ``samples_per_insert`` asks for.
 
@@ -444,7 +444,6 @@ class R2D2(RecurrentDQN):
         """
         if self.replay_buffer.n_windows == 0:
             return  # the first window is not complete yet
-        batch_size = self.n_windows_per_batch(batch_size)
         if self.samples_per_insert is None:
             n_due = self.n_steps_since_start // STEPS_PER_UPDATE - self._n_updates
         else:

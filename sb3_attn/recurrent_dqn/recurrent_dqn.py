@@ -38,8 +38,7 @@ FORMER_ARGUMENTS = {"bootstrap_n": "n_steps", "epsilon_ladder": "per_env_epsilon
 #: Defaults of the policy that were others in models without ``package_version``
 FORMER_POLICY_DEFAULTS = {"net_arch": [64], "ema_decay": 0.0}
 
-#: Number of trained steps in a batch, padding included, and of steps of single environments per gradient step, by default
-STEPS_PER_BATCH = 1024
+#: Number of steps of single environments for each gradient step, by default
 STEPS_PER_UPDATE = 10
 
 #: Arguments of sb3-contrib's recurrent policies that have no counterpart here, and what to do instead
@@ -65,8 +64,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
     :param learning_rate: The learning rate, it can be a function of the current progress remaining (from 1 to 0)
     :param buffer_size: number of steps in the replay buffer
     :param learning_starts: number of steps to collect before learning starts
-    :param batch_size: number of windows in a gradient update; ``None`` means 1024 trained steps: 8 windows of 128, or more if
-        all in the replay buffer are shorter
+    :param batch_size: number of windows in a gradient update
     :param tau: the soft update coefficient ("Polyak update", between 0 and 1) default 1 for hard update
     :param gamma: the discount factor
     :param train_freq: Update the model every ``train_freq`` steps of the vectorized environment. Alternatively pass a tuple of
@@ -135,7 +133,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
         learning_rate: float | Schedule = 1e-3,
         buffer_size: int = 100_000,
         learning_starts: int = 1000,
-        batch_size: int | None = None,
+        batch_size: int = 8,
         tau: float = 1.0,
         gamma: float = 0.99,
         train_freq: int | tuple[int, str] | None = None,
@@ -177,7 +175,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
             learning_rate,
             buffer_size,
             learning_starts,
-            batch_size,  # type: ignore[arg-type]
+            batch_size,
             tau,
             gamma,
             tuple(train_freq) if isinstance(train_freq, list) else train_freq or 4,  # YAML has no tuples
@@ -298,7 +296,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
                 f"action_space={self.action_space} must start at 0; shift it with an ActionWrapper around the environment."
             )
         for name in ("batch_size", "n_steps", "target_update_interval"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
+            if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
         # Kinds of return
         if self.td_lambda is not None and not 0 <= self.td_lambda <= 1:
@@ -415,10 +413,9 @@ class RecurrentDQN(SaveAndLoad, DQN):
         self._core_state, self._step_states = next_state, None
         self._last_episode_starts = dones
 
-    def train(self, gradient_steps: int, batch_size: int | None = 100) -> None:
+    def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         if self.replay_buffer.n_windows == 0:
             return  # the first window is not complete yet
-        batch_size = self.n_windows_per_batch(batch_size)
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         if self.reward_scaling:
@@ -464,15 +461,6 @@ class RecurrentDQN(SaveAndLoad, DQN):
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/loss", np.mean(losses))
         self.logger.record("train/td_error", np.mean(td_errors))
-
-    def n_windows_per_batch(self, batch_size: int | None) -> int:
-        """
-        The number of windows in a gradient update, of which there must be one in the replay buffer.
-
-        :param batch_size: this number, or ``None`` for as many as have 1024 trained steps, if all are as long as the longest
-        :return: at least 1
-        """
-        return batch_size or math.ceil(STEPS_PER_BATCH / int(self.replay_buffer.window_lengths.max()))
 
     def _acting_values(self, batch: SequenceReplayBufferSamples, values: th.Tensor) -> th.Tensor:
         """The online network's values as acting computes them, from those of the update; both ``[T + 1, B, N, actions]``."""

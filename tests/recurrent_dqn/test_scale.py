@@ -101,13 +101,3 @@ def test_a_given_frequency_counts_as_in_sb3() -> None:
     only_steps = make_rdqn(DummyVecEnv([Counter] * 3), train_freq=None, gradient_steps=5)
     assert (only_frequency.train_freq.frequency, only_frequency.gradient_steps) == (2, 1)
     assert (only_steps.train_freq.frequency, only_steps.gradient_steps) == (4, 5)
-
-
-@pytest.mark.parametrize(("length", "n_windows"), [(3, 342), (5, 256)])
-def test_by_default_a_batch_has_1024_trained_steps(length: int, n_windows: int) -> None:
-    """Episodes shorter than the window of 4 steps, and longer ones."""
-    model = make_rdqn(DummyVecEnv([lambda: Counter(length)]), trace_length=4, batch_size=None, learning_starts=10**6)
-    model.learn(40)
-    assert model.n_windows_per_batch(model.batch_size) == n_windows
-    assert model.n_windows_per_batch(7) == 7
-    model.train(1, model.batch_size)
