@@ -193,7 +193,7 @@ def test_a_token_can_be_the_query(index):
 def test_every_algorithm_learns_with_attention_extractors(algorithm, extractor_class, tmp_path):
     actions = spaces.Box(-1.0, 1.0, (2,)) if algorithm is SAC else spaces.Discrete(4)
     env = Bandit(ENTITIES, actions)
-    kwargs = dict(n_steps=8, batch_size=8) if algorithm is PPO else dict(learning_starts=8, buffer_size=100)
+    kwargs = dict(n_steps=8, batch_size=8) if algorithm is PPO else dict(learning_starts=8, buffer_size=400)
     policy_kwargs = dict(features_extractor_class=extractor_class, features_extractor_kwargs=dict(features_dim=16))
     model = algorithm("MlpPolicy", env, policy_kwargs=policy_kwargs, device="cpu", seed=0, **kwargs)
     before = [parameter.clone() for parameter in model.policy.parameters()]

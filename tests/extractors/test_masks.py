@@ -142,7 +142,7 @@ def test_images_may_stand_beside_masked_entities():
 @pytest.mark.parametrize("extractor_class", [SoftAttentionExtractor, HardAttentionExtractor, SelfAttentionExtractor])
 @pytest.mark.parametrize("algorithm", [DQN, QRDQN, PPO, RecurrentDQN])
 def test_algorithms_take_masks(algorithm, extractor_class, tmp_path):
-    kwargs = dict(n_steps=8, batch_size=8) if algorithm is PPO else dict(learning_starts=8, buffer_size=100)
+    kwargs = dict(n_steps=8, batch_size=8) if algorithm is PPO else dict(learning_starts=8, buffer_size=400)
     if algorithm is RecurrentDQN:
         kwargs |= dict(trace_length=3, burn_in_length=2, batch_size=4)
     policy_kwargs = dict(

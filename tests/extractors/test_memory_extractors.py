@@ -259,7 +259,7 @@ def test_features_depend_on_nothing_but_the_observation():
 @pytest.mark.parametrize("algorithm", [DQN, QRDQN, PPO, RecurrentDQN])
 def test_every_algorithm_learns_with_memory_extractors(algorithm, extractor_class, tmp_path):
     env = vec_env()
-    kwargs = dict(n_steps=8, batch_size=8, n_epochs=1) if algorithm is PPO else dict(learning_starts=8, buffer_size=100)
+    kwargs = dict(n_steps=8, batch_size=8, n_epochs=1) if algorithm is PPO else dict(learning_starts=8, buffer_size=400)
     policy_kwargs = dict(features_extractor_class=extractor_class, features_extractor_kwargs=dict(frame_size=16))
     model = algorithm("MlpPolicy", env, policy_kwargs=policy_kwargs, device="cpu", seed=0, **kwargs)
     before = {name: parameter.clone() for name, parameter in model.policy.named_parameters() if ".core." in name}
