@@ -1,9 +1,9 @@
 """
-RecurrentDQN with the constructor's defaults, and sb3-contrib's RecurrentPPO at equal steps and equal processor time.
+RecurrentDQN with the constructor's defaults, and sb3-contrib's RecurrentPPO with RL Zoo's hyperparameters at equal steps.
 
-The defaults were chosen on CartPoleNoVel, LunarLanderNoVel, MemoryChain(100) and RepeatFirst; the other tasks were looked at
-once. The model that is scored is the one at the end of training: greedy, over 100 episodes. Curves are returns of 20 greedy
-episodes, ten times during training, whose processor time does not count.
+The defaults were chosen on CartPoleNoVel, LunarLanderNoVel, MemoryChain(100) and RepeatFirst. The model that is scored is the
+one at the end of training: greedy, over 100 episodes. Curves are returns of 20 greedy episodes, ten times during training,
+whose processor time does not count.
 """
 
 import time

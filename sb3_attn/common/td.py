@@ -131,7 +131,7 @@ def value_targets(
 
 
 def munchausen_bonuses(
-    q_values: th.Tensor, actions: th.Tensor, temperature: float = 0.03, min_log_probability: float = -1.0
+    q_values: th.Tensor, actions: th.Tensor, temperature: float = 0.03, min_bonus: float = -1.0
 ) -> th.Tensor:
     """
     tau log pi(a_t | s_t), clipped from below, of the policy pi = softmax(Q / tau).
@@ -142,11 +142,11 @@ def munchausen_bonuses(
     :param q_values: Q(s_t, .), ``[T, B, A]``
     :param actions: a_t, ``[T, B]``
     :param temperature: tau, in the unit of the rewards
-    :param min_log_probability: l_0, the smallest bonus, in the unit of the rewards
-    :return: ``[T, B]``, between ``min_log_probability`` and 0
+    :param min_bonus: l_0, the smallest bonus, in the unit of the rewards
+    :return: ``[T, B]``, between ``min_bonus`` and 0
     """
     log_policy = th.log_softmax(q_values / temperature, dim=-1)
-    return (temperature * log_policy.gather(-1, actions.unsqueeze(-1)).squeeze(-1)).clamp(min=min_log_probability)
+    return (temperature * log_policy.gather(-1, actions.unsqueeze(-1)).squeeze(-1)).clamp(min=min_bonus)
 
 
 def soft_values(values: th.Tensor, temperature: float = 0.03) -> th.Tensor:

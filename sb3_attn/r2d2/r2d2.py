@@ -432,8 +432,11 @@ class R2D2(RecurrentDQN):
 
     def _update_return_scale(self, trajectory: Trajectory) -> None:
         env_indices = trajectory.actor * self.n_envs + np.arange(self.n_envs)
-        for rewards, dones in zip(trajectory.rewards, trajectory.dones, strict=True):
-            self.return_scale.update(rewards, dones, env_indices)
+        rewards = trajectory.rewards
+        if self._vec_normalize_env is not None:  # the replay stores original rewards, but the update gets normalized ones
+            rewards = self._vec_normalize_env.normalize_reward(rewards)
+        for step_rewards, dones in zip(rewards, trajectory.dones, strict=True):
+            self.return_scale.update(step_rewards, dones, env_indices)
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """

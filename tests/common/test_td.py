@@ -194,7 +194,7 @@ def test_munchausen_bonuses_and_soft_values_are_those_of_the_paper(temperature):
     values = 0.1 * th.randn(3, 2, 4, 5, dtype=th.float64, generator=th.Generator().manual_seed(0))
     actions = th.randint(5, (3, 2), generator=th.Generator().manual_seed(0))
     smallest = -1.6 * temperature  # log 5 = 1.6: clips some of five actions that are about equally likely
-    bonuses = td.munchausen_bonuses(values.mean(dim=-2), actions, temperature, min_log_probability=smallest)
+    bonuses = td.munchausen_bonuses(values.mean(dim=-2), actions, temperature, min_bonus=smallest)
     soft = td.soft_values(values, temperature)
     assert smallest < float(bonuses.max()) <= 0 and bool((bonuses == smallest).any())
     for t in range(3):

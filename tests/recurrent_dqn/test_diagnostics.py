@@ -100,10 +100,10 @@ class EpisodeOracle(BaseCallback):
     "switches",
     [
         {},
-        dict(env=walks(3, kind="dict"), policy="MultiInputPolicy"),
+        pytest.param(dict(env=walks(3, kind="dict"), policy="MultiInputPolicy"), id="dict"),
         dict(value_rescaling=True),
         dict(replay_buffer_kwargs=dict(handle_timeout_termination=False)),
-        dict(env=VecNormalize(walks(2))),
+        pytest.param(dict(env=VecNormalize(walks(2))), id="VecNormalize"),
         CORES["reinforce"],
     ],
     ids=str,
@@ -307,7 +307,7 @@ def slow_distances(model: RecurrentDQN, position: int, env_index: int) -> tuple[
     "switches",
     [
         *CORES.values(),
-        dict(env=walks(2, kind="dict", longest=20), policy="MultiInputPolicy"),
+        pytest.param(dict(env=walks(2, kind="dict", longest=20), policy="MultiInputPolicy"), id="dict"),
         dict(stored_state=False),
         dict(sequence_period=1, prioritized_replay=True),
     ],

@@ -21,7 +21,7 @@ def random_head(head: str, dueling: bool = True, n_values: int = 5) -> Head:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_dueling_values_average_to_the_first_outputs(kind: dict[str, Any]) -> None:
+def test_values_are_laid_out_in_blocks_of_v_and_advantages(kind: dict[str, Any]) -> None:
     """The layout of the last layer, N blocks of [V,] A, with V + A - mean A written out per quantile."""
     head = random_head(**kind)
     latent = th.randn(4, 6)

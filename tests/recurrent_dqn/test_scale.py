@@ -76,6 +76,14 @@ def test_rewards_that_have_all_been_0_do_no_harm() -> None:
     assert all(parameter.isfinite().all() for parameter in parameters_after(make_rdqn(scaled_counters(0.0))))
 
 
+@pytest.mark.parametrize("make", [make_rdqn, make_r2d2])
+def test_under_vec_normalize_the_scale_is_that_of_normalized_rewards(make: Any) -> None:
+    """Those that the update gets; the original ones have a scale of some hundreds."""
+    env = VecNormalize(scaled_counters(100.0), norm_obs=False)
+    model = make(env, reward_scaling=True, value_rescaling=False).learn(120)
+    assert np.sqrt(env.ret_rms.var) > 100 and 0.1 < model.return_scale.value < 10
+
+
 def test_the_scale_survives_saving(tmp_path: Any) -> None:
     model = make_rdqn(scaled_counters(30.0)).learn(60)
     model.save(tmp_path / "model")
