@@ -294,7 +294,7 @@ products = d_weights * saved.sorted_weights
     Mutant("quantile errors in the unit of the rewards", HEADS, " / self.running_scale  # u_ij", "  # u_ij", HEAD_TESTS),
     Mutant("quantile fractions off by a half", HEADS, "+ 0.5) / self.n_values", "+ 1.0) / self.n_values", HEAD_TESTS),
     Mutant("quantiles of the wrong side", HEADS, "errors.detach() < 0", "errors.detach() > 0", HEAD_TESTS),
-    Mutant("sum over the targets' quantiles", HEADS, ".mean(dim=-1).sum(dim=-1)", ".sum(dim=-1).mean(dim=-1)", HEAD_TESTS),
+    Mutant("mean over the estimated quantiles", HEADS, ".mean(dim=-1).sum(dim=-1)", ".mean(dim=-1).mean(dim=-1)", HEAD_TESTS),
     Mutant("returns go on after an episode", "recurrent_dqn/return_scale.py", "np.where(dones, 0.0, sums)", "sums", SCALE),
     Mutant("returns without a discount", "recurrent_dqn/return_scale.py", "self.gamma * self._sums", "self._sums", SCALE),
     Mutant(
