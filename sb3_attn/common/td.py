@@ -69,19 +69,21 @@ def n_step_returns(rewards: th.Tensor, discounts: th.Tensor, next_values: th.Ten
 
 
 def lambda_returns(
-    rewards: th.Tensor, discounts: th.Tensor, next_values: th.Tensor, mask: th.Tensor, td_lambda: float
+    rewards: th.Tensor, discounts: th.Tensor, next_values: th.Tensor, mask: th.Tensor, td_lambda: float | th.Tensor
 ) -> th.Tensor:
     """
     G_t = r_{t+1} + gamma ((1 - lambda) v_{t+1} + lambda G_{t+1}), and G_t = r_{t+1} + gamma v_{t+1} at the last step.
 
-    With v = max_a Q this is Peng's Q(lambda) (Peng & Williams 1996), which does not cut the trace at exploratory actions.
-    Kozuno et al. (2021) show that it still converges as long as the behaviour policy stays close to the greedy one.
+    With v = max_a Q and one lambda for all steps this is Peng's Q(lambda) (Peng & Williams 1996), which does not cut the trace
+    at exploratory actions. Kozuno et al. (2021) show that it still converges as long as the behaviour policy stays close to the
+    greedy one. ``cut_traces`` cuts it.
 
     :param rewards: r_{t+1}, ``[T, B]``
     :param discounts: gamma, or 0 where the episode terminated, ``[T, B]``
     :param next_values: v_{t+1}, ``[T, B]``
     :param mask: True on real steps, False on padding, bool ``[T, B]``
-    :param td_lambda: 0 gives one-step returns, 1 Monte-Carlo returns up to the sequence's end
+    :param td_lambda: 0 gives one-step returns, 1 Monte-Carlo returns up to the sequence's end; a number, or one of each step
+        t for G_{t+1}, ``[T, B]``
     :return: G_t, ``[T, B]``; meaningless on padding
     """
     _check_shapes(rewards, discounts, next_values, mask)
@@ -96,13 +98,36 @@ def lambda_returns(
     return th.stack(returns[::-1])
 
 
+def cut_traces(
+    td_lambda: float | None, tolerance: float | None, q_values: th.Tensor, greedy_values: th.Tensor
+) -> float | th.Tensor | None:
+    """
+    lambda where Q(s_{t+1}, a_{t+1}) >= v_{t+1} - kappa |v_{t+1}|, else 0: soft Watkins Q(lambda).
+
+    Kapturowski et al. (2022), section 4, https://arxiv.org/abs/2209.07550, who have a kappa of 0.01. A return does not contain
+    what followed an action that the present policy would not take.
+
+    :param td_lambda: lambda; ``None`` stays ``None``
+    :param tolerance: kappa; 0 gives Watkins's Q(lambda), which goes on after greedy actions only, ``None`` Peng's
+    :param q_values: Q(s_t, a_t) of the actions taken, ``[T, B]``
+    :param greedy_values: v_{t+1} = Q of the greedy action after each step, ``[T, B]``
+    :return: lambda of each step for ``lambda_returns``, ``[T, B]``, or ``td_lambda`` itself where nothing is to be cut
+    """
+    if td_lambda is None or tolerance is None:
+        return td_lambda
+    # The action after the last step is not in the sequence, where lambda does not matter
+    next_q_values = th.cat((q_values[1:], greedy_values[-1:]))
+    goes_on = next_q_values >= greedy_values - tolerance * greedy_values.abs()
+    return td_lambda * goes_on.to(greedy_values.dtype)
+
+
 def value_targets(
     rewards: th.Tensor,
     discounts: th.Tensor,
     next_values: th.Tensor,
     mask: th.Tensor,
     n_steps: int = 1,
-    td_lambda: float | None = None,
+    td_lambda: float | th.Tensor | None = None,
     value_rescaling: bool = False,
 ) -> th.Tensor:
     """
@@ -115,12 +140,13 @@ def value_targets(
     :param next_values: v_{t+1} as the network outputs them, ``[T, B]``, or N of them at each step, ``[T, B, N]``
     :param mask: True on real steps, False on padding, bool ``[T, B]``
     :param n_steps: number of rewards before the bootstrap, if ``td_lambda`` is ``None``
-    :param td_lambda: lambda of the lambda returns; ``None`` means n-step returns
+    :param td_lambda: lambda of the lambda returns, a number or ``[T, B]``; ``None`` means n-step returns
     :param value_rescaling: whether the network learns h(Q) instead of Q
     :return: of the shape of ``next_values``; meaningless on padding
     """
     if next_values.dim() == 3:
         rewards, discounts, mask = rewards.unsqueeze(-1), discounts.unsqueeze(-1), mask.unsqueeze(-1)
+        td_lambda = td_lambda.unsqueeze(-1) if isinstance(td_lambda, th.Tensor) else td_lambda
     if value_rescaling:
         next_values = signed_parabolic(next_values)
     if td_lambda is None:

@@ -61,7 +61,7 @@ class ActorSpec(NamedTuple):
     :param policy_kwargs: its arguments, including the spaces
     :param seed: seeds the random streams of all actors
     :param gamma: the discount factor
-    :param return_kwargs: the kind of return, as for ``sb3_attn.common.td.value_targets``
+    :param return_kwargs: the kind of return, as for ``acting_td_errors``
     :param with_td_errors: whether the replay is prioritized
     :param burn_in_length: as in the replay buffer
     :param sequence_period: as in the replay buffer

@@ -71,10 +71,12 @@ class R2D2(RecurrentDQN):
     :param max_grad_norm: The maximum value for the gradient clipping
     :param double_q: choose the next action by the online network (van Hasselt et al. 2016)
     :param n_steps: number of rewards before the bootstrap, if ``td_lambda`` is ``None``
-    :param td_lambda: learn from Peng's Q(lambda) over the window; ``None`` means n-step returns
+    :param td_lambda: learn from Q(lambda) over the window; ``None`` means n-step returns
+    :param trace_tolerance: a lambda return goes on after an action whose value is below the greedy one's by at most this
+        fraction of it; 0 means Watkins's Q(lambda), ``None`` Peng's
     :param value_rescaling: learn h(Q) instead of Q (see ``sb3_attn.common.td.signed_hyperbolic``)
-    :param reward_scaling: divide rewards by the running standard deviation of their discounted sums instead. ``None`` means
-        unless ``value_rescaling``
+    :param reward_scaling: divide values by the standard deviation of the returns so far instead. ``None`` means unless
+        ``value_rescaling``
     :param munchausen_alpha: weight of the log-probability of the action taken, which Munchausen DQN adds to the reward; 0
         means DQN. The initial priorities of windows leave it out
     :param munchausen_temperature: temperature of the policy that has these probabilities, in the unit of the rewards
@@ -135,6 +137,7 @@ class R2D2(RecurrentDQN):
         double_q: bool = True,
         n_steps: int = 5,
         td_lambda: float | None = None,
+        trace_tolerance: float | None = 0.01,
         value_rescaling: bool = True,
         reward_scaling: bool | None = False,
         munchausen_alpha: float = 0.0,
@@ -186,6 +189,7 @@ class R2D2(RecurrentDQN):
             double_q=double_q,
             n_steps=n_steps,
             td_lambda=td_lambda,
+            trace_tolerance=trace_tolerance,
             value_rescaling=value_rescaling,
             reward_scaling=reward_scaling,
             munchausen_alpha=munchausen_alpha,

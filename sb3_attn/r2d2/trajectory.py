@@ -131,6 +131,8 @@ def acting_td_errors(
     discounts: np.ndarray,
     next_values: np.ndarray,
     starts: np.ndarray,
+    td_lambda: float | None = None,
+    trace_tolerance: float | None = None,
     **return_kwargs: Any,
 ) -> np.ndarray:
     """
@@ -144,7 +146,8 @@ def acting_td_errors(
     :param discounts: gamma, or 0 where the episode terminated, ``[T, K]``
     :param next_values: max_a Q of the observation after each step, ``[T, K]``
     :param starts: whether the step does not follow the one before it, bool ``[T, K]``
-    :param return_kwargs: the kind of return, as for ``sb3_attn.common.td.value_targets``
+    :param td_lambda: the kind of return, as for ``sb3_attn.common.td.value_targets``, like ``return_kwargs``
+    :param trace_tolerance: as for ``sb3_attn.common.td.cut_traces``
     :return: ``[T, K]``
     """
     # td knows no episodes inside a sequence, so each piece of an episode becomes a column of its own, padded at its end.
@@ -160,9 +163,13 @@ def acting_td_errors(
     def cut(array: np.ndarray) -> th.Tensor:
         return th.from_numpy(np.where(mask, array.T.ravel()[rows], 0.0))
 
-    targets = td.value_targets(cut(rewards), cut(discounts), cut(next_values), th.from_numpy(mask), **return_kwargs)
+    values, following = cut(q_values), cut(next_values)
+    lambdas = td.cut_traces(td_lambda, trace_tolerance, values, following)
+    targets = td.value_targets(
+        cut(rewards), cut(discounts), following, th.from_numpy(mask), td_lambda=lambdas, **return_kwargs
+    )
     errors = np.empty(starts.size, np.float32)
-    errors[rows[mask]] = (targets - cut(q_values)).abs().numpy()[mask]
+    errors[rows[mask]] = (targets - values).abs().numpy()[mask]
     return np.ascontiguousarray(errors.reshape(starts.shape).T)
 
 

@@ -57,7 +57,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
     Deep recurrent Q-network: DQN for partially observable environments.
 
     DRQN (Hausknecht & Stone 2015, https://arxiv.org/abs/1507.06527) with the additions of R2D2 (Kapturowski et al. 2019,
-    https://openreview.net/forum?id=r1lyTjAqYX), each of which has a switch of its own, and Peng's Q(lambda).
+    https://openreview.net/forum?id=r1lyTjAqYX), each of which has a switch of its own, and soft Watkins Q(lambda).
 
     :param policy: The policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy, DARQNPolicy)
     :param env: The environment to learn from (if registered in Gym, can be str)
@@ -81,7 +81,9 @@ class RecurrentDQN(SaveAndLoad, DQN):
     :param max_grad_norm: The maximum value for the gradient clipping
     :param double_q: let the online network choose the next action, and the target network value it (van Hasselt et al. 2016)
     :param n_steps: number of rewards before the bootstrap, if ``td_lambda`` is ``None``
-    :param td_lambda: learn from Peng's Q(lambda) over the window; ``None`` means n-step returns
+    :param td_lambda: learn from Q(lambda) over the window; ``None`` means n-step returns
+    :param trace_tolerance: a lambda return goes on after an action whose value is below the greedy one's by at most this
+        fraction of it: soft Watkins Q(lambda) (Kapturowski et al. 2022). 0 means Watkins's, ``None`` Peng's, which always go on
     :param value_rescaling: learn h(Q) instead of Q (see ``sb3_attn.common.td.signed_hyperbolic``)
     :param trace_length: number of trained steps in a window; ``None`` means whole episodes
     :param burn_in_length: largest number of steps before them that warm the memory up, without gradient; ``None`` means 8,
@@ -91,8 +93,8 @@ class RecurrentDQN(SaveAndLoad, DQN):
     :param prioritized_replay: draw windows in proportion to a power of their TD errors
     :param per_env_epsilons: a constant epsilon for each environment (see ``sb3_attn.common.exploration.ape_x_epsilons``)
         instead of the schedule; ``predict(deterministic=False)`` then explores with the smallest of them
-    :param reward_scaling: divide rewards by the running standard deviation of their discounted sums, as ``VecNormalize`` does,
-        so that learning does not depend on their unit; Q-values keep that unit. ``None`` means unless ``value_rescaling``
+    :param reward_scaling: divide values, inside the network, by the standard deviation of the returns so far, so that learning
+        does not depend on the unit of the rewards; Q-values keep that unit. ``None`` means unless ``value_rescaling``
     :param munchausen_alpha: weight of the log-probability of the action taken, which Munchausen DQN adds to the reward
         (Vieillard et al. 2020, who have 0.9); 0 means DQN
     :param munchausen_temperature: temperature of the policy that has these probabilities, in the unit of the rewards
@@ -149,6 +151,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
         double_q: bool = True,
         n_steps: int = 1,
         td_lambda: float | None = 0.95,
+        trace_tolerance: float | None = 0.01,
         value_rescaling: bool = False,
         trace_length: int | None = 128,
         burn_in_length: int | None = None,
@@ -201,6 +204,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
         self.double_q = double_q
         self.n_steps = n_steps
         self.td_lambda = td_lambda
+        self.trace_tolerance = trace_tolerance
         self.value_rescaling = value_rescaling
         self.trace_length = trace_length
         if burn_in_length is None:
@@ -233,6 +237,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
         if self.package_version is None:
             self.policy_kwargs = FORMER_POLICY_DEFAULTS | self.policy_kwargs
             self.reward_scaling = False
+            self.trace_tolerance = None
         self._check_arguments()
         if self.replay_buffer is None:  # SB3 would build one without the lengths
             self.replay_buffer = self.replay_buffer_class(
@@ -305,6 +310,10 @@ class RecurrentDQN(SaveAndLoad, DQN):
             raise ValueError(
                 f"td_lambda={self.td_lambda} and n_steps={self.n_steps} are two kinds of return; pass td_lambda=None "
                 "for n-step returns, or n_steps=1."
+            )
+        if self.trace_tolerance is not None and self.trace_tolerance < 0:
+            raise ValueError(
+                f"trace_tolerance={self.trace_tolerance} must be at least 0, or None for traces that are never cut; 0.01 is usual."
             )
         # The unit in which values are learned
         if self.reward_scaling and self.value_rescaling:
@@ -480,21 +489,29 @@ class RecurrentDQN(SaveAndLoad, DQN):
         :param selector_values: what chooses the next actions, ``[T + 1, B, N, actions]``
         :param target_values: what values them, ``[T + 1, B, N, actions]``
         """
+        next_actions = selector_values[1:].mean(dim=-2).argmax(dim=-1)
+        next_values = take_actions(target_values[1:], next_actions)
+        q_values = take_actions(target_values[:-1], batch.actions).mean(dim=-1)
+        td_lambda = td.cut_traces(self.td_lambda, self.trace_tolerance, q_values, next_values.mean(dim=-1))
         rewards = batch.rewards
         if self.munchausen_alpha > 0:
             bonuses = td.munchausen_bonuses(target_values[:-1].mean(dim=-2), batch.actions, self.munchausen_temperature)
             rewards = rewards + self.munchausen_alpha * bonuses
             next_values = td.soft_values(target_values[1:], self.munchausen_temperature)
-        else:
-            next_actions = selector_values[1:].mean(dim=-2).argmax(dim=-1)
-            next_values = take_actions(target_values[1:], next_actions)
         discounts = (1 - batch.terminations) * self.gamma
-        return td.value_targets(rewards, discounts, next_values, batch.mask, **self.return_kwargs)
+        return td.value_targets(
+            rewards, discounts, next_values, batch.mask, self.n_steps, td_lambda, self.value_rescaling
+        )
 
     @property
     def return_kwargs(self) -> dict[str, Any]:
-        """The switches of ``td.value_targets``, for actors that compute TD errors without the algorithm."""
-        return dict(n_steps=self.n_steps, td_lambda=self.td_lambda, value_rescaling=self.value_rescaling)
+        """The kind of return, for actors that compute TD errors without the algorithm."""
+        return dict(
+            n_steps=self.n_steps,
+            td_lambda=self.td_lambda,
+            trace_tolerance=self.trace_tolerance,
+            value_rescaling=self.value_rescaling,
+        )
 
     def dump_logs(self) -> None:
         if self.reward_scaling:

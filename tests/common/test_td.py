@@ -63,6 +63,31 @@ def test_lambda_returns_equal_the_blend_of_n_step_returns(td_lambda):
     assert_matches(td.lambda_returns(*batch, td_lambda=td_lambda), lambda *row: lambda_return(*row, td_lambda=td_lambda))
 
 
+@pytest.mark.parametrize("tolerance", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("td_lambda", [0.7, 1.0])
+def test_a_return_ends_before_an_action_that_is_worth_too_little(td_lambda, tolerance):
+    """Oracle: the sequence is cut off there, like at a time limit."""
+    cases, (rewards, discounts, next_values, mask) = make_batch()
+    q_values = th.from_numpy(np.random.default_rng(1).normal(size=rewards.shape))
+    q_values[1:][th.arange(6) % 3 == 0] = next_values[:-1][th.arange(6) % 3 == 0]  # some actions are greedy
+    lambdas = td.cut_traces(td_lambda, tolerance, q_values, next_values)
+    returns = td.lambda_returns(rewards, discounts, next_values, mask, lambdas)
+    n_cut = 0
+    for b, (length, end) in enumerate(cases):
+        for t in range(length):
+            smallest = [v - tolerance * abs(v) for v in next_values[:, b].tolist()]
+            stop = next((i for i in range(t + 1, length) if q_values[i, b] < smallest[i - 1]), length)
+            row = rewards[:stop, b].tolist(), next_values[:stop, b].tolist(), end == "terminated" and stop == length
+            assert returns[t, b] == pytest.approx(lambda_return(*row, t, td_lambda), rel=1e-12)
+            n_cut += stop < length
+    assert 10 < n_cut < mask.sum() - len(cases) - 10
+
+
+def test_traces_without_lambda_or_tolerance_are_left_alone():
+    values = th.zeros(2, 2)
+    assert td.cut_traces(None, 0.1, values, values) is None and td.cut_traces(0.8, None, values, values) == 0.8
+
+
 def returns_of_both_kinds(batch) -> list[th.Tensor]:
     n_step = [td.n_step_returns(*batch, n=n) for n in (1, 3, 9)]
     return n_step + [td.lambda_returns(*batch, td_lambda=td_lambda) for td_lambda in (0.0, 0.8, 1.0)]

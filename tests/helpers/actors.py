@@ -108,6 +108,7 @@ def slow_td_errors(
     starts: Any,
     n_steps: int = 1,
     td_lambda: float | None = None,
+    trace_tolerance: float | None = None,
     value_rescaling: bool = False,
 ) -> np.ndarray:
     """The definition, one environment, one step and one reward at a time."""
@@ -125,6 +126,10 @@ def slow_td_errors(
     for k in range(n_envs):
         for t in range(length):
             end = next((i for i in range(t + 1, length) if starts[i, k]), length)
+            if td_lambda is not None and trace_tolerance is not None:
+                greedy = np.asarray(next_values)[:, k]
+                smallest = greedy - trace_tolerance * np.abs(greedy)
+                end = next((i for i in range(t + 1, end) if q_values[i, k] < smallest[i - 1]), end)
             if td_lambda is None:
                 target = n_step_return(t, k, n_steps, end)
             else:

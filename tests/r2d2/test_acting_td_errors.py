@@ -21,6 +21,10 @@ RETURNS: list[dict[str, Any]] = [
     dict(td_lambda=1.0),
     dict(n_steps=5, value_rescaling=True),
     dict(td_lambda=0.7, value_rescaling=True),
+    dict(td_lambda=0.7, trace_tolerance=0.5),
+    dict(td_lambda=1.0, trace_tolerance=0.0),
+    dict(td_lambda=0.7, trace_tolerance=0.5, value_rescaling=True),
+    dict(n_steps=3, trace_tolerance=0.5),
 ]
 
 

@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from sb3_attn import RecurrentDQN
@@ -19,19 +19,39 @@ def scaled_counters(factor: float, n_envs: int = 2) -> VecEnv:
     return DummyVecEnv([lambda n=n: gym.wrappers.TransformReward(Counter(n), lambda r: factor * r) for n in (3, 5)[:n_envs]])
 
 
-def test_the_scale_is_the_one_by_which_vec_normalize_divides() -> None:
-    env = VecNormalize(make_vec_env("CartPole-v1", n_envs=3, seed=0), norm_obs=False, norm_reward=True, gamma=0.9)
-    env.reset()
+def test_the_scale_is_the_standard_deviation_of_all_returns() -> None:
+    """Against returns that are added up from the end of the data, for each number of steps; some episodes still run."""
+    rng = np.random.default_rng(0)
+    rewards, dones = rng.normal(loc=3.0, size=(40, 3)), rng.random((40, 3)) < 0.1
     scale = ReturnScale(gamma=0.9)
     scale.reset(n_envs=3)
-    for _ in range(100):
-        _, _, dones, _ = env.step(np.array([env.action_space.sample() for _ in range(3)]))
-        scale.update(env.get_original_reward(), dones)
-    assert scale.value == pytest.approx(np.sqrt(env.ret_rms.var), rel=1e-3)  # its moments begin with a small prior
+    for n_steps in range(1, 41):
+        scale.update(rewards[n_steps - 1], dones[n_steps - 1])
+        returns = np.zeros((n_steps + 1, 3))
+        for t in reversed(range(n_steps)):
+            returns[t] = rewards[t] + 0.9 * np.where(dones[t], 0.0, returns[t + 1])
+        assert scale.value == pytest.approx(returns[:-1].std(), rel=1e-9)
+    scale.reset(n_envs=3)  # other episodes, of one step each
+    before = scale.value
+    scale.update(np.full(3, 100.0), np.ones(3, bool))
+    scale.update(np.full(3, -100.0), np.ones(3, bool))
+    assert scale.value > before
 
 
-def test_environments_have_sums_of_their_own() -> None:
-    """Steps that arrive one environment after the other, as from actors, give the same sums."""
+def test_a_scale_that_was_saved_with_other_moments_goes_on() -> None:
+    """Models once kept the moments of discounted sums of past rewards, in SB3's RunningMeanStd."""
+    moments = RunningMeanStd(epsilon=0.0, shape=())
+    moments.update(np.array([1.0, 3.0, 8.0]))
+    scale = ReturnScale.__new__(ReturnScale)
+    scale.__setstate__(dict(gamma=0.5, _moments=moments, _sums=np.zeros(2)))
+    assert scale.value == pytest.approx(np.std([1, 3, 8]))
+    scale.reset(1)
+    scale.update(np.array([4.0]), np.array([True]))
+    assert scale.value == pytest.approx(np.std([1, 3, 8, 4]))
+
+
+def test_environments_have_returns_of_their_own() -> None:
+    """Steps that arrive one environment after the other, as from actors, give the same scale."""
     rng = np.random.default_rng(0)
     rewards, dones = rng.normal(size=(20, 4)), rng.random((20, 4)) < 0.2
     together, apart = ReturnScale(0.9), ReturnScale(0.9)

@@ -10,6 +10,7 @@ from sb3_attn import HardAttentionExtractor, RecurrentDQN
 from sb3_attn.common.core_state import state_from_arrays
 from sb3_attn.recurrent_dqn.policies import RecurrentQNetwork
 from sb3_attn.replay import SequenceReplayBufferSamples
+from tests.helpers.actors import slow_td_errors
 from tests.helpers.environments import counters
 from tests.helpers.models import make_rdqn
 
@@ -234,6 +235,31 @@ def say_everywhere(net: RecurrentQNetwork, value: float) -> None:
 
 
 RETURNS = [dict(td_lambda=None), dict(td_lambda=None, n_steps=3), dict(td_lambda=0.8), dict(td_lambda=1.0)]
+
+
+@pytest.mark.parametrize("double_q", [True, False])
+@pytest.mark.parametrize("tolerance", [None, 0.0, 0.2])
+def test_traces_are_cut_by_the_values_of_the_target_network(
+    tolerance: float | None, double_q: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the definition, one window, one step and one reward at a time."""
+    model = filled(env=counters(length=12), n_collected=120, td_lambda=0.8, trace_tolerance=tolerance, double_q=double_q)
+    perturb(model.q_net_target)
+    batch = model.replay_buffer.sample(32)
+    targets = with_targets(model, batch, monkeypatch)
+    with th.no_grad():
+        values, target_values = (
+            net.unroll(batch.observations, net.burn_in(batch))[0] for net in (model.q_net, model.q_net_target)
+        )
+    greedy_actions = (values if double_q else target_values).argmax(dim=-1)[1:]
+    q_values, greedy_values = (
+        target_values[steps].gather(-1, actions[..., None])[..., 0]
+        for steps, actions in ((slice(0, -1), batch.actions), (slice(1, None), greedy_actions))
+    )
+    starts = th.cat((th.ones_like(batch.mask[:1]), ~batch.mask[1:]))
+    rows = (q_values, batch.rewards, model.gamma * (1 - batch.terminations), greedy_values, starts)
+    expected = slow_td_errors(*map(np.asarray, rows), td_lambda=0.8, trace_tolerance=tolerance)
+    np.testing.assert_allclose((targets - q_values).abs()[batch.mask], expected[batch.mask], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("returns", RETURNS, ids=str)
