@@ -1,16 +1,15 @@
 """
-RecurrentDQN with the constructor's defaults, and sb3-contrib's RecurrentPPO with RL Zoo's hyperparameters at equal steps.
+RecurrentDQN with the constructor's defaults, and sb3-contrib's RecurrentPPO at equal steps and at equal processor time.
 
-The defaults were chosen on CartPoleNoVel, LunarLanderNoVel, MemoryChain(100) and RepeatFirst. The model that is scored is the
-one at the end of training: greedy, over 100 episodes. Curves are returns of 20 greedy episodes, ten times during training,
-whose processor time does not count.
+The model that is scored is the one at the end of training: greedy, over 100 episodes. Curves are returns of 20 greedy
+episodes, ten times during training, whose processor time does not count.
 """
 
 import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import matplotlib
@@ -21,56 +20,83 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_normalization
+from torch import nn
 
 from benchmarks.learning.zoo import N_EPISODES
 from benchmarks.runner import EVALUATION_SEED, Benchmark, Context, Options, Row, Settings, Variants, each, values
 from sb3_attn import RecurrentDQN
 from sb3_attn.envs.wrappers import FlattenSpaces
 
-#: Number of steps, return to reach, and whether the defaults were chosen on it
-TASKS: dict[str, tuple[int, float | None, bool]] = {
-    "CartPole-v1": (50_000, 475.0, False),
-    "CartPoleNoVel-v1": (50_000, 450.0, True),
-    "LunarLanderNoVel-v3": (300_000, 100.0, True),
-    "MemoryChain-v0": (20_000, 0.95, False),
-    "MemoryChain-v0/100": (100_000, 0.95, True),
-    "popgym-RepeatFirstEasy-v0": (60_000, 0.95, True),
-    "AssociativeRecall-v0": (120_000, 0.95, False),
-    "popgym-CountRecallEasy-v0": (200_000, None, False),
-    "popgym-AutoencodeEasy-v0": (200_000, None, False),
+
+class Task(NamedTuple):
+    """
+    A task.
+
+    :param n_steps: Number of training steps.
+    :param bar: Return to reach.
+    :param tuned: Whether the defaults were chosen on it.
+    :param seconds: Processor seconds of RecurrentDQN, which RecurrentPPO gets too.
+    """
+
+    n_steps: int
+    bar: float | None
+    tuned: bool
+    seconds: float
+
+
+TASKS = {
+    "CartPole-v1": Task(50_000, 475.0, False, 50.0),
+    "CartPoleNoVel-v1": Task(50_000, 450.0, True, 50.0),
+    "LunarLanderNoVel-v3": Task(300_000, 100.0, True, 350.0),
+    "MemoryChain-v0": Task(20_000, 0.95, False, 10.0),
+    "MemoryChain-v0/100": Task(100_000, 0.95, True, 90.0),
+    "popgym-RepeatFirstEasy-v0": Task(60_000, 0.95, True, 40.0),
+    "AssociativeRecall-v0": Task(120_000, 0.95, False, 60.0),
+    "popgym-CountRecallEasy-v0": Task(200_000, None, False, 130.0),
+    "popgym-AutoencodeEasy-v0": Task(200_000, None, False, 180.0),
+    "popgym-RepeatPreviousEasy-v0": Task(60_000, 0.95, True, 40.0),
 }
 N_CURVE_POINTS, N_CURVE_EPISODES = 10, 20
 
-#: Those of RL Zoo's ppo_lstm.yml for CartPole without velocities; its entry for LunarLander is made for 5 million steps
-RECURRENT_PPO: dict[str, Any] = dict(
-    n_steps=32,
-    batch_size=256,
-    gae_lambda=0.8,
-    gamma=0.98,
-    n_epochs=20,
-    ent_coef=0.0,
-    learning_rate=1e-3,
-    policy_kwargs=dict(ortho_init=False, lstm_hidden_size=64, enable_critic_lstm=True, net_arch=[64]),
-)
+#: Configurations of RecurrentPPO that were tried on the tasks on which our defaults were chosen. Two are those of RL Zoo's
+#: ppo_lstm.yml, with as many environments as here
+LSTM_64: dict[str, Any] = dict(ortho_init=False, activation_fn=nn.Tanh, lstm_hidden_size=64, net_arch=dict(pi=[64], vf=[64]))
+RECURRENT_PPO: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "RL Zoo's for CartPoleNoVel": dict(
+        n_steps=32, batch_size=256, gae_lambda=0.8, gamma=0.98, n_epochs=20, learning_rate=1e-3, policy_kwargs=LSTM_64
+    ),
+    "RL Zoo's for LunarLanderNoVel": dict(
+        n_steps=512, batch_size=128, gae_lambda=0.98, gamma=0.999, n_epochs=4, ent_coef=0.01, policy_kwargs=LSTM_64
+    ),
+}
+#: The one that is compared
+CHOSEN_PPO = "RL Zoo's for CartPoleNoVel"
 
 
 def settings(options: Options) -> Settings:
-    """Variants "task", "task, 16 environments", "task, rewards x 0.01", "task, RecurrentPPO"; ``--only`` selects."""
+    """
+    Variants "task", "task, 16 environments", "task, rewards x 0.01", "task, RecurrentPPO"; ``--only`` selects.
+
+    Further "task, RecurrentPPO with defaults" and so on for the configurations that were not chosen.
+    """
     variants: Settings = {}
-    for task, (n_steps, _, _) in TASKS.items():
+    for name, task in TASKS.items():
         base = {
-            "task": task,
-            "n_steps": options.scaled(n_steps),
+            "task": name,
+            "n_steps": options.scaled(task.n_steps),
             "n_envs": 8,
             "reward_factor": 1.0,
-            "algorithm": "RecurrentDQN",
+            "recurrent_ppo": None,
         }
-        variants[task] = base
+        variants[name] = base
         for n_envs in (1, 16):
-            variants[f"{task}, {n_envs} environments"] = base | {"n_envs": n_envs}
+            variants[f"{name}, {n_envs} environments"] = base | {"n_envs": n_envs}
         for factor in (0.01, 100.0):
-            variants[f"{task}, rewards x {factor:g}"] = base | {"reward_factor": factor}
-        variants[f"{task}, RecurrentPPO"] = base | {"algorithm": "RecurrentPPO"}
+            variants[f"{name}, rewards x {factor:g}"] = base | {"reward_factor": factor}
+        for configuration in RECURRENT_PPO:
+            variant = f"{name}, RecurrentPPO" + ("" if configuration == CHOSEN_PPO else f" with {configuration}")
+            variants[variant] = base | {"recurrent_ppo": configuration}
     return variants
 
 
@@ -85,6 +111,13 @@ def make_envs(task: str, n_envs: int, seed: int, reward_factor: float = 1.0) -> 
     return make_vec_env(make, n_envs, seed)
 
 
+def score(model: BaseAlgorithm, env: VecEnv, n_episodes: int) -> float:
+    if isinstance(env, VecNormalize):
+        sync_envs_normalization(model.get_env(), env)  # type: ignore[arg-type]
+    returns, _ = evaluate_policy(model, env, n_episodes, return_episode_rewards=True)
+    return float(np.mean(returns))
+
+
 class Curve(BaseCallback):
     """
     Scores the model during training.
@@ -97,53 +130,87 @@ class Curve(BaseCallback):
         super().__init__()
         self.env, self.n_steps = env, n_steps
         self.points: list[float] = []
-        self.seconds = 0.0
+        self.seconds_of_scoring = 0.0
+
+    def _on_training_start(self) -> None:
+        self.start = time.process_time()
+
+    @property
+    def seconds(self) -> float:
+        """Processor time of training so far."""
+        return time.process_time() - self.start - self.seconds_of_scoring
+
+    def score(self, n_episodes: int) -> float:
+        start, generator = time.process_time(), np.random.get_state()
+        result = score(self.model, self.env, n_episodes)
+        np.random.set_state(generator)
+        self.seconds_of_scoring += time.process_time() - start
+        return result
 
     def _on_step(self) -> bool:
-        if self.num_timesteps * N_CURVE_POINTS >= (len(self.points) + 1) * self.n_steps:
-            start, generator = time.process_time(), np.random.get_state()
-            self.points.append(score(self.model, self.env, N_CURVE_EPISODES))
-            np.random.set_state(generator)
-            self.seconds += time.process_time() - start
+        n_points = len(self.points)
+        if n_points < N_CURVE_POINTS and self.num_timesteps * N_CURVE_POINTS >= (n_points + 1) * self.n_steps:
+            self.points.append(self.score(N_CURVE_EPISODES))
         return True
 
 
-def score(model: BaseAlgorithm, env: VecEnv, n_episodes: int) -> float:
-    if isinstance(env, VecNormalize):
-        sync_envs_normalization(model.get_env(), env)  # type: ignore[arg-type]
-    returns, _ = evaluate_policy(model, env, n_episodes, return_episode_rewards=True)
-    return float(np.mean(returns))
+class TwoBudgets(Curve):
+    """
+    Trains until both a number of steps and a processor time are used up, and scores the model at each.
+
+    :param seconds: The processor time.
+    """
+
+    def __init__(self, env: VecEnv, n_steps: int, seconds: float) -> None:
+        super().__init__(env, n_steps)
+        self.budgets = {"score": lambda: self.num_timesteps >= n_steps, "score_at_equal_time": lambda: self.seconds >= seconds}
+        self.results: dict[str, float] = {}
+
+    def _on_step(self) -> bool:
+        super()._on_step()
+        for name, is_used_up in self.budgets.items():
+            if name not in self.results and is_used_up():
+                self.results[name] = self.score(N_EPISODES)
+                if name == "score":
+                    self.results["cpu_seconds"] = self.seconds
+        return len(self.results) < 3
 
 
-def measure(context: Context, task: str, n_steps: int, n_envs: int, reward_factor: float, algorithm: str) -> dict[str, Any]:
+def measure(
+    context: Context, task: str, n_steps: int, n_envs: int, reward_factor: float, recurrent_ppo: str | None
+) -> dict[str, Any]:
     """Train once; returns the score, the curve and the processor time of training in seconds."""
     env, evaluation_env = make_envs(task, n_envs, context.seed, reward_factor), make_envs(task, 10, EVALUATION_SEED)
-    model: BaseAlgorithm
-    if algorithm == "RecurrentPPO":
+    if recurrent_ppo is None:
+        curve = Curve(evaluation_env, n_steps)
+        model = RecurrentDQN("MlpPolicy", env, seed=context.seed, device="cpu").learn(n_steps, callback=curve)
+        seconds = curve.seconds
+        return {"score": score(model, evaluation_env, N_EPISODES), "curve": curve.points, "cpu_seconds": seconds}
+    if recurrent_ppo.startswith("RL Zoo"):
         env, evaluation_env = VecNormalize(env), VecNormalize(evaluation_env, training=False, norm_reward=False)
-        model = RecurrentPPO("MlpLstmPolicy", env, seed=context.seed, device="cpu", **RECURRENT_PPO)
-    else:
-        model = RecurrentDQN("MlpPolicy", env, seed=context.seed, device="cpu")
-    curve, start = Curve(evaluation_env, n_steps), time.process_time()
-    model.learn(n_steps, callback=curve)
-    seconds = time.process_time() - start - curve.seconds
-    return {"score": score(model, evaluation_env, N_EPISODES), "curve": curve.points, "cpu_seconds": seconds}
+    budgets = TwoBudgets(evaluation_env, n_steps, seconds=TASKS[task].seconds * n_steps / TASKS[task].n_steps)
+    RecurrentPPO("MlpLstmPolicy", env, seed=context.seed, device="cpu", **RECURRENT_PPO[recurrent_ppo]).learn(
+        100 * n_steps, callback=budgets
+    )
+    return {**budgets.results, "curve": budgets.points}
 
 
 def rows(variants: Variants) -> Iterator[Row]:
     """A variant a row."""
     for name, runs in variants.items():
-        _, bar, tuned = TASKS[runs[0].settings["task"]]
-        scores, n_steps = values(runs, "score"), runs[0].settings["n_steps"]
-        form = ".0f" if bar is not None and bar > 1 else ".2f"
+        task, n_steps = TASKS[runs[0].settings["task"]], runs[0].settings["n_steps"]
+        form = ".0f" if task.bar is not None and task.bar > 1 else ".2f"
+        scores = values(runs, "score")
+        at_equal_time = values(runs, "score_at_equal_time") if runs[0].settings["recurrent_ppo"] else []
         yield {
             "task": name,
             "steps": f"{n_steps:,}",
-            "chosen on it": "yes" if tuned else "no",
+            "chosen on it": "yes" if task.tuned else "no",
             "mean": format(np.mean(scores), form),
             "each seed": each(scores, form),
-            "bar": "-" if bar is None else f"{bar:g}",
+            "bar": "-" if task.bar is None else f"{task.bar:g}",
             "CPU seconds per 100,000 steps": f"{1e5 / n_steps * np.mean(values(runs, 'cpu_seconds')):.0f}",
+            "mean at equal CPU time": format(np.mean(at_equal_time), form) if at_equal_time else "",
         }
 
 
@@ -154,7 +221,7 @@ def plot(variants: Variants, path: Path) -> None:
     from rliable import library, metrics
 
     tasks = [task for task in TASKS if task in variants]
-    figure, axes = plt.subplots(3, 3, figsize=(12, 9), constrained_layout=True)
+    figure, axes = plt.subplots(2, 5, figsize=(18, 6), constrained_layout=True)
     for task, axis in zip(tasks, axes.flat, strict=False):
         for name, label in ((task, "RecurrentDQN, defaults"), (f"{task}, RecurrentPPO", "RecurrentPPO")):
             if name not in variants:

@@ -75,8 +75,8 @@ def lambda_returns(
     G_t = r_{t+1} + gamma ((1 - lambda) v_{t+1} + lambda G_{t+1}), and G_t = r_{t+1} + gamma v_{t+1} at the last step.
 
     With v = max_a Q and one lambda for all steps this is Peng's Q(lambda) (Peng & Williams 1996), which does not cut the trace
-    at exploratory actions. Kozuno et al. (2021) show that it still converges as long as the behaviour policy stays close to the
-    greedy one. ``cut_traces`` cuts it.
+    at exploratory actions. Kozuno et al. (2021) show that it still converges as long as the behaviour policy stays close to
+    the greedy one. ``cut_traces`` gives lambdas that cut it.
 
     :param rewards: r_{t+1}, ``[T, B]``
     :param discounts: gamma, or 0 where the episode terminated, ``[T, B]``

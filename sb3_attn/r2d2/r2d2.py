@@ -61,7 +61,7 @@ class R2D2(RecurrentDQN):
     :param learning_rate: The learning rate, it can be a function of the current progress remaining (from 1 to 0)
     :param buffer_size: number of steps in the replay buffer; the paper's 4,000,000 take 28 GB with images
     :param learning_starts: how many steps to collect before learning starts
-    :param batch_size: number of windows in a gradient update
+    :param batch_size: number of windows in a gradient update; ``None`` means 1024 trained steps
     :param tau: the soft update coefficient ("Polyak update", between 0 and 1) default 1 for hard update
     :param gamma: the discount factor
     :param replay_buffer_class: a ``SequenceReplayBuffer``; ``None`` means the one that fits ``prioritized_replay``
@@ -75,7 +75,7 @@ class R2D2(RecurrentDQN):
     :param trace_tolerance: a lambda return goes on after an action whose value is below the greedy one's by at most this
         fraction of it; 0 means Watkins's Q(lambda), ``None`` Peng's
     :param value_rescaling: learn h(Q) instead of Q (see ``sb3_attn.common.td.signed_hyperbolic``)
-    :param reward_scaling: divide values by the standard deviation of the returns so far instead. ``None`` means unless
+    :param reward_scaling: divide values by four standard deviations of the returns so far instead. ``None`` means unless
         ``value_rescaling``
     :param munchausen_alpha: weight of the log-probability of the action taken, which Munchausen DQN adds to the reward; 0
         means DQN. The initial priorities of windows leave it out
@@ -127,7 +127,7 @@ class R2D2(RecurrentDQN):
         learning_rate: float | Schedule = 1e-4,
         buffer_size: int = 4_000_000,
         learning_starts: int = 10_000,
-        batch_size: int = 64,
+        batch_size: int | None = 64,
         tau: float = 1.0,
         gamma: float = 0.997,
         replay_buffer_class: type | None = None,
@@ -442,7 +442,7 @@ class R2D2(RecurrentDQN):
         for step_rewards, dones in zip(rewards, trajectory.dones, strict=True):
             self.return_scale.update(step_rewards, dones, env_indices)
 
-    def train(self, gradient_steps: int, batch_size: int = 100) -> None:
+    def train(self, gradient_steps: int, batch_size: int | None = 100) -> None:
         """
         Update as often as ``samples_per_insert`` asks for.
 
@@ -451,6 +451,7 @@ class R2D2(RecurrentDQN):
         """
         if self.replay_buffer.n_windows == 0:
             return  # the first window is not complete yet
+        batch_size = self.n_windows_per_batch(batch_size)
         if self.samples_per_insert is None:
             n_due = self.n_steps_since_start // STEPS_PER_UPDATE - self._n_updates
         else:

@@ -38,7 +38,8 @@ FORMER_ARGUMENTS = {"bootstrap_n": "n_steps", "epsilon_ladder": "per_env_epsilon
 #: Defaults of the policy that were others in models without ``package_version``
 FORMER_POLICY_DEFAULTS = {"net_arch": [64], "ema_decay": 0.0}
 
-#: Number of steps of single environments for each gradient step, by default
+#: By default, number of trained steps in a batch, padding included, and of steps of single environments per gradient step
+STEPS_PER_BATCH = 1024
 STEPS_PER_UPDATE = 10
 
 #: Arguments of sb3-contrib's recurrent policies that have no counterpart here, and what to do instead
@@ -64,7 +65,8 @@ class RecurrentDQN(SaveAndLoad, DQN):
     :param learning_rate: The learning rate, it can be a function of the current progress remaining (from 1 to 0)
     :param buffer_size: number of steps in the replay buffer
     :param learning_starts: number of steps to collect before learning starts
-    :param batch_size: number of windows in a gradient update
+    :param batch_size: number of windows in a gradient update; ``None`` means 1024 trained steps: 8 windows of 128, or more
+        where all episodes are shorter
     :param tau: the soft update coefficient ("Polyak update", between 0 and 1) default 1 for hard update
     :param gamma: the discount factor
     :param train_freq: Update the model every ``train_freq`` steps of the vectorized environment. Alternatively pass a tuple of
@@ -83,7 +85,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
     :param n_steps: number of rewards before the bootstrap, if ``td_lambda`` is ``None``
     :param td_lambda: learn from Q(lambda) over the window; ``None`` means n-step returns
     :param trace_tolerance: a lambda return goes on after an action whose value is below the greedy one's by at most this
-        fraction of it: soft Watkins Q(lambda) (Kapturowski et al. 2022). 0 means Watkins's, ``None`` Peng's, which always go on
+        fraction of it: soft Watkins Q(lambda) (Kapturowski et al. 2022). 0 means Watkins's, ``None`` Peng's, never cut
     :param value_rescaling: learn h(Q) instead of Q (see ``sb3_attn.common.td.signed_hyperbolic``)
     :param trace_length: number of trained steps in a window; ``None`` means whole episodes
     :param burn_in_length: largest number of steps before them that warm the memory up, without gradient; ``None`` means 8,
@@ -93,7 +95,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
     :param prioritized_replay: draw windows in proportion to a power of their TD errors
     :param per_env_epsilons: a constant epsilon for each environment (see ``sb3_attn.common.exploration.ape_x_epsilons``)
         instead of the schedule; ``predict(deterministic=False)`` then explores with the smallest of them
-    :param reward_scaling: divide values, inside the network, by the standard deviation of the returns so far, so that learning
+    :param reward_scaling: divide values, inside the network, by four standard deviations of the returns so far, so that learning
         does not depend on the unit of the rewards; Q-values keep that unit. ``None`` means unless ``value_rescaling``
     :param munchausen_alpha: weight of the log-probability of the action taken, which Munchausen DQN adds to the reward
         (Vieillard et al. 2020, who have 0.9); 0 means DQN
@@ -135,7 +137,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
         learning_rate: float | Schedule = 1e-3,
         buffer_size: int = 100_000,
         learning_starts: int = 1000,
-        batch_size: int = 8,
+        batch_size: int | None = None,
         tau: float = 1.0,
         gamma: float = 0.99,
         train_freq: int | tuple[int, str] | None = None,
@@ -178,7 +180,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
             learning_rate,
             buffer_size,
             learning_starts,
-            batch_size,
+            batch_size,  # type: ignore[arg-type]
             tau,
             gamma,
             tuple(train_freq) if isinstance(train_freq, list) else train_freq or 4,  # YAML has no tuples
@@ -301,7 +303,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
                 f"action_space={self.action_space} must start at 0; shift it with an ActionWrapper around the environment."
             )
         for name in ("batch_size", "n_steps", "target_update_interval"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
         # Kinds of return
         if self.td_lambda is not None and not 0 <= self.td_lambda <= 1:
@@ -313,7 +315,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
             )
         if self.trace_tolerance is not None and self.trace_tolerance < 0:
             raise ValueError(
-                f"trace_tolerance={self.trace_tolerance} must be at least 0, or None for traces that are never cut; 0.01 is usual."
+                f"trace_tolerance={self.trace_tolerance} must be at least 0, or None for traces that are never cut."
             )
         # The unit in which values are learned
         if self.reward_scaling and self.value_rescaling:
@@ -422,9 +424,10 @@ class RecurrentDQN(SaveAndLoad, DQN):
         self._core_state, self._step_states = next_state, None
         self._last_episode_starts = dones
 
-    def train(self, gradient_steps: int, batch_size: int = 100) -> None:
+    def train(self, gradient_steps: int, batch_size: int | None = 100) -> None:
         if self.replay_buffer.n_windows == 0:
             return  # the first window is not complete yet
+        batch_size = self.n_windows_per_batch(batch_size)
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         if self.reward_scaling:
@@ -471,6 +474,15 @@ class RecurrentDQN(SaveAndLoad, DQN):
         self.logger.record("train/loss", np.mean(losses))
         self.logger.record("train/td_error", np.mean(td_errors))
 
+    def n_windows_per_batch(self, batch_size: int | None) -> int:
+        """
+        The number of windows in a gradient update, of which the replay buffer must have one.
+
+        :param batch_size: this number, or ``None`` for as many as have 1024 trained steps if all are as long as the longest
+        :return: at least 1
+        """
+        return batch_size or math.ceil(STEPS_PER_BATCH / self.replay_buffer.longest_window)
+
     def _acting_values(self, batch: SequenceReplayBufferSamples, values: th.Tensor) -> th.Tensor:
         """The online network's values as acting computes them, from those of the update; both ``[T + 1, B, N, actions]``."""
         if not self.q_net.samples_in_training:
@@ -499,9 +511,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
             rewards = rewards + self.munchausen_alpha * bonuses
             next_values = td.soft_values(target_values[1:], self.munchausen_temperature)
         discounts = (1 - batch.terminations) * self.gamma
-        return td.value_targets(
-            rewards, discounts, next_values, batch.mask, self.n_steps, td_lambda, self.value_rescaling
-        )
+        return td.value_targets(rewards, discounts, next_values, batch.mask, self.n_steps, td_lambda, self.value_rescaling)
 
     @property
     def return_kwargs(self) -> dict[str, Any]:

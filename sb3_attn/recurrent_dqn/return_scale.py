@@ -5,14 +5,18 @@ from typing import Any
 
 import numpy as np
 
+#: Number of standard deviations in the scale. Most returns lie in a range of this size, so that outputs of a network that are
+#: multiplied by the scale need not be larger than about 1
+N_DEVIATIONS = 4.0
+
 #: Smallest scale, with which rewards that have all been 0 so far do not lead to a division by 0
 MIN_SCALE = 1e-6
 
 
 class ReturnScale:
     """
-    Standard deviation of the returns of all steps so far: of G_t = r_{t+1} + gamma r_{t+2} + ... up to the episode's end, or up
-    to the present where it still runs.
+    Four standard deviations of the returns of all steps so far: of G_t = r_{t+1} + gamma r_{t+2} + ... up to the episode's end,
+    or up to the present where it still runs.
 
     :param gamma: the discount factor
     """
@@ -23,7 +27,7 @@ class ReturnScale:
 
     def reset(self, n_envs: int) -> None:
         """
-        Begin new episodes; the standard deviation stays.
+        Begin new episodes; the scale stays.
 
         :param n_envs: number of environments from now on
         """
@@ -56,7 +60,7 @@ class ReturnScale:
         """The scale, in the unit of the rewards."""
         n_steps = max(self._n_steps, 1)
         variance = self._sum_of_squares / n_steps - (self._sum / n_steps) ** 2
-        return max(math.sqrt(max(variance, 0.0)), MIN_SCALE)
+        return max(N_DEVIATIONS * math.sqrt(max(variance, 0.0)), MIN_SCALE)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Models that were saved earlier have the moments of discounted sums of past rewards, which are of the same size

@@ -176,6 +176,11 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
         self._final_observations.clear()
 
     @property
+    def longest_window(self) -> int:
+        """Largest number of trained steps of the windows that can be drawn, 0 without any."""
+        return int(self.window_lengths.max())
+
+    @property
     def observations(self) -> Observation:  # type: ignore[override]
         """The stored observations ``[buffer_size, n_envs, ...]``."""
         return self._observations if isinstance(self.observation_space, spaces.Dict) else self._observations[SINGLE_KEY]

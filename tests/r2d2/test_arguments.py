@@ -125,7 +125,7 @@ def test_arguments_take_precedence_over_settings() -> None:
     model = R2D2("MlpPolicy", Walk, 1e-4, settings="small", trace_length=30, policy_kwargs=policy_kwargs, **arguments)
     for name, value in {"learning_rate": 1e-4, "trace_length": 30, **arguments}.items():
         assert getattr(model, name) == value, name
-    assert not model.reward_scaling and model.burn_in_length == 8 and model.batch_size == 8
+    assert not model.reward_scaling and model.burn_in_length == 8 and model.batch_size is None
     assert model.policy.optimizer.defaults["eps"] == 1e-5 and model.policy.ema_decay == 0.995
     assert model.q_net.q_net[0].out_features == 7
     whole = R2D2("MlpPolicy", Walk, settings="small", trace_length=None)

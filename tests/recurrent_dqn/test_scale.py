@@ -19,7 +19,7 @@ def scaled_counters(factor: float, n_envs: int = 2) -> VecEnv:
     return DummyVecEnv([lambda n=n: gym.wrappers.TransformReward(Counter(n), lambda r: factor * r) for n in (3, 5)[:n_envs]])
 
 
-def test_the_scale_is_the_standard_deviation_of_all_returns() -> None:
+def test_the_scale_is_four_standard_deviations_of_all_returns() -> None:
     """Against returns that are added up from the end of the data, for each number of steps; some episodes still run."""
     rng = np.random.default_rng(0)
     rewards, dones = rng.normal(loc=3.0, size=(40, 3)), rng.random((40, 3)) < 0.1
@@ -30,7 +30,7 @@ def test_the_scale_is_the_standard_deviation_of_all_returns() -> None:
         returns = np.zeros((n_steps + 1, 3))
         for t in reversed(range(n_steps)):
             returns[t] = rewards[t] + 0.9 * np.where(dones[t], 0.0, returns[t + 1])
-        assert scale.value == pytest.approx(returns[:-1].std(), rel=1e-9)
+        assert scale.value == pytest.approx(4 * returns[:-1].std(), rel=1e-9)
     scale.reset(n_envs=3)  # other episodes, of one step each
     before = scale.value
     scale.update(np.full(3, 100.0), np.ones(3, bool))
@@ -44,10 +44,10 @@ def test_a_scale_that_was_saved_with_other_moments_goes_on() -> None:
     moments.update(np.array([1.0, 3.0, 8.0]))
     scale = ReturnScale.__new__(ReturnScale)
     scale.__setstate__(dict(gamma=0.5, _moments=moments, _sums=np.zeros(2)))
-    assert scale.value == pytest.approx(np.std([1, 3, 8]))
+    assert scale.value == pytest.approx(4 * np.std([1, 3, 8]))
     scale.reset(1)
     scale.update(np.array([4.0]), np.array([True]))
-    assert scale.value == pytest.approx(np.std([1, 3, 8, 4]))
+    assert scale.value == pytest.approx(4 * np.std([1, 3, 8, 4]))
 
 
 def test_environments_have_returns_of_their_own() -> None:
@@ -129,3 +129,14 @@ def test_a_given_frequency_counts_as_in_sb3() -> None:
     only_steps = make_rdqn(DummyVecEnv([Counter] * 3), train_freq=None, gradient_steps=5)
     assert (only_frequency.train_freq.frequency, only_frequency.gradient_steps) == (2, 1)
     assert (only_steps.train_freq.frequency, only_steps.gradient_steps) == (4, 5)
+
+
+@pytest.mark.parametrize(("length", "longest"), [(3, 3), (5, 4)])
+def test_by_default_a_batch_has_1024_trained_steps(length: int, longest: int) -> None:
+    """Episodes shorter than the window of 4 steps, and longer ones."""
+    model = make_rdqn(DummyVecEnv([lambda: Counter(length)]), trace_length=4, batch_size=None, learning_starts=10**6)
+    model.learn(40)
+    assert model.n_windows_per_batch(model.batch_size) == np.ceil(1024 / longest)
+    assert model.n_windows_per_batch(7) == 7
+    model.train(1, model.batch_size)
+    assert model._n_updates == 1
