@@ -60,6 +60,7 @@ ACTING = "recurrent_dqn/test_acting.py"
 AVERAGE = "recurrent_dqn/test_average.py"
 HEAD_TESTS = "recurrent_dqn/test_heads.py"
 SCALE = "recurrent_dqn/test_scale.py"
+RETURN_SCALE = "recurrent_dqn/return_scale.py"
 DIAGNOSTIC_TESTS = "recurrent_dqn/test_diagnostics.py"
 DIAGNOSTICS = "recurrent_dqn/diagnostics.py"
 ALGORITHM = "recurrent_dqn/recurrent_dqn.py"
@@ -295,8 +296,30 @@ products = d_weights * saved.sorted_weights
     Mutant("quantile fractions off by a half", HEADS, "+ 0.5) / self.n_values", "+ 1.0) / self.n_values", HEAD_TESTS),
     Mutant("quantiles of the wrong side", HEADS, "errors.detach() < 0", "errors.detach() > 0", HEAD_TESTS),
     Mutant("mean over the estimated quantiles", HEADS, ".mean(dim=-1).sum(dim=-1)", ".mean(dim=-1).mean(dim=-1)", HEAD_TESTS),
-    Mutant("returns go on after an episode", "recurrent_dqn/return_scale.py", "np.where(dones, 0.0, sums)", "sums", SCALE),
-    Mutant("returns without a discount", "recurrent_dqn/return_scale.py", "self.gamma * self._sums", "self._sums", SCALE),
+    Mutant(
+        "returns go on after an episode", RETURN_SCALE, "np.where(dones, 0.0, weighted_returns +", "(weighted_returns +", SCALE
+    ),
+    Mutant("returns without a discount", RETURN_SCALE, "self.gamma * self._weighted_returns", "self._weighted_returns", SCALE),
+    Mutant("weights discounted once instead of squared", RETURN_SCALE, "self.gamma**2", "self.gamma", SCALE),
+    Mutant("mean of squares for the variance", RETURN_SCALE, " - (self._sum / n_steps) ** 2", "", SCALE),
+    Mutant("td: the tolerance the wrong way", "common/td.py", "greedy_values - tolerance", "greedy_values + tolerance", TD),
+    Mutant("td: traces cut one step too late", "common/td.py", "th.cat((q_values[1:],", "th.cat((q_values[:-1],", TD),
+    Mutant(
+        "traces cut by the online network",
+        ALGORITHM,
+        "take_actions(target_values[:-1], batch.actions)",
+        "take_actions(selector_values[:-1], batch.actions)",
+        UPDATE,
+    ),
+    Mutant("traces never cut", ALGORITHM, "self.trace_tolerance, q_values", "None, q_values", UPDATE),
+    Mutant(
+        "actors never cut traces",
+        "r2d2/trajectory.py",
+        "trace_tolerance, values",
+        "None, values",
+        "r2d2/test_acting_td_errors.py",
+    ),
+    Mutant("batches of eight windows", ALGORITHM, "math.ceil(STEPS_PER_BATCH /", "math.ceil(8 +", SCALE),
     Mutant(
         "the target network keeps its scale",
         ALGORITHM,

@@ -40,6 +40,7 @@ FORMER_POLICY_DEFAULTS = {"net_arch": [64], "ema_decay": 0.0}
 
 #: By default, number of trained steps in a batch, padding included, and of steps of single environments per gradient step
 STEPS_PER_BATCH = 1024
+MAX_WINDOWS_PER_BATCH = 64
 STEPS_PER_UPDATE = 10
 
 #: Arguments of sb3-contrib's recurrent policies that have no counterpart here, and what to do instead
@@ -66,7 +67,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
     :param buffer_size: number of steps in the replay buffer
     :param learning_starts: number of steps to collect before learning starts
     :param batch_size: number of windows in a gradient update; ``None`` means 1024 trained steps: 8 windows of 128, or more
-        where all episodes are shorter
+        where all episodes are shorter, but at most 64
     :param tau: the soft update coefficient ("Polyak update", between 0 and 1) default 1 for hard update
     :param gamma: the discount factor
     :param train_freq: Update the model every ``train_freq`` steps of the vectorized environment. Alternatively pass a tuple of
@@ -95,8 +96,8 @@ class RecurrentDQN(SaveAndLoad, DQN):
     :param prioritized_replay: draw windows in proportion to a power of their TD errors
     :param per_env_epsilons: a constant epsilon for each environment (see ``sb3_attn.common.exploration.ape_x_epsilons``)
         instead of the schedule; ``predict(deterministic=False)`` then explores with the smallest of them
-    :param reward_scaling: divide values, inside the network, by four standard deviations of the returns so far, so that learning
-        does not depend on the unit of the rewards; Q-values keep that unit. ``None`` means unless ``value_rescaling``
+    :param reward_scaling: divide values, inside the network, by four standard deviations of the returns so far, so that
+        learning does not depend on the unit of the rewards; Q-values keep that unit. ``None`` means unless ``value_rescaling``
     :param munchausen_alpha: weight of the log-probability of the action taken, which Munchausen DQN adds to the reward
         (Vieillard et al. 2020, who have 0.9); 0 means DQN
     :param munchausen_temperature: temperature of the policy that has these probabilities, in the unit of the rewards
@@ -134,7 +135,7 @@ class RecurrentDQN(SaveAndLoad, DQN):
         self,
         policy: str | type[RecurrentDQNPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 1e-3,
+        learning_rate: float | Schedule = 5e-4,
         buffer_size: int = 100_000,
         learning_starts: int = 1000,
         batch_size: int | None = None,
@@ -478,10 +479,11 @@ class RecurrentDQN(SaveAndLoad, DQN):
         """
         The number of windows in a gradient update, of which the replay buffer must have one.
 
-        :param batch_size: this number, or ``None`` for as many as have 1024 trained steps if all are as long as the longest
+        :param batch_size: this number, or ``None`` for as many as have 1024 trained steps if all are as long as the longest,
+            but at most 64
         :return: at least 1
         """
-        return batch_size or math.ceil(STEPS_PER_BATCH / self.replay_buffer.longest_window)
+        return batch_size or min(math.ceil(STEPS_PER_BATCH / self.replay_buffer.longest_window), MAX_WINDOWS_PER_BATCH)
 
     def _acting_values(self, batch: SequenceReplayBufferSamples, values: th.Tensor) -> th.Tensor:
         """The online network's values as acting computes them, from those of the update; both ``[T + 1, B, N, actions]``."""

@@ -15,8 +15,8 @@ MIN_SCALE = 1e-6
 
 class ReturnScale:
     """
-    Four standard deviations of the returns of all steps so far: of G_t = r_{t+1} + gamma r_{t+2} + ... up to the episode's end,
-    or up to the present where it still runs.
+    Four standard deviations of the returns of all steps so far: of G_t = r_{t+1} + gamma r_{t+2} + ... up to the episode's
+    end, or up to the present where it still runs.
 
     :param gamma: the discount factor
     """
