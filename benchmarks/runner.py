@@ -36,7 +36,7 @@ from sb3_attn.common.files import replace_on_success
 #: One line about each benchmark, by group. Its module is ``benchmarks.<group>.<name>``, imported when needed: some need Ray
 GROUPS = {
     "learning": {
-        "first_try": "RecurrentDQN with its default arguments on nine tasks, against RecurrentPPO",
+        "first_try": "RecurrentDQN with its default arguments on ten tasks, against RecurrentPPO",
         "memory_tasks": "RecurrentDQN on five tasks that need memory, with the shipped hyperparameters",
         "cores": "every memory core, in RecurrentDQN and over the stacked frames of stock DQN",
         "visual_search": "stock DQN with and without attention on visual search",

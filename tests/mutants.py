@@ -319,6 +319,7 @@ products = d_weights * saved.sorted_weights
         "None, values",
         "r2d2/test_acting_td_errors.py",
     ),
+    Mutant("batches of any number of windows", ALGORITHM, "MAX_WINDOWS_PER_BATCH)", "10**6)", SCALE),
     Mutant("batches of eight windows", ALGORITHM, "math.ceil(STEPS_PER_BATCH /", "math.ceil(8 +", SCALE),
     Mutant(
         "the target network keeps its scale",

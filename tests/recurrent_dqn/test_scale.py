@@ -131,12 +131,12 @@ def test_a_given_frequency_counts_as_in_sb3() -> None:
     assert (only_steps.train_freq.frequency, only_steps.gradient_steps) == (4, 5)
 
 
-@pytest.mark.parametrize(("length", "longest"), [(3, 3), (5, 4)])
-def test_by_default_a_batch_has_1024_trained_steps(length: int, longest: int) -> None:
-    """Episodes shorter than the window of 4 steps, and longer ones."""
-    model = make_rdqn(DummyVecEnv([lambda: Counter(length)]), trace_length=4, batch_size=None, learning_starts=10**6)
-    model.learn(40)
-    assert model.n_windows_per_batch(model.batch_size) == np.ceil(1024 / longest)
+@pytest.mark.parametrize(("length", "n_windows"), [(20, 52), (50, 26), (3, 64)])
+def test_by_default_a_batch_has_1024_trained_steps(length: int, n_windows: int) -> None:
+    """Episodes shorter than the window of 40 steps, longer ones, and some of which there would be too many."""
+    env = DummyVecEnv([lambda: Counter(length)])
+    model = make_rdqn(env, trace_length=40, batch_size=None, learning_starts=10**6, buffer_size=200).learn(150)
+    assert model.n_windows_per_batch(model.batch_size) == n_windows
     assert model.n_windows_per_batch(7) == 7
     model.train(1, model.batch_size)
     assert model._n_updates == 1
