@@ -45,16 +45,16 @@ class Task(NamedTuple):
 
 
 TASKS = {
-    "CartPole-v1": Task(50_000, 475.0, False, 50.0),
-    "CartPoleNoVel-v1": Task(50_000, 450.0, True, 50.0),
-    "LunarLanderNoVel-v3": Task(300_000, 100.0, True, 350.0),
-    "MemoryChain-v0": Task(20_000, 0.95, False, 10.0),
-    "MemoryChain-v0/100": Task(100_000, 0.95, True, 90.0),
-    "popgym-RepeatFirstEasy-v0": Task(60_000, 0.95, True, 40.0),
-    "AssociativeRecall-v0": Task(120_000, 0.95, False, 60.0),
-    "popgym-CountRecallEasy-v0": Task(200_000, None, False, 130.0),
-    "popgym-AutoencodeEasy-v0": Task(200_000, None, False, 180.0),
-    "popgym-RepeatPreviousEasy-v0": Task(60_000, 0.95, True, 40.0),
+    "CartPole-v1": Task(50_000, 475.0, False, 60.0),
+    "CartPoleNoVel-v1": Task(50_000, 450.0, True, 55.0),
+    "LunarLanderNoVel-v3": Task(300_000, 100.0, True, 375.0),
+    "MemoryChain-v0": Task(20_000, 0.95, False, 20.0),
+    "MemoryChain-v0/100": Task(100_000, 0.95, True, 110.0),
+    "popgym-RepeatFirstEasy-v0": Task(60_000, 0.95, True, 65.0),
+    "AssociativeRecall-v0": Task(120_000, 0.95, True, 100.0),
+    "popgym-CountRecallEasy-v0": Task(200_000, None, False, 235.0),
+    "popgym-AutoencodeEasy-v0": Task(200_000, None, False, 220.0),
+    "popgym-RepeatPreviousEasy-v0": Task(60_000, 0.95, True, 65.0),
 }
 N_CURVE_POINTS, N_CURVE_EPISODES = 10, 20
 
