@@ -104,8 +104,8 @@ def cut_traces(
     """
     lambda where Q(s_{t+1}, a_{t+1}) >= v_{t+1} - kappa |v_{t+1}|, else 0: soft Watkins Q(lambda).
 
-    Kapturowski et al. (2022), section 4, https://arxiv.org/abs/2209.07550, who have a kappa of 0.01. A return does not contain
-    what followed an action that the present policy would not take.
+    Kapturowski et al. (2022), "target computation with tolerance", https://arxiv.org/abs/2209.07550, who have a kappa of 0.01.
+    A return does not contain what followed an action that the present policy would not take.
 
     :param td_lambda: lambda; ``None`` stays ``None``
     :param tolerance: kappa; 0 gives Watkins's Q(lambda), which goes on after greedy actions only, ``None`` Peng's

@@ -63,8 +63,9 @@ class ReturnScale:
         return max(N_DEVIATIONS * math.sqrt(max(variance, 0.0)), MIN_SCALE)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # Models that were saved earlier have the moments of discounted sums of past rewards, which are of the same size
+        # Models that were saved earlier have the moments of discounted sums of past rewards, and one deviation was the scale.
+        # It stays the same at first, since the outputs of their networks have this unit
         if (moments := state.pop("_moments", None)) is not None:
-            n_steps, mean = int(moments.count), float(moments.mean)
-            state |= dict(_n_steps=n_steps, _sum=n_steps * mean, _sum_of_squares=n_steps * (float(moments.var) + mean**2))
+            n_steps, mean, variance = int(moments.count), float(moments.mean), float(moments.var) / N_DEVIATIONS**2
+            state |= dict(_n_steps=n_steps, _sum=n_steps * mean, _sum_of_squares=n_steps * (variance + mean**2))
         self.__dict__.update(state)

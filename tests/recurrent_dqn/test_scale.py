@@ -39,15 +39,15 @@ def test_the_scale_is_four_standard_deviations_of_all_returns() -> None:
 
 
 def test_a_scale_that_was_saved_with_other_moments_goes_on() -> None:
-    """Models once kept the moments of discounted sums of past rewards, in SB3's RunningMeanStd."""
+    """Models once kept the moments of discounted sums of past rewards, in SB3's RunningMeanStd, with one deviation as scale."""
     moments = RunningMeanStd(epsilon=0.0, shape=())
     moments.update(np.array([1.0, 3.0, 8.0]))
     scale = ReturnScale.__new__(ReturnScale)
     scale.__setstate__(dict(gamma=0.5, _moments=moments, _sums=np.zeros(2)))
-    assert scale.value == pytest.approx(4 * np.std([1, 3, 8]))
+    assert scale.value == pytest.approx(np.std([1, 3, 8]))
     scale.reset(1)
     scale.update(np.array([4.0]), np.array([True]))
-    assert scale.value == pytest.approx(4 * np.std([1, 3, 8, 4]))
+    assert scale.value == pytest.approx(4 * np.sqrt(3 / 4 * np.var([1, 3, 8]) / 16))
 
 
 def test_environments_have_returns_of_their_own() -> None:
