@@ -39,7 +39,7 @@ def test_the_scale_is_four_standard_deviations_of_all_returns() -> None:
 
 
 def test_a_scale_that_was_saved_with_other_moments_goes_on() -> None:
-    """Models once kept the moments of discounted sums of past rewards, in SB3's RunningMeanStd, with one deviation as scale."""
+    """Models once kept the moments of sums of past rewards, in SB3's RunningMeanStd, with one deviation as the scale."""
     moments = RunningMeanStd(epsilon=0.0, shape=())
     moments.update(np.array([1.0, 3.0, 8.0]))
     scale = ReturnScale.__new__(ReturnScale)
