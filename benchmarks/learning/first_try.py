@@ -187,7 +187,9 @@ def measure(
         seconds = curve.seconds
         return {"score": score(model, evaluation_env, N_EPISODES), "curve": curve.points, "cpu_seconds": seconds}
     if recurrent_ppo.startswith("RL Zoo"):
-        env, evaluation_env = VecNormalize(env), VecNormalize(evaluation_env, training=False, norm_reward=False)
+        norm_obs = isinstance(env.observation_space, gym.spaces.Box)
+        env = VecNormalize(env, norm_obs=norm_obs)
+        evaluation_env = VecNormalize(evaluation_env, training=False, norm_obs=norm_obs, norm_reward=False)
     budgets = TwoBudgets(evaluation_env, n_steps, seconds=TASKS[task].seconds * n_steps / TASKS[task].n_steps)
     RecurrentPPO("MlpLstmPolicy", env, seed=context.seed, device="cpu", **RECURRENT_PPO[recurrent_ppo]).learn(
         100 * n_steps, callback=budgets
