@@ -36,7 +36,8 @@ def test_a_former_model_has_the_same_q_values(name: str) -> None:
 def test_former_arguments_in_a_zip() -> None:
     model = load("rdqn")
     assert (model.n_steps, model.per_env_epsilons) == (3, True)
-    assert not model.reward_scaling and model.policy.acting_net is model.q_net, "it learns on as it was made"
+    assert not model.reward_scaling and model.trace_tolerance is None
+    assert model.policy.acting_net is model.q_net, "it learns on as it was made"
     assert not {"bootstrap_n", "epsilon_ladder"} & vars(model).keys()
 
 

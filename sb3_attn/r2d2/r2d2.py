@@ -61,7 +61,8 @@ class R2D2(RecurrentDQN):
     :param learning_rate: The learning rate, it can be a function of the current progress remaining (from 1 to 0)
     :param buffer_size: number of steps in the replay buffer; the paper's 4,000,000 take 28 GB with images
     :param learning_starts: how many steps to collect before learning starts
-    :param batch_size: number of windows in a gradient update; ``None`` means 1024 trained steps
+    :param batch_size: number of windows in a gradient update; ``None`` means 1024 trained steps, from
+        at most 64 windows
     :param tau: the soft update coefficient ("Polyak update", between 0 and 1) default 1 for hard update
     :param gamma: the discount factor
     :param replay_buffer_class: a ``SequenceReplayBuffer``; ``None`` means the one that fits ``prioritized_replay``

@@ -38,9 +38,10 @@ FORMER_ARGUMENTS = {"bootstrap_n": "n_steps", "epsilon_ladder": "per_env_epsilon
 #: Defaults of the policy that were others in models without ``package_version``
 FORMER_POLICY_DEFAULTS = {"net_arch": [64], "ema_decay": 0.0}
 
-#: By default, number of trained steps in a batch, padding included, and of steps of single environments per gradient step
-STEPS_PER_BATCH = 1024
-MAX_WINDOWS_PER_BATCH = 64
+#: By default, number of trained steps in a batch, padding included, but at most that of windows
+STEPS_PER_BATCH, MAX_WINDOWS_PER_BATCH = 1024, 64
+
+#: Number of steps of single environments for each gradient step, by default
 STEPS_PER_UPDATE = 10
 
 #: Arguments of sb3-contrib's recurrent policies that have no counterpart here, and what to do instead
