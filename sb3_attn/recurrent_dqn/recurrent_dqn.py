@@ -1,4 +1,4 @@
-"""Deep Q-learning with a memory: acting, the update, and the checks of its arguments."""
+"""Deep Q-learning with a memory: acting and the update."""
 
 import math
 import warnings
@@ -8,7 +8,6 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.noise import ActionNoise
@@ -21,6 +20,7 @@ from sb3_attn.common import td
 from sb3_attn.common.core_state import CoreState
 from sb3_attn.common.exploration import ape_x_epsilons
 from sb3_attn.common.former_names import accept_former_arguments, rename_attributes
+from sb3_attn.recurrent_dqn.arguments import ArgumentChecks
 from sb3_attn.recurrent_dqn.darqn import DARQNPolicy
 from sb3_attn.recurrent_dqn.diagnostics import Diagnostics
 from sb3_attn.recurrent_dqn.heads import take_actions
@@ -29,7 +29,6 @@ from sb3_attn.recurrent_dqn.policies import CnnPolicy, MlpPolicy, MultiInputPoli
 from sb3_attn.recurrent_dqn.return_scale import ReturnScale
 from sb3_attn.recurrent_dqn.saving import SaveAndLoad
 from sb3_attn.replay import PrioritizedSequenceReplayBuffer, SequenceReplayBuffer, SequenceReplayBufferSamples
-from sb3_attn.replay.sequence_buffer import check_lengths
 from sb3_attn.version import __version__
 
 #: From the former name of an argument to the present one, for the zips and YAML files of earlier versions
@@ -44,18 +43,10 @@ STEPS_PER_BATCH, MAX_WINDOWS_PER_BATCH = 1024, 64
 #: Number of steps of single environments for each gradient step, by default
 STEPS_PER_UPDATE = 10
 
-#: Arguments of sb3-contrib's recurrent policies that have no counterpart here, and what to do instead
-CONTRIB_ARGUMENTS = {
-    "n_lstm_layers": "the LSTM has one layer; for more, pass a MemoryCore of your own as core",
-    "shared_lstm": "there is one network with one memory; leave it out",
-    "enable_critic_lstm": "there is one network with one memory; leave it out",
-    "lstm_kwargs": "use core_kwargs, the arguments of LSTMCore",
-}
-
 SelfRecurrentDQN = TypeVar("SelfRecurrentDQN", bound="RecurrentDQN")
 
 
-class RecurrentDQN(SaveAndLoad, DQN):
+class RecurrentDQN(ArgumentChecks, SaveAndLoad, DQN):
     """
     Deep recurrent Q-network: DQN for partially observable environments.
 
@@ -264,89 +255,6 @@ class RecurrentDQN(SaveAndLoad, DQN):
         self.diagnostics = Diagnostics(self.n_replay_envs, self.gamma, self.value_rescaling)
         if self.per_env_epsilons:  # for `predict` and the logs; acting takes all epsilons
             self.exploration_schedule = ConstantSchedule(ape_x_epsilons(self.n_replay_envs)[-1])
-
-    def _check_arguments(self) -> None:
-        """
-        Check the arguments on their own and against each other.
-
-        :raises ValueError: if one does not fit; the sentence says what to change
-        """
-        # Classes of policy and replay buffer
-        buffer_class = self.replay_buffer_class
-        assert buffer_class is not None, "the constructor has chosen one"
-        if not issubclass(self.policy_class, RecurrentDQNPolicy):
-            raise ValueError(
-                f"policy={self.policy_class.__name__} is not a RecurrentDQNPolicy; use one of {sorted(self.policy_aliases)}. "
-                "If it comes from a zip, another algorithm saved that zip: load it with the class that saved it."
-            )
-        if not issubclass(buffer_class, SequenceReplayBuffer):
-            raise ValueError(
-                f"replay_buffer_class={buffer_class.__name__} does not store sequences; leave it out, or use "
-                "SequenceReplayBuffer, PrioritizedSequenceReplayBuffer or a subclass (hindsight replay is not supported)."
-            )
-        if self.prioritized_replay != issubclass(buffer_class, PrioritizedSequenceReplayBuffer):
-            raise ValueError(
-                f"prioritized_replay={self.prioritized_replay}, but replay_buffer_class={buffer_class.__name__} is "
-                f"{'uniform' if self.prioritized_replay else 'prioritized'}; make both say the same (a zip keeps its class)."
-            )
-        # Arguments in the wrong place, and lengths
-        if taken := {"trace_length", "burn_in_length", "sequence_period", "stored_state"} & self.replay_buffer_kwargs.keys():
-            raise ValueError(
-                f"replay_buffer_kwargs={self.replay_buffer_kwargs}: give {sorted(taken)} to the algorithm instead."
-            )
-        for name, remedy in CONTRIB_ARGUMENTS.items():
-            if name in self.policy_kwargs:
-                raise ValueError(f"policy_kwargs={self.policy_kwargs}: {name} is not supported; {remedy}.")
-        check_lengths(self.trace_length, self.burn_in_length, self.sequence_period)
-        # Actions: Q-values are indexed from 0
-        assert isinstance(self.action_space, spaces.Discrete), "SB3 has refused all others"
-        if self.action_space.start != 0:
-            raise ValueError(
-                f"action_space={self.action_space} must start at 0; shift it with an ActionWrapper around the environment."
-            )
-        for name in ("batch_size", "n_steps", "target_update_interval"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        # Kinds of return
-        if self.td_lambda is not None and not 0 <= self.td_lambda <= 1:
-            raise ValueError(f"td_lambda={self.td_lambda} must lie between 0 and 1, or be None for n-step returns.")
-        if self.td_lambda is not None and self.n_steps > 1:
-            raise ValueError(
-                f"td_lambda={self.td_lambda} and n_steps={self.n_steps} are two kinds of return; pass td_lambda=None "
-                "for n-step returns, or n_steps=1."
-            )
-        if self.trace_tolerance is not None and self.trace_tolerance < 0:
-            raise ValueError(
-                f"trace_tolerance={self.trace_tolerance} must be at least 0, or None for traces that are never cut."
-            )
-        # The unit in which values are learned
-        if self.reward_scaling and self.value_rescaling:
-            raise ValueError("reward_scaling=True and value_rescaling=True are two ways to one end; leave one of them out.")
-        if not 0 <= self.munchausen_alpha <= 1:
-            raise ValueError(f"munchausen_alpha={self.munchausen_alpha} must lie between 0, which is DQN, and 1.")
-        if self.munchausen_temperature <= 0:
-            raise ValueError(f"munchausen_temperature={self.munchausen_temperature} must be positive; 0.03 is usual.")
-        if self.munchausen_alpha > 0 and self.value_rescaling:
-            raise ValueError(
-                f"munchausen_alpha={self.munchausen_alpha} adds log-probabilities to rewards, but value_rescaling=True "
-                "changes the unit of values; use value_rescaling=False."
-            )
-
-    def _check_buffer_size(self) -> None:
-        """
-        Check that the replay buffer has room for a window of each environment.
-
-        Called by the constructor only: ``buffer_size=1`` is the usual way to load a model that will not learn.
-
-        :raises ValueError: if it has not
-        """
-        n_steps, sequence_length = self.buffer_size // self.n_replay_envs, self.burn_in_length + (self.trace_length or 1)
-        if n_steps < sequence_length:
-            raise ValueError(
-                f"buffer_size={self.buffer_size} leaves {n_steps} steps for each of {self.n_replay_envs} environments, so "
-                f"burn_in_length={self.burn_in_length} and trace_length={self.trace_length} do not fit; raise buffer_size to "
-                f"at least {sequence_length * self.n_replay_envs}."
-            )
 
     def _setup_learn(
         self,
