@@ -10,7 +10,7 @@ from sb3_attn.common.core_state import CoreState
 from sb3_attn.common.former_names import FormerParameterNames
 from sb3_attn.common.softmax import masked_softmax
 from sb3_attn.memory.core import MemoryCore, WeightsInfo, check_finite, check_sizes
-from sb3_attn.memory.sliding_window import attention_mask, extend, relative_shift
+from sb3_attn.memory.sliding_window import attention_mask, blocks, extend, relative_shift
 
 
 class GTrXLState(NamedTuple):
@@ -114,8 +114,8 @@ class GTrXLCore(MemoryCore):
     """
     Gated transformer (GTrXL): at each step, attention over the last L steps and the present one.
 
-    Parisotto et al. (2020), https://arxiv.org/abs/1910.06764. All steps of an unroll are computed at once. Each layer looks
-    back L steps, so n layers look back n L steps.
+    Parisotto et al. (2020), https://arxiv.org/abs/1910.06764. An unroll computes ``max(L, 64)`` steps at once. Each layer
+    looks back L steps, so n layers look back n L steps.
 
     The state is ``memory_length (n_layers hidden_size + 1)`` floats per row: 4,160 by default.
 
@@ -168,8 +168,11 @@ class GTrXLCore(MemoryCore):
         return outputs.squeeze(0), state
 
     def unroll(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, GTrXLState]:
-        outputs, _, state = self._unroll(inputs, GTrXLState._make(state))
-        return outputs, state
+        outputs, state = [], GTrXLState._make(state)
+        for block in blocks(inputs, self.memory_length):
+            block_outputs, _, state = self._unroll(block, state)
+            outputs.append(block_outputs)
+        return th.cat(outputs), state
 
     def _unroll(self, inputs: th.Tensor, state: GTrXLState) -> tuple[th.Tensor, list[th.Tensor], GTrXLState]:
         """Outputs ``[T, B, D]``, the attention weights of each layer ``[B, H, T, L + T]``, and the state after the steps."""

@@ -11,7 +11,7 @@ from sb3_attn.common.former_names import FormerParameterNames
 from sb3_attn.common.softmax import masked_softmax
 from sb3_attn.memory.core import MemoryCore, WeightsInfo, check_finite, check_sizes
 from sb3_attn.memory.rnn import LSTMCore, LSTMState
-from sb3_attn.memory.sliding_window import attention_mask, extend, relative_shift
+from sb3_attn.memory.sliding_window import attention_mask, blocks, extend, relative_shift
 
 CONTEXTS = ("mqn", "rmqn", "frmqn")
 
@@ -111,8 +111,11 @@ class KeyValueMemoryCore(FormerParameterNames, MemoryCore):
         return outputs.squeeze(0), state
 
     def unroll(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, KeyValueState]:
-        contexts, reads, _, after = self._unroll(inputs, KeyValueState._make(state))
-        return th.cat((contexts, reads), dim=-1), after
+        outputs, state = [], KeyValueState._make(state)
+        for block in blocks(inputs, self.n_slots):
+            contexts, reads, _, state = self._unroll(block, state)
+            outputs.append(th.cat((contexts, reads), dim=-1))
+        return th.cat(outputs), state
 
     def _unroll(self, inputs: th.Tensor, state: KeyValueState) -> tuple[th.Tensor, th.Tensor, th.Tensor, KeyValueState]:
         """

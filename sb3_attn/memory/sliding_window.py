@@ -8,6 +8,23 @@ appended.
 import torch as th
 from torch.nn import functional as F
 
+#: Smallest number of steps in a block; shorter ones would only mean more calls
+MIN_BLOCK_LENGTH = 64
+
+
+def blocks(inputs: th.Tensor, window_length: int) -> tuple[th.Tensor, ...]:
+    """
+    Split steps into blocks to be computed one after the other.
+
+    All T steps at once would attend to L + T entries each, most of them hidden by the mask, so time and memory would grow with
+    T squared. In blocks of the window's length they grow with T.
+
+    :param inputs: ``[T, B, F]``
+    :param window_length: L
+    :return: tensors ``[n, B, F]`` with n = max(L, 64), the last one shorter
+    """
+    return inputs.split(max(window_length, MIN_BLOCK_LENGTH))
+
 
 def extend(past: th.Tensor, present: th.Tensor) -> th.Tensor:
     """

@@ -107,6 +107,23 @@ def test_an_unroll_can_be_cut_anywhere(core):
         assert_states_close(state, end, **TOLERANCE)
 
 
+@pytest.mark.parametrize("window_length", [2, 70])
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v[0] in ("gtrxl", "key_value")], ids=variant_name)
+def test_an_unroll_in_blocks_is_that_of_all_steps_at_once(variant, window_length):
+    name, kwargs = variant
+    core = make_core(name, INPUT, kwargs | CORES[name].window_kwargs(window_length)).double()
+    inputs = random_inputs(150, BATCH).requires_grad_()
+    outputs, end = core.unroll(inputs, core.initial_state(BATCH))
+    (*results, _, at_once_end) = core._unroll(inputs, core.initial_state(BATCH))
+    at_once = results[0] if name == "gtrxl" else th.cat(results, dim=-1)
+    th.testing.assert_close(outputs, at_once, **TOLERANCE)
+    assert_states_close(end, at_once_end, **TOLERANCE)
+    weights, parameters = th.randn_like(outputs), [inputs, *core.parameters()]
+    gradients = (th.autograd.grad((array * weights).sum(), parameters) for array in (outputs, at_once))
+    for gradient, expected in zip(*gradients, strict=True):
+        th.testing.assert_close(gradient, expected, rtol=1e-8, atol=1e-10)
+
+
 def test_rows_are_independent(core):
     inputs, start = random_inputs(TIME, BATCH), used_state(core)
     outputs, end = core.unroll(inputs, start)
