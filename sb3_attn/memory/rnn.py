@@ -1,5 +1,8 @@
 """LSTM and GRU: one fused call for a sequence, the bare cell for a step."""
 
+import functools
+import warnings
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch as th
@@ -7,6 +10,25 @@ from torch import nn
 
 from sb3_attn.common.core_state import CoreState
 from sb3_attn.memory.core import MemoryCore, check_finite, check_sizes
+
+
+@functools.cache
+def warn_without_bfloat16(device_type: str) -> None:
+    """
+    Warn once if bfloat16 is computed without instructions for it, which is slower than float32.
+
+    :param device_type: ``"cpu"``, ``"cuda"``, ...
+    """
+    if device_type == "cpu":
+        supported = th.ops.mkldnn._is_mkldnn_bf16_supported()
+    else:
+        supported = device_type != "cuda" or th.cuda.is_bf16_supported(including_emulation=False)
+    if not supported:
+        warnings.warn(
+            f"bf16=True of LSTMCore, but device {device_type} has no instructions for bfloat16, so training is slower rather "
+            "than faster; leave it out.",
+            stacklevel=2,
+        )
 
 
 class LSTMState(NamedTuple):
@@ -27,14 +49,17 @@ class LSTMCore(MemoryCore):
     :param forget_bias: initial bias of the forget gate. At 0 a fresh cell halves its content at every step, so that the
         gradient with respect to a cue 30 steps ago shrinks to 1e-9 of its size; at 3 the cell keeps 95 % per step (Jozefowicz
         et al. 2015, section 5; van der Westhuizen & Lasenby 2018)
+    :param bf16: whether sequences, which means training, are computed in bfloat16 on processors that have it. Parameters,
+        single steps, inputs and outputs stay float32
     """
 
-    def __init__(self, input_size: int, hidden_size: int = 64, forget_bias: float = 3.0) -> None:
+    def __init__(self, input_size: int, hidden_size: int = 64, forget_bias: float = 3.0, bf16: bool = False) -> None:
         check_sizes(self, hidden_size=hidden_size)
         check_finite(self, forget_bias=forget_bias)
         super().__init__(input_size, output_size=hidden_size)
         self.hidden_size = hidden_size
         self.forget_bias = forget_bias
+        self.bf16 = bf16
         self.lstm = nn.LSTM(input_size, hidden_size)
         forget_gate = slice(hidden_size, 2 * hidden_size)  # torch's gate order is input, forget, cell, output
         with th.no_grad():
@@ -52,8 +77,16 @@ class LSTMCore(MemoryCore):
 
     def unroll(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, LSTMState]:
         hidden, cell = state
-        outputs, (hidden, cell) = self.lstm(inputs, (hidden.unsqueeze(0), cell.unsqueeze(0)))
-        return outputs, LSTMState(hidden.squeeze(0), cell.squeeze(0))
+        with self._precision(inputs.device.type):
+            outputs, (hidden, cell) = self.lstm(inputs, (hidden.unsqueeze(0), cell.unsqueeze(0)))
+        dtype = inputs.dtype
+        return outputs.to(dtype), LSTMState(hidden.squeeze(0).to(dtype), cell.squeeze(0).to(dtype))
+
+    def _precision(self, device_type: str) -> AbstractContextManager:
+        if not self.bf16:
+            return nullcontext()
+        warn_without_bfloat16(device_type)
+        return th.autocast(device_type, th.bfloat16)
 
 
 class GRUState(NamedTuple):

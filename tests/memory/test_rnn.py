@@ -1,10 +1,13 @@
-"""LSTM and GRU: the initial biases of their gates."""
+"""LSTM and GRU: the initial biases of their gates, and bfloat16."""
+
+import warnings
 
 import pytest
 import torch as th
 
 from sb3_attn.common.core_state import map_state
 from sb3_attn.memory import GRUCore, LSTMCore
+from sb3_attn.memory.rnn import warn_without_bfloat16
 
 INPUT = 5
 
@@ -24,3 +27,35 @@ def test_a_fresh_cell_keeps_the_share_that_its_bias_implies(core_class, name, bi
 def test_the_default_biases_let_memories_last():
     assert LSTMCore(INPUT).lstm.bias_ih_l0[64:128].unique().tolist() == [3.0]
     assert GRUCore(INPUT).gru.bias_ih_l0[64:128].unique().tolist() == [1.0]
+
+
+def test_bfloat16_rounds_sequences_but_not_steps_parameters_or_results():
+    th.manual_seed(0)
+    core, rounded = LSTMCore(INPUT, hidden_size=8), LSTMCore(INPUT, hidden_size=8, bf16=True)
+    rounded.load_state_dict(core.state_dict())
+    inputs, start = th.randn(40, 3, INPUT), core.initial_state(3)
+    gradients = []
+    for lstm in (core, rounded):
+        outputs, after = lstm.unroll(inputs, start)
+        assert {array.dtype for array in (outputs, *after, *lstm.parameters())} == {th.float32}
+        gradients.append(th.autograd.grad(outputs.square().sum(), lstm.parameters()))
+    outputs, rounded_outputs = core.unroll(inputs, start)[0], rounded.unroll(inputs, start)[0]
+    assert not outputs.equal(rounded_outputs)
+    th.testing.assert_close(rounded_outputs, outputs, rtol=0, atol=0.02)  # bfloat16 has 8 bits: 2^-8 = 0.004
+    for rounded_gradient, gradient in zip(*reversed(gradients), strict=True):
+        assert (rounded_gradient - gradient).norm() < 0.05 * gradient.norm()
+    for array, expected in zip(rounded(inputs[0], start)[1], core(inputs[0], start)[1], strict=True):
+        assert array.equal(expected)
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_bfloat16_warns_once_where_the_processor_does_not_have_it(monkeypatch, supported):
+    monkeypatch.setattr(th.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    warn_without_bfloat16.cache_clear()
+    core = LSTMCore(INPUT, hidden_size=8, bf16=True)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            core.unroll(th.zeros(4, 1, INPUT), core.initial_state(1))
+    assert [str(warning.message)[:9] for warning in caught] == ([] if supported else ["bf16=True"])
+    warn_without_bfloat16.cache_clear()
