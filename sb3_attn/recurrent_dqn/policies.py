@@ -28,6 +28,9 @@ from sb3_attn.memory.registry import get_core_class
 from sb3_attn.recurrent_dqn.heads import Head, make_head
 from sb3_attn.replay import SequenceReplayBufferSamples
 
+#: Size of the observations, in numbers, that are encoded together: 64 grey images of 84 by 84 pixels
+MAX_NUMBERS_ENCODED_AT_ONCE = 64 * 84 * 84
+
 
 class RecurrentQNetwork(QNetwork):
     """
@@ -224,7 +227,13 @@ class RecurrentQNetwork(QNetwork):
         :return: ``[T, B, F]``
         """
         # SB3's preprocessing knows one batch axis only, so time and batch are flattened into one: [T, B, ...] -> [T B, ...]
-        return self.encode(map_obs(lambda array: array.flatten(0, 1), obs)).unflatten(0, (batch_size(obs), -1))
+        rows = map_obs(lambda array: array.flatten(0, 1), obs)
+        # The activations of convolutions over all images at once would not fit into the cache, and in each update torch would
+        # get their memory from the system and return it
+        n_numbers = sum(array[0].numel() for array in (rows.values() if isinstance(rows, dict) else [rows]))
+        n_rows = max(MAX_NUMBERS_ENCODED_AT_ONCE // n_numbers, 1)
+        parts = [map_obs(itemgetter(slice(start, start + n_rows)), rows) for start in range(0, batch_size(rows), n_rows)]
+        return th.cat([self.encode(part) for part in parts]).unflatten(0, (batch_size(obs), -1))
 
     def _values(self, inputs: th.Tensor, outputs: th.Tensor) -> th.Tensor:
         return self.head(th.cat((outputs, inputs), dim=-1) if self.skip_connection else outputs)

@@ -86,6 +86,23 @@ def test_images_are_divided_by_255_by_default(normalize_images: bool) -> None:
     assert seen[0].max() == pytest.approx(1 / 255 if normalize_images else 1.0)
 
 
+@pytest.mark.parametrize("as_dict", [False, True])
+def test_images_encoded_in_parts_give_the_features_and_gradients_of_all_at_once(monkeypatch, as_dict: bool) -> None:
+    space: spaces.Space = spaces.Box(0, 255, (1, 36, 36), np.uint8)
+    images = th.randint(256, (5, 3, 1, 36, 36), dtype=th.uint8)
+    policy, obs = ("MultiInputPolicy", {"image": images}) if as_dict else ("CnnPolicy", images)
+    q_net = make_rdqn(counters(space=spaces.Dict({"image": space}) if as_dict else space), policy).q_net
+    n_images, results = [], []
+    q_net.encoder.register_forward_pre_hook(lambda module, inputs: n_images.append(len(inputs[0])))
+    for n_at_once in (15, 4):
+        monkeypatch.setattr("sb3_attn.recurrent_dqn.policies.MAX_NUMBERS_ENCODED_AT_ONCE", n_at_once * 36 * 36)
+        features = q_net.encode_sequence(obs)
+        results.append((features, *th.autograd.grad(features.square().sum(), q_net.features_extractor.parameters())))
+    assert n_images == [15, 4, 4, 4, 3]
+    for array, expected in zip(*results, strict=True):
+        th.testing.assert_close(array, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("core", ["lstm", "gru", "identity"])
 def test_an_unroll_gives_the_values_of_its_steps(core: str) -> None:
     q_net = net(core=core, core_kwargs={})
