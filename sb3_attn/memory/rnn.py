@@ -11,6 +11,9 @@ from torch import nn
 from sb3_attn.common.core_state import CoreState
 from sb3_attn.memory.core import MemoryCore, check_finite, check_sizes
 
+#: The largest of the spread forget biases, with a time scale of 1 + e^5 = 149 steps: a little more than a window of training
+MAX_FORGET_BIAS = 5.0
+
 
 @functools.cache
 def warn_without_bfloat16(device_type: str) -> None:
@@ -46,25 +49,36 @@ class LSTMCore(MemoryCore):
 
     :param input_size: size F of an input vector
     :param hidden_size: size of the hidden state, which is also the output
-    :param forget_bias: initial bias of the forget gate. At 0 a fresh cell halves its content at every step, so that the
-        gradient with respect to a cue 30 steps ago shrinks to 1e-9 of its size; at 3 the cell keeps 95 % per step (Jozefowicz
-        et al. 2015, section 5; van der Westhuizen & Lasenby 2018)
+    :param forget_bias: initial bias of the forget gate; ``None`` gives the units different ones. At a bias of b a fresh
+        cell keeps its content for 1 + e^b steps on average: for 2 at 0, so that the gradient with respect to a cue 30 steps
+        ago shrinks to 1e-9 of its size, for 149 at 5. By default the biases are spread evenly from 0 to 5, and those of the
+        input gates are -b, so that a cell starts as a running mean, which inputs that stay the same do not fill to saturation:
+        the chrono initialization of Tallec & Ollivier (2018), https://arxiv.org/abs/1804.11188, who spread e^b evenly
     :param bf16: whether sequences, which means training, are computed in bfloat16 on processors that have it. Parameters,
         single steps, inputs and outputs stay float32
     """
 
-    def __init__(self, input_size: int, hidden_size: int = 64, forget_bias: float = 3.0, bf16: bool = False) -> None:
+    def __init__(self, input_size: int, hidden_size: int = 64, forget_bias: float | None = None, bf16: bool = False) -> None:
         check_sizes(self, hidden_size=hidden_size)
-        check_finite(self, forget_bias=forget_bias)
+        if forget_bias is not None:
+            check_finite(self, forget_bias=forget_bias)
         super().__init__(input_size, output_size=hidden_size)
         self.hidden_size = hidden_size
         self.forget_bias = forget_bias
         self.bf16 = bf16
         self.lstm = nn.LSTM(input_size, hidden_size)
-        forget_gate = slice(hidden_size, 2 * hidden_size)  # torch's gate order is input, forget, cell, output
+        input_gate, forget_gate = (
+            slice(hidden_size),
+            slice(hidden_size, 2 * hidden_size),
+        )  # then cell and output
         with th.no_grad():
             _, _, bias_ih, bias_hh = self.lstm.all_weights[0]
-            bias_ih[forget_gate], bias_hh[forget_gate] = forget_bias, 0.0
+            if forget_bias is not None:
+                bias_ih[forget_gate], bias_hh[forget_gate] = forget_bias, 0.0
+            else:
+                forget_biases = th.linspace(0, MAX_FORGET_BIAS, hidden_size)
+                bias_ih[forget_gate], bias_hh[forget_gate] = forget_biases, 0.0
+                bias_ih[input_gate], bias_hh[input_gate] = -forget_biases, 0.0
 
     def initial_state(self, batch_size: int) -> LSTMState:
         # Two tensors rather than the same one twice: an exporter would merge the two into a single input

@@ -16,7 +16,7 @@ from sb3_attn.memory.rnn import GRUCore, LSTMCore
 SETTINGS: dict[str, dict[str, Any]] = {
     "paper": {},
     "small": dict(
-        learning_rate=5e-4,
+        learning_rate=1e-3,
         buffer_size=100_000,
         learning_starts=1000,
         batch_size=None,

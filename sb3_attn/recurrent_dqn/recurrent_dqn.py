@@ -127,7 +127,7 @@ class RecurrentDQN(ArgumentChecks, SaveAndLoad, DQN):
         self,
         policy: str | type[RecurrentDQNPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 5e-4,
+        learning_rate: float | Schedule = 1e-3,
         buffer_size: int = 100_000,
         learning_starts: int = 1000,
         batch_size: int | None = None,

@@ -24,8 +24,21 @@ def test_a_fresh_cell_keeps_the_share_that_its_bias_implies(core_class, name, bi
     th.testing.assert_close(kept, th.sigmoid(th.tensor(bias)).expand(1, 8))
 
 
-def test_the_default_biases_let_memories_last():
-    assert LSTMCore(INPUT).lstm.bias_ih_l0[64:128].unique().tolist() == [3.0]
+def test_by_default_a_fresh_lstm_forgets_at_many_rates_and_writes_less_the_longer_it_keeps():
+    core = LSTMCore(INPUT, hidden_size=11)
+    th.nn.init.zeros_(core.lstm.weight_ih_l0)
+    th.nn.init.zeros_(core.lstm.weight_hh_l0)
+    start = map_state(lambda array: array + 1, core.initial_state(1))
+    kept = core(th.zeros(1, INPUT), start)[1].cell - core(th.zeros(1, INPUT), core.initial_state(1))[1].cell
+    biases = th.arange(11) / 2
+    th.testing.assert_close(kept, th.sigmoid(biases).unsqueeze(0))
+    with th.no_grad():  # candidates of almost 1
+        core.lstm.bias_ih_l0[22:33] = 20.0
+    written = core(th.zeros(1, INPUT), core.initial_state(1))[1].cell
+    th.testing.assert_close(written, th.sigmoid(-biases).unsqueeze(0))
+
+
+def test_by_default_a_fresh_gru_keeps_most():
     assert GRUCore(INPUT).gru.bias_ih_l0[64:128].unique().tolist() == [1.0]
 
 
