@@ -1,6 +1,7 @@
 """An update of RecurrentDQN, sampling and optimizer included, against the bare fused LSTM: CartPole without velocities."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -22,16 +23,20 @@ CASES = ((sizes.HIDDEN_SIZE, "linear"), (sizes.HIDDEN_SIZE, "default"), (512, "d
 
 
 def settings(options: Options) -> Settings:
-    """A variant for each size and head."""
-    return {
-        f"LSTM {hidden_size}, {head} head": {"hidden_size": hidden_size, "head": head, "rounds": options.scaled(300)}
-        for hidden_size, head in CASES
-    }
+    """A variant for each size and head, and one in bfloat16 for each size."""
+    variants: Settings = {}
+    for hidden_size, head in CASES:
+        variants[f"LSTM {hidden_size}, {head} head"] = {"hidden_size": hidden_size, "head": head}
+    for hidden_size in (64, sizes.HIDDEN_SIZE, 256, 512):
+        variants[f"LSTM {hidden_size}, default head, bf16"] = {"hidden_size": hidden_size, "head": "default", "bf16": True}
+    return {name: {**settings, "rounds": options.scaled(300)} for name, settings in variants.items()}
 
 
-def make_model(full_windows: bool, head: str, seed: int, hidden_size: int = sizes.HIDDEN_SIZE) -> RecurrentDQN:
+def make_model(
+    full_windows: bool, head: str, seed: int, hidden_size: int = sizes.HIDDEN_SIZE, bf16: bool = False
+) -> RecurrentDQN:
     """The agent to measure, with the sizes of the comparison and otherwise the constructor's defaults."""
-    core: dict[str, Any] = dict(core="lstm", core_kwargs=dict(hidden_size=hidden_size))
+    core: dict[str, Any] = dict(core="lstm", core_kwargs=dict(hidden_size=hidden_size, bf16=bf16))
     return RecurrentDQN(
         "MlpPolicy",
         MaskedCartPole(full_windows),
@@ -72,13 +77,22 @@ def bare_lstm_update(hidden_size: int) -> Callable[[], None]:
     return update
 
 
-def measure(context: Context, hidden_size: int, head: str, rounds: int) -> dict[str, Any]:
-    """Measure both in turn; returns milliseconds of both, and the ratio of the update to the bare LSTM."""
-    model = make_model(True, head, context.seed, hidden_size)
-    model.learn(sizes.WARM_UP_STEPS)  # two episodes in the replay; no window is shorter than the lengths above
-    sides = {"update": lambda: model.train(1, sizes.BATCH_SIZE), "lstm": bare_lstm_update(hidden_size)}
+def measure(context: Context, hidden_size: int, head: str, rounds: int, bf16: bool = False) -> dict[str, Any]:
+    """
+    Measure the sides in turn: an update, the bare LSTM in float32 and, for bfloat16, the same update in float32.
+
+    Returns the milliseconds of each, and the ratios of the update to the others.
+    """
+    models = {"update": make_model(True, head, context.seed, hidden_size, bf16)}
+    if bf16:
+        models["float32"] = make_model(True, head, context.seed, hidden_size)
+    sides = {"lstm": bare_lstm_update(hidden_size)}
+    for name, model in models.items():
+        model.learn(sizes.WARM_UP_STEPS)  # two episodes in the replay; no window is shorter than the lengths above
+        sides[name] = partial(model.train, 1, sizes.BATCH_SIZE)
     times = in_turn({name: cpu_milliseconds(side) for name, side in sides.items()}, rounds, warm_up=10)
-    return {"milliseconds": medians(times), "ratio": ratio(times["update"], times["lstm"]), "rounds": times}
+    result = {"milliseconds": medians(times), "ratio": ratio(times["update"], times["lstm"]), "rounds": times}
+    return result | ({"ratio_to_float32": ratio(times["update"], times["float32"])} if bf16 else {})
 
 
 def rows(variants: Variants) -> Iterator[Row]:
@@ -88,8 +102,8 @@ def rows(variants: Variants) -> Iterator[Row]:
             "one update": name,
             "RecurrentDQN": f"{median(values(runs, 'milliseconds', 'update')):.2f} ms",
             "bare LSTM": f"{median(values(runs, 'milliseconds', 'lstm')):.2f} ms",
-            "ratio": f"{median(values(runs, 'ratio')):.2f}",
-            "threshold": "at most 1.15",
+            "ratio to the bare LSTM": f"{median(values(runs, 'ratio')):.2f}",
+            "ratio to float32": f"{median(values(runs, 'ratio_to_float32')):.2f}" if runs[0].settings.get("bf16") else "",
         }
 
 
