@@ -7,6 +7,7 @@ from sb3_attn import dqn, extractors
 from sb3_attn.common.former_names import alias_former_modules, find_by_former_name
 from sb3_attn.dqn.policies import *
 from sb3_attn.extractors.attention import *
+from sb3_attn.extractors.impala import *
 from sb3_attn.extractors.memory import *
 from sb3_attn.memory import MemoryCore, registry
 from sb3_attn.memory.registry import *

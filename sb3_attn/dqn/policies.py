@@ -10,10 +10,16 @@ from stable_baselines3.dqn.policies import DQNPolicy
 from torch import nn
 
 from sb3_attn.common.optimizer import default_optimizer_kwargs
-from sb3_attn.extractors import HardAttentionExtractor, MemoryExtractor, SelfAttentionExtractor, SoftAttentionExtractor
+from sb3_attn.extractors import (
+    HardAttentionExtractor,
+    ImpalaCNN,
+    MemoryExtractor,
+    SelfAttentionExtractor,
+    SoftAttentionExtractor,
+)
 from sb3_attn.extractors.memory import CORE_EXTRACTORS
 
-__all__ = ["DQNSAPolicy", "HardAttentionPolicy", "MemoryPolicy", "SelfAttentionPolicy", "SoftAttentionPolicy"]
+__all__ = ["DQNSAPolicy", "HardAttentionPolicy", "ImpalaPolicy", "MemoryPolicy", "SelfAttentionPolicy", "SoftAttentionPolicy"]
 
 
 class ExtractorPolicy(DQNPolicy):
@@ -100,6 +106,12 @@ class DQNSAPolicy(AttentionPolicy):
 
     default_features_extractor = SoftAttentionExtractor
     default_features_extractor_kwargs = dict(score="additive", attention_size=512, coordinates=False)
+
+
+class ImpalaPolicy(ExtractorPolicy):
+    """DQN's policy with ``ImpalaCNN``. Parameters as for ``ExtractorPolicy``."""
+
+    default_features_extractor = ImpalaCNN
 
 
 class MemoryPolicy(ExtractorPolicy):

@@ -23,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from sb3_attn.common.core_state import CoreState, map_state, state_from_arrays, where_rows
 from sb3_attn.common.observations import batch_size, map_obs
 from sb3_attn.common.optimizer import default_optimizer_kwargs
+from sb3_attn.extractors.impala import ImpalaCNN
 from sb3_attn.memory import LSTMCore, MemoryCore, make_core
 from sb3_attn.memory.registry import get_core_class
 from sb3_attn.recurrent_dqn.heads import Head, make_head
@@ -265,7 +266,7 @@ class RecurrentDQNPolicy(DQNPolicy):
     :param core: the memory: a key of ``sb3_attn.memory.CORES``, or a ``MemoryCore`` subclass
     :param core_kwargs: further arguments of the core, such as ``dict(hidden_size=256)``
     :param encoder_arch: sizes of the layers between features and memory; ``None`` means one layer of 64, or none after
-        NatureCNN, which ends with a layer of its own
+        NatureCNN and ImpalaCNN, which end with a layer of their own
     :param head: ``"expected"`` (each action's Q-value), ``"quantile"`` (quantiles of its return), or a ``Head`` subclass
     :param head_kwargs: further arguments of the head, such as ``dict(n_values=32)``
     :param dueling: learn the state's value and the actions' advantages rather than the Q-values themselves
@@ -317,8 +318,8 @@ class RecurrentDQNPolicy(DQNPolicy):
             optimizer_kwargs=optimizer_kwargs,
             normalize_images=normalize_images,
         )
-        if encoder_arch is None:  # NatureCNN ends with a layer of 512, which is encoder enough
-            encoder_arch = [] if features_extractor_class is NatureCNN else [64]
+        if encoder_arch is None:  # both end with a layer of 256 or more, which is encoder enough
+            encoder_arch = [] if features_extractor_class in (NatureCNN, ImpalaCNN) else [64]
         self.net_arch = [256] if net_arch is None else net_arch
         self.activation_fn = activation_fn
         # Arguments that DQN's networks do not have, beside those that `DQNPolicy._build` passes to `make_q_net` by net_args
@@ -349,8 +350,10 @@ class RecurrentDQNPolicy(DQNPolicy):
 
     def _check_observation_space(self, observation_space: spaces.Space, extractor: type[BaseFeaturesExtractor]) -> None:
         is_dict = isinstance(observation_space, spaces.Dict)
-        # Only SB3's extractors are known here; one of the user's own may take any space
-        if extractor in (FlattenExtractor, NatureCNN, CombinedExtractor) and is_dict != (extractor is CombinedExtractor):
+        # Only these extractors are known; one of the user's own may take any space
+        if extractor in (FlattenExtractor, NatureCNN, ImpalaCNN, CombinedExtractor) and is_dict != (
+            extractor is CombinedExtractor
+        ):
             remedy = "'MultiInputPolicy'" if is_dict else "'MlpPolicy' for vectors or 'CnnPolicy' for images"
             raise ValueError(f"policy {type(self).__name__} does not fit observation_space={observation_space}; use {remedy}.")
 
@@ -476,6 +479,12 @@ class CnnPolicy(RecurrentDQNPolicy):
     """Policy with a recurrent Q-network and its target network, for images. Parameters as for ``RecurrentDQNPolicy``."""
 
     default_features_extractor = NatureCNN
+
+
+class ImpalaPolicy(RecurrentDQNPolicy):
+    """The same with ``ImpalaCNN`` instead of SB3's ``NatureCNN``. Parameters as for ``RecurrentDQNPolicy``."""
+
+    default_features_extractor = ImpalaCNN
 
 
 class MultiInputPolicy(RecurrentDQNPolicy):

@@ -25,7 +25,14 @@ from sb3_attn.recurrent_dqn.darqn import DARQNPolicy
 from sb3_attn.recurrent_dqn.diagnostics import Diagnostics
 from sb3_attn.recurrent_dqn.heads import take_actions
 from sb3_attn.recurrent_dqn.nan_checks import FiniteGuard, check_finite, check_finite_loss
-from sb3_attn.recurrent_dqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, RecurrentDQNPolicy, RecurrentQNetwork
+from sb3_attn.recurrent_dqn.policies import (
+    CnnPolicy,
+    ImpalaPolicy,
+    MlpPolicy,
+    MultiInputPolicy,
+    RecurrentDQNPolicy,
+    RecurrentQNetwork,
+)
 from sb3_attn.recurrent_dqn.return_scale import ReturnScale
 from sb3_attn.recurrent_dqn.saving import SaveAndLoad
 from sb3_attn.replay import PrioritizedSequenceReplayBuffer, SequenceReplayBuffer, SequenceReplayBufferSamples
@@ -53,7 +60,7 @@ class RecurrentDQN(ArgumentChecks, SaveAndLoad, DQN):
     DRQN (Hausknecht & Stone 2015, https://arxiv.org/abs/1507.06527) with the additions of R2D2 (Kapturowski et al. 2019,
     https://openreview.net/forum?id=r1lyTjAqYX), each of which has a switch of its own, and soft Watkins Q(lambda).
 
-    :param policy: The policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy, DARQNPolicy)
+    :param policy: The policy model to use (MlpPolicy, CnnPolicy, ImpalaPolicy, MultiInputPolicy, DARQNPolicy)
     :param env: The environment to learn from (if registered in Gym, can be str)
     :param learning_rate: The learning rate, it can be a function of the current progress remaining (from 1 to 0)
     :param buffer_size: number of steps in the replay buffer
@@ -108,6 +115,7 @@ class RecurrentDQN(ArgumentChecks, SaveAndLoad, DQN):
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": MlpPolicy,
         "CnnPolicy": CnnPolicy,
+        "ImpalaPolicy": ImpalaPolicy,
         "MultiInputPolicy": MultiInputPolicy,
         # sb3-contrib's names for its recurrent policies
         "MlpLstmPolicy": MlpPolicy,
