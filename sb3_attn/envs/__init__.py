@@ -4,6 +4,7 @@ import gymnasium as gym
 
 from sb3_attn.envs.memory_tasks import AssociativeRecall, MemoryChain, MemoryTask, RememberedSearch, TMaze
 from sb3_attn.envs.minigrid_rgb import dynamic_obstacles_rgb
+from sb3_attn.envs.remembered_glyph import RememberedGlyph
 from sb3_attn.envs.visual_search import VisualSearch
 from sb3_attn.envs.wrappers import FlattenSpaces, PreviousActionReward
 
@@ -13,13 +14,14 @@ __all__ = [
     "MemoryChain",
     "MemoryTask",
     "PreviousActionReward",
+    "RememberedGlyph",
     "RememberedSearch",
     "TMaze",
     "VisualSearch",
     "dynamic_obstacles_rgb",
 ]
 
-for task in (MemoryChain, TMaze, AssociativeRecall, RememberedSearch):
+for task in (MemoryChain, TMaze, AssociativeRecall, RememberedSearch, RememberedGlyph):
     gym.register(id=f"{task.__name__}-v0", entry_point=f"{task.__module__}:{task.__name__}")
 
 # Variants have ids of their own, for the reason given below

@@ -120,7 +120,7 @@ class MemoryChain(MemoryTask):
     """
 
     def __init__(self, length: int = 30, render_mode: str | None = None) -> None:
-        _check_at_least(1, length=length)
+        check_at_least(1, length=length)
         super().__init__(spaces.Box(-1.0, 1.0, (2,), np.float32), 2, length + 2, render_mode)
 
     @property
@@ -176,7 +176,7 @@ class TMaze(MemoryTask):
     MOVES = ((1, 0), (0, 1), (-1, 0), (0, -1))
 
     def __init__(self, length: int = 10, active: bool = False, render_mode: str | None = None) -> None:
-        _check_at_least(1, length=length)
+        check_at_least(1, length=length)
         self.start = int(active)  # distance to the cue
         self.junction = length + self.start
         super().__init__(spaces.Box(-1.0, 1.0, (3,), np.float32), 4, self.junction + self.start + 1, render_mode)
@@ -237,8 +237,8 @@ class AssociativeRecall(MemoryTask):
     """
 
     def __init__(self, pairs: int = 4, values: int = 16, render_mode: str | None = None) -> None:
-        _check_at_least(1, pairs=pairs)
-        _check_at_least(2, values=values)
+        check_at_least(1, pairs=pairs)
+        check_at_least(2, values=values)
         self.pairs = pairs
         self.values = values
         super().__init__(spaces.Box(0.0, 1.0, (pairs + values + 1,), np.float32), values, 2 * pairs, render_mode)
@@ -290,8 +290,8 @@ class RememberedSearch(MemoryTask):
     VALUES = 4
 
     def __init__(self, kinds: int = 2, blanks: int = 3, render_mode: str | None = None) -> None:
-        _check_at_least(2, kinds=kinds)
-        _check_at_least(0, blanks=blanks)
+        check_at_least(2, kinds=kinds)
+        check_at_least(0, blanks=blanks)
         self.kinds = kinds
         self.blanks = blanks
         self.target = 0  # the row of the entity to find, drawn for each episode
@@ -325,7 +325,7 @@ class RememberedSearch(MemoryTask):
         return float(self.elapsed_steps == self.episode_length - 1 and action == self._value_of[self.target])
 
 
-def _check_at_least(least: int, **argument: int) -> None:
+def check_at_least(least: int, **argument: int) -> None:
     """Raise a ValueError unless the one argument given is an integer of at least ``least``."""
     ((name, value),) = argument.items()
     if not isinstance(value, int | np.integer) or value < least:

@@ -36,7 +36,7 @@ GLYPH = np.array(
 )
 _PALETTE = np.array(list(COLOURS.values()), dtype=np.uint8)  # [colour, channel]
 _ROTATIONS = np.stack([np.rot90(GLYPH, turns) for turns in range(4)])  # [rotation, y, x]
-_SPRITES = _ROTATIONS[None, ..., None] * _PALETTE[:, None, None, None]  # [colour, rotation, y, x, channel]
+SPRITES = _ROTATIONS[None, ..., None] * _PALETTE[:, None, None, None]  # [colour, rotation, y, x, channel]
 
 
 class VisualSearch(gym.Env[np.ndarray, np.int64]):
@@ -132,7 +132,7 @@ class VisualSearch(gym.Env[np.ndarray, np.int64]):
         colours = self._draw_colours(n_glyphs)
         self._image = np.zeros(IMAGE_SHAPE, dtype=np.uint8)
         by_cell = self._image.reshape(GRID, CELL, GRID, CELL, 3).swapaxes(1, 2)  # a view: [row, column, y, x, channel]
-        by_cell[cells // GRID, cells % GRID] = _SPRITES[colours, rotations]
+        by_cell[cells // GRID, cells % GRID] = SPRITES[colours, rotations]
         self._info = {"target_cell": int(cells[0])}
         if self.cued:
             by_cell[divmod(self.CUE_CELL, GRID)] = _PALETTE[colours[0]]

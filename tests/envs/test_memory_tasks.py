@@ -11,9 +11,9 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.env_util import make_vec_env
 
-from sb3_attn.envs import AssociativeRecall, MemoryChain, MemoryTask, RememberedSearch, TMaze
+from sb3_attn.envs import AssociativeRecall, MemoryChain, MemoryTask, RememberedGlyph, RememberedSearch, TMaze
 
-IDS = ["MemoryChain-v0", "TMaze-v0", "AssociativeRecall-v0", "RememberedSearch-v0"]
+IDS = ["MemoryChain-v0", "TMaze-v0", "AssociativeRecall-v0", "RememberedSearch-v0", "RememberedGlyph-v0"]
 Oracle = Callable[[MemoryTask, list[np.ndarray]], int]  # all observations of the episode so far -> the best action
 
 
@@ -41,6 +41,11 @@ def search_oracle(env: MemoryTask, history: list[np.ndarray]) -> int:
     return int(history[-1][row, env.kinds :].argmax()) if len(history) == env.episode_length else 0
 
 
+def glyph_oracle(env: MemoryTask, history: list[np.ndarray]) -> int:
+    white = (history[0][16:48, 16:48] == 255).all(axis=-1)
+    return int(np.argmax([white[:12].sum(), white[:, :12].sum(), white[-12:].sum(), white[:, -12:].sum()]))  # the bar's side
+
+
 TASKS: list[tuple[str, dict, Oracle]] = [
     ("MemoryChain-v0", {}, chain_oracle),
     ("MemoryChain-v0", {"length": 1}, chain_oracle),
@@ -51,6 +56,8 @@ TASKS: list[tuple[str, dict, Oracle]] = [
     ("AssociativeRecall-v0", {"pairs": 3, "values": 2}, recall_oracle),
     ("RememberedSearch-v0", {}, search_oracle),
     ("RememberedSearch-v0", {"kinds": 4, "blanks": 0}, search_oracle),
+    ("RememberedGlyph-v0", {}, glyph_oracle),
+    ("RememberedGlyph-v0", {"delay": 1, "n_distractors": 48}, glyph_oracle),
 ]
 
 
@@ -110,10 +117,11 @@ def distinct_episodes(env: MemoryTask, expected: int) -> list[int]:
         (MemoryChain(length=3), 2),
         (TMaze(length=2), 2),
         (TMaze(length=2, active=True), 2),
+        (RememberedGlyph(delay=2, n_distractors=0), 4),
         (AssociativeRecall(pairs=1, values=3), 3),  # values
         (AssociativeRecall(pairs=2, values=2), 16),  # values^pairs, times the orders of showing and of asking
     ],
-    ids=["MemoryChain", "TMaze", "TMaze-active", "AssociativeRecall-1", "AssociativeRecall-2"],
+    ids=["MemoryChain", "TMaze", "TMaze-active", "RememberedGlyph", "AssociativeRecall-1", "AssociativeRecall-2"],
 )
 def test_no_memoryless_policy_beats_the_ceiling(env: MemoryTask, n_episodes: int) -> None:
     """Exhaustive: all mappings from observations to actions, over all (equally likely) episodes."""
@@ -121,11 +129,11 @@ def test_no_memoryless_policy_beats_the_ceiling(env: MemoryTask, n_episodes: int
     rng = np.random.default_rng(0)
     n_actions = int(env.action_space.n)
     walks = [play(env, lambda _: rng.integers(n_actions), seed)[1] for seed in seeds * 60]  # enough to see everything
-    observations = {tuple(obs) for walk in walks for obs in walk}
+    observations = {obs.tobytes() for walk in walks for obs in walk}
     best = -math.inf
     for actions in itertools.product(range(n_actions), repeat=len(observations)):
         policy = dict(zip(observations, actions, strict=True))
-        returns = [play(env, lambda obs, policy=policy: policy[tuple(obs)], seed)[0] for seed in seeds]
+        returns = [play(env, lambda obs, policy=policy: policy[obs.tobytes()], seed)[0] for seed in seeds]
         best = max(best, np.mean(returns))
     assert best == pytest.approx(env.memoryless_ceiling)
 
@@ -159,7 +167,7 @@ def test_the_best_memoryless_policy_reaches_the_ceiling(env_id: str, policy: Cal
 
 
 def test_ceilings_of_the_registered_tasks() -> None:
-    assert [gym.make(env_id).unwrapped.memoryless_ceiling for env_id in IDS] == [0.0, 0.5, 0.0625, 0.625]
+    assert [gym.make(env_id).unwrapped.memoryless_ceiling for env_id in IDS] == [0.0, 0.5, 0.0625, 0.625, 0.25]
 
 
 def test_the_cue_is_gone_after_the_first_step() -> None:
@@ -243,6 +251,8 @@ def test_every_step_changes_the_frame(env_id: str) -> None:
         (lambda: AssociativeRecall(values=1), "values=1 .* at least 2"),
         (lambda: RememberedSearch(kinds=1), "kinds=1 .* at least 2"),
         (lambda: RememberedSearch(blanks=-1), "blanks=-1 .* at least 0"),
+        (lambda: RememberedGlyph(delay=0), "delay=0 .* at least 1"),
+        (lambda: RememberedGlyph(n_distractors=49), "n_distractors=49 .* at most 48"),
         (lambda: MemoryChain(render_mode="human"), "render_mode='human' .*rgb_array"),
     ],
 )
