@@ -1,6 +1,8 @@
 from sb3_attn.recurrent_dqn.darqn import DARQNPolicy
 from sb3_attn.recurrent_dqn.policies import (
     CnnPolicy,
+    FrozenFeaturesPolicy,
+    ImpalaPolicy,
     MlpPolicy,
     MultiInputPolicy,
     RecurrentDQNPolicy,
@@ -11,6 +13,8 @@ from sb3_attn.recurrent_dqn.recurrent_dqn import RecurrentDQN
 __all__ = [
     "CnnPolicy",
     "DARQNPolicy",
+    "FrozenFeaturesPolicy",
+    "ImpalaPolicy",
     "MlpPolicy",
     "MultiInputPolicy",
     "RecurrentDQN",

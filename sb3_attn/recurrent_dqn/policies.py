@@ -1,13 +1,15 @@
 """Q-networks with a memory, and the policies that hold an online and a target network."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from operator import itemgetter
 from typing import Any, cast
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -15,7 +17,7 @@ from stable_baselines3.common.torch_layers import (
     NatureCNN,
     create_mlp,
 )
-from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule, TensorDict
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -23,6 +25,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from sb3_attn.common.core_state import CoreState, map_state, state_from_arrays, where_rows
 from sb3_attn.common.observations import batch_size, map_obs
 from sb3_attn.common.optimizer import default_optimizer_kwargs
+from sb3_attn.extractors.frozen import FEATURES_KEY
 from sb3_attn.extractors.impala import ImpalaCNN
 from sb3_attn.memory import LSTMCore, MemoryCore, make_core
 from sb3_attn.memory.registry import get_core_class
@@ -50,6 +53,9 @@ class RecurrentQNetwork(QNetwork):
     :param head_kwargs: further arguments of the head
     :param dueling: learn the state's value and the actions' advantages rather than the Q-values themselves
     :param skip_connection: whether the head gets the core's inputs in addition to its outputs
+    :param memory_keys: keys of a Dict of observations that the core gets, while the head gets the features of all; ``None``
+        means that the core gets the features of all, and the head no others
+    :param burn_in_gradient: whether gradients pass through the burn-in
     :param normalize_images: Whether to normalize images or not, dividing by 255.0
     """
 
@@ -70,12 +76,18 @@ class RecurrentQNetwork(QNetwork):
         head_kwargs: dict[str, Any] | None = None,
         dueling: bool = True,
         skip_connection: bool = True,
+        memory_keys: Sequence[str] | None = None,
+        burn_in_gradient: bool = False,
         normalize_images: bool = True,
     ) -> None:
         encoder_arch = encoder_arch or []
-        encoder = nn.Sequential(*create_mlp(features_dim, -1, encoder_arch, activation_fn))
-        core_module = make_core(core, encoder_arch[-1] if encoder_arch else features_dim, core_kwargs)
+        memory_extractor = None if memory_keys is None else CombinedExtractor(_select_keys(observation_space, memory_keys))
+        n_inputs = features_dim if memory_extractor is None else memory_extractor.features_dim
+        encoder = nn.Sequential(*create_mlp(n_inputs, -1, encoder_arch, activation_fn))
+        core_module = make_core(core, encoder_arch[-1] if encoder_arch else n_inputs, core_kwargs)
         latent_dim = core_module.output_size + (core_module.input_size if skip_connection else 0)
+        if memory_extractor is not None:
+            latent_dim += features_dim
         head_module = make_head(head, latent_dim, int(action_space.n), net_arch or [], activation_fn, dueling, head_kwargs)
         super().__init__(
             observation_space,
@@ -90,6 +102,9 @@ class RecurrentQNetwork(QNetwork):
         self.core = core_module
         self.q_net = head_module
         self.skip_connection = skip_connection
+        self.memory_keys = memory_keys
+        self.memory_extractor = memory_extractor
+        self.burn_in_gradient = burn_in_gradient
         #: Whether the core or the features extractor samples in training mode, so that acting has other Q-values
         self.samples_in_training = any(getattr(module, "samples_in_training", False) for module in self.modules())
         # SB3 saves these, and rebuilds the network from them
@@ -102,6 +117,8 @@ class RecurrentQNetwork(QNetwork):
             head_kwargs=head_kwargs,
             dueling=dueling,
             skip_connection=skip_connection,
+            memory_keys=memory_keys,
+            burn_in_gradient=burn_in_gradient,
         )
 
     @property
@@ -150,7 +167,7 @@ class RecurrentQNetwork(QNetwork):
         """
         inputs = self.encode(obs)
         outputs, state = self.core(inputs, state)
-        return self._values(inputs, outputs).mean(dim=-2), state
+        return self._values(obs, inputs, outputs).mean(dim=-2), state
 
     def unroll(self, obs: PyTorchObs, state: CoreState) -> tuple[th.Tensor, CoreState]:
         """
@@ -173,7 +190,7 @@ class RecurrentQNetwork(QNetwork):
         """
         inputs = self.encode_sequence(obs)
         outputs, state = self.core.unroll(inputs, state)
-        return self._values(inputs, outputs), state
+        return self._values(obs, inputs, outputs), state
 
     def advance(self, obs: PyTorchObs, state: CoreState) -> CoreState:
         """
@@ -187,7 +204,7 @@ class RecurrentQNetwork(QNetwork):
 
     def burn_in(self, batch: SequenceReplayBufferSamples) -> CoreState:
         """
-        The memory before a batch's trained steps: from the stored state through the burn-in, without gradient.
+        The memory before a batch's trained steps: from the stored state through the burn-in, usually without gradient.
 
         Kapturowski et al. (2019), section 3. A window with a shorter past has a shorter burn-in; one at an episode's start
         has none.
@@ -203,10 +220,10 @@ class RecurrentQNetwork(QNetwork):
         start = 0
         for end in np.unique(batch.burn_in_lengths[batch.burn_in_lengths > 0]):
             continues = th.as_tensor(batch.burn_in_lengths >= end, device=batch.mask.device)
-            with th.no_grad():
+            with th.set_grad_enabled(self.burn_in_gradient and th.is_grad_enabled()):
                 steps = map_obs(itemgetter(slice(start, end)), batch.burn_in_observations)
                 advanced = self.advance(steps, state)
-            # Outside of no_grad: a learned initial state gets its gradient from windows that start without burn-in
+            # Always with gradient: a learned initial state gets its gradient from windows that start without burn-in
             state = where_rows(continues, advanced, state)
             start = end
         return state
@@ -215,10 +232,13 @@ class RecurrentQNetwork(QNetwork):
         """
         The core's inputs: encoded features.
 
-        :param obs: ``[B, ...]``
+        :param obs: ``[B, ...]``; of a Dict the ``memory_keys`` are enough
         :return: ``[B, F]``
         """
-        return self.encoder(self.extract_features(obs, self.features_extractor))
+        if self.memory_extractor is None:
+            return self.encoder(self.extract_features(obs, self.features_extractor))
+        space = self.memory_extractor._observation_space
+        return self.encoder(self.memory_extractor(preprocess_obs(self._for_memory(obs), space, self.normalize_images)))
 
     def encode_sequence(self, obs: PyTorchObs) -> th.Tensor:
         """
@@ -227,17 +247,18 @@ class RecurrentQNetwork(QNetwork):
         :param obs: ``[T, B, ...]``
         :return: ``[T, B, F]``
         """
-        # SB3's preprocessing knows one batch axis only, so time and batch are flattened into one: [T, B, ...] -> [T B, ...]
-        rows = map_obs(lambda array: array.flatten(0, 1), obs)
-        # The activations of convolutions over all images at once would not fit into the cache, and in each update torch would
-        # get their memory from the system and return it
-        n_numbers = sum(array[0].numel() for array in (rows.values() if isinstance(rows, dict) else [rows]))
-        n_rows = max(MAX_NUMBERS_ENCODED_AT_ONCE // n_numbers, 1)
-        parts = [map_obs(itemgetter(slice(start, start + n_rows)), rows) for start in range(0, batch_size(rows), n_rows)]
-        return th.cat([self.encode(part) for part in parts]).unflatten(0, (batch_size(obs), -1))
+        return _in_parts(self.encode, self._for_memory(obs))
 
-    def _values(self, inputs: th.Tensor, outputs: th.Tensor) -> th.Tensor:
-        return self.head(th.cat((outputs, inputs), dim=-1) if self.skip_connection else outputs)
+    def _for_memory(self, obs: PyTorchObs) -> PyTorchObs:
+        return obs if self.memory_keys is None else {key: cast(TensorDict, obs)[key] for key in self.memory_keys}
+
+    def _values(self, obs: PyTorchObs, inputs: th.Tensor, outputs: th.Tensor) -> th.Tensor:
+        """The head's values, of one step or, with a leading axis T, of several."""
+        latent = [outputs, inputs] if self.skip_connection else [outputs]
+        if self.memory_extractor is not None:
+            see = partial(self.extract_features, features_extractor=self.features_extractor)
+            latent.append(see(obs) if outputs.dim() == 2 else _in_parts(see, obs))
+        return self.head(th.cat(latent, dim=-1))
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
         """Greedy actions ``[B]`` at the first observations of episodes."""
@@ -245,6 +266,25 @@ class RecurrentQNetwork(QNetwork):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), **self._constructor_parameters}
+
+
+def _select_keys(space: spaces.Space, keys: Sequence[str]) -> spaces.Dict:
+    known = list(space.spaces) if isinstance(space, spaces.Dict) else []
+    if not keys or not set(keys) <= set(known):
+        raise ValueError(f"memory_keys={keys} must be keys of the observations, which have {known}; leave it out otherwise.")
+    return spaces.Dict({key: cast(spaces.Dict, space)[key] for key in keys})
+
+
+def _in_parts(function: Callable[[PyTorchObs], th.Tensor], obs: PyTorchObs) -> th.Tensor:
+    """A function of single steps ``[B, ...]``, applied to T steps, ``[T, B, ...]``."""
+    # SB3's preprocessing knows one batch axis only, so time and batch are flattened into one: [T, B, ...] -> [T B, ...]
+    rows = map_obs(lambda array: array.flatten(0, 1), obs)
+    # The activations of convolutions over all images at once would not fit into the cache, and in each update torch would get
+    # their memory from the system and return it
+    n_numbers = sum(array[0].numel() for array in (rows.values() if isinstance(rows, dict) else [rows]))
+    n_rows = max(MAX_NUMBERS_ENCODED_AT_ONCE // n_numbers, 1)
+    parts = [map_obs(itemgetter(slice(start, start + n_rows)), rows) for start in range(0, batch_size(rows), n_rows)]
+    return th.cat([function(part) for part in parts]).unflatten(0, (batch_size(obs), -1))
 
 
 class RecurrentDQNPolicy(DQNPolicy):
@@ -271,6 +311,9 @@ class RecurrentDQNPolicy(DQNPolicy):
     :param head_kwargs: further arguments of the head, such as ``dict(n_values=32)``
     :param dueling: learn the state's value and the actions' advantages rather than the Q-values themselves
     :param skip_connection: whether the head gets the memory's inputs in addition to its outputs
+    :param memory_keys: keys of a Dict of observations that the memory gets, while the head gets the features of all; ``None``
+        means that the memory gets the features of all
+    :param burn_in_gradient: whether gradients pass through the burn-in
     :param ema_decay: the policy acts with an exponential moving average of the online network's parameters, of which an update
         keeps this fraction; 0 means without average. Exploration, targets and gradients are those of the online network
     :param lstm_hidden_size: sb3-contrib's name for ``core_kwargs=dict(hidden_size=...)`` of an LSTM
@@ -299,6 +342,8 @@ class RecurrentDQNPolicy(DQNPolicy):
         head_kwargs: dict[str, Any] | None = None,
         dueling: bool = True,
         skip_connection: bool = True,
+        memory_keys: Sequence[str] | None = None,
+        burn_in_gradient: bool = False,
         ema_decay: float = 0.995,
         lstm_hidden_size: int | None = None,
     ) -> None:
@@ -331,6 +376,8 @@ class RecurrentDQNPolicy(DQNPolicy):
             head_kwargs=head_kwargs,
             dueling=dueling,
             skip_connection=skip_connection,
+            memory_keys=memory_keys,
+            burn_in_gradient=burn_in_gradient,
         )
         self.net_args = {
             "observation_space": self.observation_space,
@@ -491,3 +538,37 @@ class MultiInputPolicy(RecurrentDQNPolicy):
     """Policy with a recurrent Q-network and its target network, for Dicts. Parameters as for ``RecurrentDQNPolicy``."""
 
     default_features_extractor = CombinedExtractor
+
+
+class FrozenFeaturesPolicy(RecurrentDQNPolicy):
+    """
+    Policy whose memory gets the frozen features of images, and whose head also sees the present image by learned ones.
+
+    For environments in ``VecFrozenFeatures``. The idea is that of RISE (2025), https://arxiv.org/abs/2512.20513: what the
+    memory reads is in the replay, so only trained steps need convolutions. Gradients pass through the burn-in, which therefore
+    trains the memory too, at the price of the memory alone: with ``trace_length=8`` and ``burn_in_length=72`` the memory
+    learns from 80 steps, and 9 images of each window are encoded.
+
+    Parameters as for ``RecurrentDQNPolicy``.
+    """
+
+    default_features_extractor = CombinedExtractor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Discrete,
+        lr_schedule: Schedule,
+        memory_keys: Sequence[str] | None = (FEATURES_KEY,),
+        burn_in_gradient: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        kwargs |= dict(memory_keys=memory_keys, burn_in_gradient=burn_in_gradient)
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+
+    def _check_observation_space(self, observation_space: spaces.Space, extractor: type[BaseFeaturesExtractor]) -> None:
+        if not isinstance(observation_space, spaces.Dict):
+            raise ValueError(
+                f"observation_space={observation_space} has no {FEATURES_KEY!r}; wrap the environments in VecFrozenFeatures, "
+                "those of the evaluation too."
+            )

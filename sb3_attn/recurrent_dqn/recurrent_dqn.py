@@ -27,6 +27,7 @@ from sb3_attn.recurrent_dqn.heads import take_actions
 from sb3_attn.recurrent_dqn.nan_checks import FiniteGuard, check_finite, check_finite_loss
 from sb3_attn.recurrent_dqn.policies import (
     CnnPolicy,
+    FrozenFeaturesPolicy,
     ImpalaPolicy,
     MlpPolicy,
     MultiInputPolicy,
@@ -60,7 +61,7 @@ class RecurrentDQN(ArgumentChecks, SaveAndLoad, DQN):
     DRQN (Hausknecht & Stone 2015, https://arxiv.org/abs/1507.06527) with the additions of R2D2 (Kapturowski et al. 2019,
     https://openreview.net/forum?id=r1lyTjAqYX), each of which has a switch of its own, and soft Watkins Q(lambda).
 
-    :param policy: The policy model to use (MlpPolicy, CnnPolicy, ImpalaPolicy, MultiInputPolicy, DARQNPolicy)
+    :param policy: The policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy, ...)
     :param env: The environment to learn from (if registered in Gym, can be str)
     :param learning_rate: The learning rate, it can be a function of the current progress remaining (from 1 to 0)
     :param buffer_size: number of steps in the replay buffer
@@ -122,6 +123,7 @@ class RecurrentDQN(ArgumentChecks, SaveAndLoad, DQN):
         "CnnLstmPolicy": CnnPolicy,
         "MultiInputLstmPolicy": MultiInputPolicy,
         "DARQNPolicy": DARQNPolicy,
+        "FrozenFeaturesPolicy": FrozenFeaturesPolicy,
     }
     #: Version of this package that made the model; ``None`` if that was before zips told it
     package_version: str | None = None
