@@ -1,37 +1,16 @@
 """LSTM and GRU: one fused call for a sequence, the bare cell for a step."""
 
-import functools
-import warnings
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch as th
 from torch import nn
 
+from sb3_attn.common.bfloat16 import bfloat16_if
 from sb3_attn.common.core_state import CoreState
 from sb3_attn.memory.core import MemoryCore, check_finite, check_sizes
 
 #: The largest of the spread forget biases, with a time scale of 1 + e^5 = 149 steps: a little more than a window of training
 MAX_FORGET_BIAS = 5.0
-
-
-@functools.cache
-def warn_without_bfloat16(device_type: str) -> None:
-    """
-    Warn once if bfloat16 is computed without instructions for it, which is slower than float32.
-
-    :param device_type: ``"cpu"``, ``"cuda"``, ...
-    """
-    if device_type == "cpu":
-        supported = th.ops.mkldnn._is_mkldnn_bf16_supported()
-    else:
-        supported = device_type != "cuda" or th.cuda.is_bf16_supported(including_emulation=False)
-    if not supported:
-        warnings.warn(
-            f"bf16=True of LSTMCore, but device {device_type} has no instructions for bfloat16, so training is slower rather "
-            "than faster; leave it out.",
-            stacklevel=2,
-        )
 
 
 class LSTMState(NamedTuple):
@@ -91,16 +70,10 @@ class LSTMCore(MemoryCore):
 
     def unroll(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, LSTMState]:
         hidden, cell = state
-        with self._precision(inputs.device.type):
+        with bfloat16_if(self.bf16, inputs.device):
             outputs, (hidden, cell) = self.lstm(inputs, (hidden.unsqueeze(0), cell.unsqueeze(0)))
         dtype = inputs.dtype
         return outputs.to(dtype), LSTMState(hidden.squeeze(0).to(dtype), cell.squeeze(0).to(dtype))
-
-    def _precision(self, device_type: str) -> AbstractContextManager:
-        if not self.bf16:
-            return nullcontext()
-        warn_without_bfloat16(device_type)
-        return th.autocast(device_type, th.bfloat16)
 
 
 class GRUState(NamedTuple):

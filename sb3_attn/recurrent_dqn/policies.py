@@ -22,6 +22,7 @@ from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from sb3_attn.common.bfloat16 import bfloat16_if
 from sb3_attn.common.core_state import CoreState, map_state, state_from_arrays, where_rows
 from sb3_attn.common.observations import batch_size, map_obs
 from sb3_attn.common.optimizer import default_optimizer_kwargs
@@ -56,6 +57,7 @@ class RecurrentQNetwork(QNetwork):
     :param memory_keys: keys of a Dict of observations that the core gets, while the head gets the features of all; ``None``
         means that the core gets the features of all, and the head no others
     :param burn_in_gradient: whether gradients pass through the burn-in
+    :param bf16_features: whether the features of sequences, which means in training, are computed in bfloat16
     :param normalize_images: Whether to normalize images or not, dividing by 255.0
     """
 
@@ -78,6 +80,7 @@ class RecurrentQNetwork(QNetwork):
         skip_connection: bool = True,
         memory_keys: Sequence[str] | None = None,
         burn_in_gradient: bool = False,
+        bf16_features: bool = False,
         normalize_images: bool = True,
     ) -> None:
         encoder_arch = encoder_arch or []
@@ -105,6 +108,7 @@ class RecurrentQNetwork(QNetwork):
         self.memory_keys = memory_keys
         self.memory_extractor = memory_extractor
         self.burn_in_gradient = burn_in_gradient
+        self.bf16_features = bf16_features
         #: Whether the core or the features extractor samples in training mode, so that acting has other Q-values
         self.samples_in_training = any(getattr(module, "samples_in_training", False) for module in self.modules())
         # SB3 saves these, and rebuilds the network from them
@@ -119,6 +123,7 @@ class RecurrentQNetwork(QNetwork):
             skip_connection=skip_connection,
             memory_keys=memory_keys,
             burn_in_gradient=burn_in_gradient,
+            bf16_features=bf16_features,
         )
 
     @property
@@ -247,7 +252,7 @@ class RecurrentQNetwork(QNetwork):
         :param obs: ``[T, B, ...]``
         :return: ``[T, B, F]``
         """
-        return _in_parts(self.encode, self._for_memory(obs))
+        return self._in_parts(self.encode, self._for_memory(obs))
 
     def _for_memory(self, obs: PyTorchObs) -> PyTorchObs:
         return obs if self.memory_keys is None else {key: cast(TensorDict, obs)[key] for key in self.memory_keys}
@@ -257,8 +262,21 @@ class RecurrentQNetwork(QNetwork):
         latent = [outputs, inputs] if self.skip_connection else [outputs]
         if self.memory_extractor is not None:
             see = partial(self.extract_features, features_extractor=self.features_extractor)
-            latent.append(see(obs) if outputs.dim() == 2 else _in_parts(see, obs))
+            latent.append(see(obs) if outputs.dim() == 2 else self._in_parts(see, obs))
         return self.head(th.cat(latent, dim=-1))
+
+    def _in_parts(self, function: Callable[[PyTorchObs], th.Tensor], obs: PyTorchObs) -> th.Tensor:
+        """Features by a function of single steps ``[B, ...]``, applied to T steps, ``[T, B, ...]``."""
+        # SB3's preprocessing knows one batch axis only, so time and batch are flattened into one: [T, B, ...] -> [T B, ...]
+        rows = map_obs(lambda array: array.flatten(0, 1), obs)
+        # The activations of convolutions over all images at once would not fit into the cache, and in each update torch would
+        # get their memory from the system and return it
+        n_numbers = sum(array[0].numel() for array in (rows.values() if isinstance(rows, dict) else [rows]))
+        n_rows = max(MAX_NUMBERS_ENCODED_AT_ONCE // n_numbers, 1)
+        parts = [map_obs(itemgetter(slice(start, start + n_rows)), rows) for start in range(0, batch_size(rows), n_rows)]
+        with bfloat16_if(self.bf16_features, self.device):
+            features = th.cat([function(part) for part in parts])
+        return features.float().unflatten(0, (batch_size(obs), -1))
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
         """Greedy actions ``[B]`` at the first observations of episodes."""
@@ -273,18 +291,6 @@ def _select_keys(space: spaces.Space, keys: Sequence[str]) -> spaces.Dict:
     if not keys or not set(keys) <= set(known):
         raise ValueError(f"memory_keys={keys} must be keys of the observations, which have {known}; leave it out otherwise.")
     return spaces.Dict({key: cast(spaces.Dict, space)[key] for key in keys})
-
-
-def _in_parts(function: Callable[[PyTorchObs], th.Tensor], obs: PyTorchObs) -> th.Tensor:
-    """A function of single steps ``[B, ...]``, applied to T steps, ``[T, B, ...]``."""
-    # SB3's preprocessing knows one batch axis only, so time and batch are flattened into one: [T, B, ...] -> [T B, ...]
-    rows = map_obs(lambda array: array.flatten(0, 1), obs)
-    # The activations of convolutions over all images at once would not fit into the cache, and in each update torch would get
-    # their memory from the system and return it
-    n_numbers = sum(array[0].numel() for array in (rows.values() if isinstance(rows, dict) else [rows]))
-    n_rows = max(MAX_NUMBERS_ENCODED_AT_ONCE // n_numbers, 1)
-    parts = [map_obs(itemgetter(slice(start, start + n_rows)), rows) for start in range(0, batch_size(rows), n_rows)]
-    return th.cat([function(part) for part in parts]).unflatten(0, (batch_size(obs), -1))
 
 
 class RecurrentDQNPolicy(DQNPolicy):
@@ -314,6 +320,8 @@ class RecurrentDQNPolicy(DQNPolicy):
     :param memory_keys: keys of a Dict of observations that the memory gets, while the head gets the features of all; ``None``
         means that the memory gets the features of all
     :param burn_in_gradient: whether gradients pass through the burn-in
+    :param bf16_features: whether the features of sequences, which means in training, are computed in bfloat16, on processors
+        that have it: for images. The memory has a switch of its own, ``core_kwargs=dict(bf16=True)``
     :param ema_decay: the policy acts with an exponential moving average of the online network's parameters, of which an update
         keeps this fraction; 0 means without average. Exploration, targets and gradients are those of the online network
     :param lstm_hidden_size: sb3-contrib's name for ``core_kwargs=dict(hidden_size=...)`` of an LSTM
@@ -344,6 +352,7 @@ class RecurrentDQNPolicy(DQNPolicy):
         skip_connection: bool = True,
         memory_keys: Sequence[str] | None = None,
         burn_in_gradient: bool = False,
+        bf16_features: bool = False,
         ema_decay: float = 0.995,
         lstm_hidden_size: int | None = None,
     ) -> None:
@@ -378,6 +387,7 @@ class RecurrentDQNPolicy(DQNPolicy):
             skip_connection=skip_connection,
             memory_keys=memory_keys,
             burn_in_gradient=burn_in_gradient,
+            bf16_features=bf16_features,
         )
         self.net_args = {
             "observation_space": self.observation_space,

@@ -5,9 +5,9 @@ import warnings
 import pytest
 import torch as th
 
+from sb3_attn.common import bfloat16
 from sb3_attn.common.core_state import map_state
 from sb3_attn.memory import GRUCore, LSTMCore
-from sb3_attn.memory.rnn import warn_without_bfloat16
 
 INPUT = 5
 
@@ -64,11 +64,11 @@ def test_bfloat16_rounds_sequences_but_not_steps_parameters_or_results():
 @pytest.mark.parametrize("supported", [True, False])
 def test_bfloat16_warns_once_where_the_processor_does_not_have_it(monkeypatch, supported):
     monkeypatch.setattr(th.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
-    warn_without_bfloat16.cache_clear()
+    bfloat16._warn_if_slow.cache_clear()
     core = LSTMCore(INPUT, hidden_size=8, bf16=True)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(2):
             core.unroll(th.zeros(4, 1, INPUT), core.initial_state(1))
     assert [str(warning.message)[:9] for warning in caught] == ([] if supported else ["bf16=True"])
-    warn_without_bfloat16.cache_clear()
+    bfloat16._warn_if_slow.cache_clear()

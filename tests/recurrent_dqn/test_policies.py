@@ -103,6 +103,24 @@ def test_images_encoded_in_parts_give_the_features_and_gradients_of_all_at_once(
         th.testing.assert_close(array, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_features_in_bfloat16_are_rounded_in_sequences_only() -> None:
+    space = spaces.Box(0, 255, (1, 36, 36), np.uint8)
+    q_net, rounding = (
+        make_rdqn(counters(space=space), "CnnPolicy", policy_kwargs=dict(bf16_features=bf16)).q_net for bf16 in (False, True)
+    )
+    rounding.load_state_dict(q_net.state_dict())
+    images = th.randint(256, (5, 3, 1, 36, 36), dtype=th.uint8)
+    assert q_net.encode(images[0]).equal(rounding.encode(images[0]))
+    features, rounded = q_net.encode_sequence(images), rounding.encode_sequence(images)
+    assert rounded.dtype == th.float32 and not rounded.equal(features)
+    th.testing.assert_close(rounded, features, rtol=0.05, atol=0.02)  # bfloat16 has 8 bits: 2^-8 = 0.004
+    parameters = [net.features_extractor.linear[0].weight for net in (q_net, rounding)]
+    expected, gradient = (
+        th.autograd.grad(f.square().sum(), p)[0] for f, p in zip((features, rounded), parameters, strict=True)
+    )
+    assert (gradient - expected).norm() < 0.05 * expected.norm()
+
+
 @pytest.mark.parametrize("core", ["lstm", "gru", "identity"])
 def test_an_unroll_gives_the_values_of_its_steps(core: str) -> None:
     q_net = net(core=core, core_kwargs={})
