@@ -30,19 +30,20 @@ def check_finite(
         raise ValueError(f"environment {i} returned a non-finite {what} at step {num_timesteps}: {value}; {REMEDY}")
 
 
-def check_finite_loss(loss: float, num_timesteps: int, n_updates: int) -> None:
+def check_finite_update(name: str, value: float, num_timesteps: int, n_updates: int) -> None:
     """
-    Check the loss before the optimizer steps, so that the weights stay finite.
+    Check the loss, or the norm of its gradient, before the optimizer steps, so that the weights stay finite.
 
-    :param loss: the loss of one batch
+    :param name: name of the value, for the message
+    :param value: that of one batch
     :param num_timesteps: the algorithm's count of steps, for the message
     :param n_updates: its count of updates, for the message
     :raises ValueError: if it is NaN or infinite
     """
-    if not np.isfinite(loss):
+    if not np.isfinite(value):
         raise ValueError(
-            f"the loss is {loss} at step {num_timesteps}, update {n_updates}; "
-            "lower learning_rate or max_grad_norm, or scale the rewards."
+            f"the {name} is {value} at step {num_timesteps}, update {n_updates}; the parameters are those before this update. "
+            "Lower learning_rate or max_grad_norm, or scale the rewards."
         )
 
 

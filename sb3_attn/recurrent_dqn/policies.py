@@ -464,6 +464,7 @@ class RecurrentDQNPolicy(DQNPolicy):
         :param episode_start: whether the observation is an episode's first, so that the memory is reset, bool ``[B]``
         :param deterministic: makes no difference here; the algorithm's ``predict`` explores
         :return: the actions, and the memory after the step as numpy arrays, batch axis first
+        :raises ValueError: if the observation has a NaN or an infinity, or the arguments do not fit each other
         """
         if self.training:  # switching visits all modules, which takes a tenth of a step's time
             self.set_training_mode(False)
@@ -472,6 +473,9 @@ class RecurrentDQNPolicy(DQNPolicy):
                 "predict() was given a tuple: you are probably mixing Gym API, `obs, info = env.reset()`, with SB3's "
                 "VecEnv API, `obs = vec_env.reset()`; pass the observation alone."
             )
+        arrays = observation.values() if isinstance(observation, dict) else [observation]
+        if any(np.asarray(array).dtype.kind == "f" and not np.isfinite(array).all() for array in arrays):
+            raise ValueError(f"predict() was given observation={observation}, which is not finite; fix the environment.")
         self._warn_if_forgetful(state, episode_start)
         obs_tensor, vectorized_env = self.obs_to_tensor(observation)
         n_envs = batch_size(obs_tensor)

@@ -24,7 +24,7 @@ from sb3_attn.recurrent_dqn.arguments import ArgumentChecks
 from sb3_attn.recurrent_dqn.darqn import DARQNPolicy
 from sb3_attn.recurrent_dqn.diagnostics import Diagnostics
 from sb3_attn.recurrent_dqn.heads import take_actions
-from sb3_attn.recurrent_dqn.nan_checks import FiniteGuard, check_finite, check_finite_loss
+from sb3_attn.recurrent_dqn.nan_checks import FiniteGuard, check_finite, check_finite_update
 from sb3_attn.recurrent_dqn.policies import (
     CnnPolicy,
     FrozenFeaturesPolicy,
@@ -355,7 +355,7 @@ class RecurrentDQN(ArgumentChecks, SaveAndLoad, DQN):
                 net.head.running_scale.fill_(self.return_scale.value)
 
         losses, td_errors = [], []
-        for _ in range(gradient_steps):
+        for n_updates in range(self._n_updates + 1, self._n_updates + gradient_steps + 1):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
 
             # Each network warms up its own memory, then both unroll over the same T + 1 observations. N values of each action,
@@ -373,12 +373,13 @@ class RecurrentDQN(ArgumentChecks, SaveAndLoad, DQN):
             step_losses = batch.importance_weights * th.where(batch.mask, step_losses, 0.0) / batch.mask.sum()
             loss = step_losses.sum()
             losses.append(loss.item())
-            check_finite_loss(losses[-1], self.num_timesteps, self._n_updates + len(losses))
+            check_finite_update("loss", losses[-1], self.num_timesteps, n_updates)
 
             # A core that samples adds a term for the gradient of its sampling (REINFORCE); all others add 0
             self.policy.optimizer.zero_grad()
             (loss + self.q_net.core.surrogate_loss(step_losses.detach(), batch.mask, core_state)).backward()
             grad_norm = th.nn.utils.clip_grad_norm_(self.q_net.parameters(), self.max_grad_norm)
+            check_finite_update("norm of the gradient", grad_norm.item(), self.num_timesteps, n_updates)
             self.policy.optimizer.step()
             self.policy.update_average()
             self.diagnostics.add_update(chosen_values, batch.mask, core_state, grad_norm)

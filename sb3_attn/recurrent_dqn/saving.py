@@ -6,9 +6,12 @@ from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
+import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.save_util import load_from_zip_file
 
 from sb3_attn.common.files import replace_on_success
+from sb3_attn.recurrent_dqn.parameter_checks import check_adam_state, refuse_nan
 from sb3_attn.replay import SequenceReplayBuffer
 
 
@@ -35,10 +38,20 @@ class SaveAndLoad(OffPolicyAlgorithm):
         exclude: Iterable[str] | None = None,
         include: Iterable[str] | None = None,
     ) -> None:
+        refuse_nan(self.get_parameters(), "is not saved; load an earlier checkpoint")
         if isinstance(path, io.BufferedIOBase):
             return super().save(path, exclude, include)
         with replace_on_success(path, suffix="zip") as temporary:
             super().save(temporary, exclude, include)
+
+    def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto") -> None:
+        parameters = load_path_or_dict
+        if not isinstance(parameters, dict):
+            parameters = load_from_zip_file(parameters, device=device, load_data=False)[1]
+        refuse_nan(parameters, "is not loaded; use another checkpoint")
+        if "policy.optimizer" in parameters:
+            check_adam_state(self.policy.optimizer, parameters["policy.optimizer"])
+        super().set_parameters(parameters, exact_match, device)
 
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         if isinstance(path, io.BufferedIOBase):

@@ -124,9 +124,52 @@ def test_a_loss_that_is_not_finite_stops_training(make: Make) -> None:
     assert model._n_updates == 0
     with th.no_grad():
         model.q_net.q_net[-1].bias[0] = np.inf
-    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step \d+, update 1; lower learning_rate"):
+    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step \d+, update 1; .* Lower learning_rate"):
         model.learn(40, reset_num_timesteps=False)
     assert model._n_updates == 0
+
+
+def test_a_gradient_that_is_not_finite_does_not_reach_the_parameters(make: Make) -> None:
+    model = make(counters(2), learning_starts=20)
+    model.learn(40)
+    n_updates, parameters = model._n_updates, [parameter.clone() for parameter in model.policy.parameters()]
+    model.q_net.q_net[-1].bias.register_hook(lambda gradient: gradient * np.nan)
+    with pytest.raises(ValueError, match=rf"the norm of the gradient is nan at step \d+, update {n_updates + 1};"):
+        model.learn(40, reset_num_timesteps=False)
+    assert all(map(th.equal, parameters, model.policy.parameters())) and model._n_updates == n_updates
+
+
+def test_nan_is_neither_saved_nor_loaded(make: Make, tmp_path: Path) -> None:
+    model = make(counters(2))
+    model.learn(60)
+    model.save(tmp_path / "good")
+    parameters = model.get_parameters()
+    parameters["policy.optimizer"]["state"][0]["exp_avg"].view(-1)[0] = np.nan
+    with pytest.raises(ValueError, match=r"state.0.exp_avg in 'policy.optimizer' has 1 NaN, so this is not loaded"):
+        model.set_parameters(parameters)
+    with th.no_grad():
+        model.q_net.q_net[-1].bias.fill_(np.nan)
+    with pytest.raises(ValueError, match=r"q_net.*bias in 'policy' has \d+ NaN, so this is not saved; load an earlier"):
+        model.save(tmp_path / "good")
+    assert type(model).load(tmp_path / "good", device="cpu").q_net.q_net[-1].bias.isfinite().all()
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_predict_refuses_an_observation_that_is_not_finite(make: Make, number: float) -> None:
+    model = make(counters(2))
+    with pytest.raises(ValueError, match=r"predict\(\) was given observation=.* not finite"):
+        model.predict(np.array([0.0, number, 0.0], np.float32), deterministic=True)
+
+
+@pytest.mark.parametrize("key", ["exp_avg", "exp_avg_sq", "step"])
+def test_moments_of_another_shape_are_refused(make: Make, key: str) -> None:
+    """They would make the fused kernel read memory that is not theirs."""
+    model = make(counters(2))
+    model.learn(60)
+    parameters = model.get_parameters()
+    parameters["policy.optimizer"]["state"][3][key] = th.zeros(2)
+    with pytest.raises(ValueError, match=rf"'{key}' of parameter 3 in 'policy.optimizer' has the shape \(2,\), but needs"):
+        model.set_parameters(parameters)
 
 
 @pytest.mark.parametrize("make", [make_rdqn, make_r2d2])
