@@ -18,6 +18,7 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, Schedule, TrainFreq
 from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.dqn import DQN
 
 from sb3_attn.common.former_names import accept_former_arguments, rename_attributes
 from sb3_attn.r2d2.actor import Actor, ActorSpec, Parameters, copy_parameters
@@ -25,11 +26,11 @@ from sb3_attn.r2d2.actors import Actors, LocalActors
 from sb3_attn.r2d2.collection import Collection, StepLedger
 from sb3_attn.r2d2.environments import MonitorFiles, env_fns_of, to_vec_env
 from sb3_attn.r2d2.settings import settings_arguments, with_default_policy_kwargs, with_settings
-from sb3_attn.r2d2.stopping import save_checkpoints, stop_request
 from sb3_attn.r2d2.trajectory import Trajectory
 from sb3_attn.recurrent_dqn import RecurrentDQN, RecurrentDQNPolicy
 from sb3_attn.recurrent_dqn.recurrent_dqn import FORMER_ARGUMENTS as FORMER_RECURRENT_DQN_ARGUMENTS
 from sb3_attn.recurrent_dqn.recurrent_dqn import STEPS_PER_UPDATE
+from sb3_attn.recurrent_dqn.stopping import save_checkpoints, stop_request
 from sb3_attn.version import __version__
 
 BACKENDS = ("sync", "ray")
@@ -297,8 +298,8 @@ class R2D2(RecurrentDQN):
         :param reset_num_timesteps: whether or not to reset the current timestep number (used in logging)
         :param progress_bar: Display a progress bar using tqdm and rich.
         :return: the trained model
-        :raises KeyboardInterrupt: after Ctrl-C or SIGTERM, once all trajectories on the way are stored and checkpoints are
-            written
+        :raises KeyboardInterrupt: after Ctrl-C, SIGTERM or SIGHUP, once all trajectories on the way are stored and
+            checkpoints are written
         """
         # Ray sets signal handlers of its own, so ours come after the actors
         with closing(self._make_actors()) as actors, stop_request() as stop:
@@ -306,7 +307,8 @@ class R2D2(RecurrentDQN):
             collection = Collection(actors, self.replay_buffer, monitor_files, stop, self._n_updates)
             self._collection = collection
             try:
-                super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+                # Not RecurrentDQN's, which would handle the signals itself, before the trajectories on the way are stored
+                DQN.learn(self, total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
                 for trajectory in actors.drain():
                     collection.insert(trajectory, self.num_timesteps, self._n_updates)
             except (EOFError, ConnectionError):

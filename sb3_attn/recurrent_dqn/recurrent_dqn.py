@@ -1,6 +1,7 @@
 """Deep Q-learning with a memory: acting and the update."""
 
 import math
+import threading
 import warnings
 from functools import partial
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, Schedule
 from stable_baselines3.common.utils import ConstantSchedule
 from stable_baselines3.dqn import DQN
 
@@ -36,6 +37,7 @@ from sb3_attn.recurrent_dqn.policies import (
 )
 from sb3_attn.recurrent_dqn.return_scale import ReturnScale
 from sb3_attn.recurrent_dqn.saving import SaveAndLoad
+from sb3_attn.recurrent_dqn.stopping import save_checkpoints, stop_request
 from sb3_attn.replay import PrioritizedSequenceReplayBuffer, SequenceReplayBuffer, SequenceReplayBufferSamples
 from sb3_attn.version import __version__
 
@@ -228,6 +230,8 @@ class RecurrentDQN(ArgumentChecks, SaveAndLoad, DQN):
         self._step_states: tuple[CoreState, CoreState] | None = None
         #: max_a Q of the current observations, as acting computed them, ``[n_envs]``
         self._step_values: np.ndarray | None = None
+        #: Whether `learn()` is to end, while it runs
+        self._stop: threading.Event | None = None
         if _init_setup_model:
             self.package_version = __version__
             self._check_buffer_size()
@@ -484,8 +488,38 @@ class RecurrentDQN(ArgumentChecks, SaveAndLoad, DQN):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfRecurrentDQN:
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        """
+        Learn, and end in good order on Ctrl-C, SIGTERM or SIGHUP.
+
+        :param total_timesteps: The total number of environment steps to train
+        :param callback: callback(s) called at every step
+        :param log_interval: number of episodes between two logs
+        :param tb_log_name: the name of the run for TensorBoard logging
+        :param reset_num_timesteps: whether or not to reset the current timestep number (used in logging)
+        :param progress_bar: Display a progress bar using tqdm and rich.
+        :return: the trained model
+        :raises KeyboardInterrupt: after one of these signals, once the rollout has ended and each ``CheckpointCallback`` has
+            written; a second signal ends at once
+        """
+        with stop_request() as stop:
+            self._stop = stop
+            try:
+                super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+            except (EOFError, ConnectionError):
+                if not stop.is_set():  # Ctrl-C also reaches the processes of a SubprocVecEnv, which then end
+                    raise
+            finally:
+                self._stop = None
+        if stop.is_set():
+            save_checkpoints(callback)
+            raise KeyboardInterrupt
+        return self
+
+    def collect_rollouts(self, *args: Any, **kwargs: Any) -> RolloutReturn:
+        rollout = super().collect_rollouts(*args, **kwargs)
+        stopped = self._stop is not None and self._stop.is_set()
+        return rollout._replace(continue_training=rollout.continue_training and not stopped)
 
     def _excluded_save_params(self) -> list[str]:
-        # The memory of running episodes, which a loaded model does not continue
-        return [*super()._excluded_save_params(), "_core_state", "_step_states", "_step_values", "diagnostics"]
+        # The memory of running episodes, which a loaded model does not continue, and what belongs to this process
+        return [*super()._excluded_save_params(), "_core_state", "_step_states", "_step_values", "_stop", "diagnostics"]

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM."""
+"""Ctrl-C, SIGTERM and SIGHUP."""
 
 import os
 import signal
@@ -18,10 +18,8 @@ from stable_baselines3.common.callbacks import (
 )
 
 from sb3_attn import R2D2
-from sb3_attn.r2d2.stopping import stop_request
+from sb3_attn.recurrent_dqn.stopping import SIGNALS, stop_request
 from tests.helpers.models import assert_same, make_r2d2, parameters
-
-SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 
 class Terminated(Exception):
@@ -35,12 +33,13 @@ def handlers() -> Iterator[list[Any]]:
     def terminate(*args: Any) -> None:
         raise Terminated
 
-    previous = signal.signal(signal.SIGTERM, terminate), signal.signal(signal.SIGINT, signal.default_int_handler)
+    previous = [signal.signal(number, terminate) for number in SIGNALS]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     before = [signal.getsignal(number) for number in SIGNALS]
     yield before
     after = [signal.getsignal(number) for number in SIGNALS]
-    signal.signal(signal.SIGTERM, previous[0])
-    signal.signal(signal.SIGINT, previous[1])
+    for number, handler in zip(SIGNALS, previous, strict=True):
+        signal.signal(number, handler)
     assert after == before
 
 

@@ -1,4 +1,4 @@
-"""Ending in good order on Ctrl-C or SIGTERM."""
+"""Ending in good order on Ctrl-C, on SIGTERM, and when the terminal closes."""
 
 import signal
 import threading
@@ -8,13 +8,17 @@ from contextlib import contextmanager
 from stable_baselines3.common.callbacks import CallbackList, CheckpointCallback, EventCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
 
+#: What asks for an end; Windows has no SIGHUP
+SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+
 
 @contextmanager
 def stop_request() -> Iterator[threading.Event]:
     """
-    Give an event that the first Ctrl-C or SIGTERM sets; a second one has its usual effect.
+    Give an event that the first Ctrl-C, SIGTERM or SIGHUP sets; a second one has its usual effect.
 
-    Nothing sets it outside the main thread, where Python has no signal handlers.
+    Nothing sets it outside the main thread, where Python has no signal handlers. A signal that is ignored, as SIGHUP is under
+    ``nohup``, still is.
 
     :return: a context manager, in whose block the signals are handled
     """
@@ -22,7 +26,7 @@ def stop_request() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: handler for number in SIGNALS if (handler := signal.getsignal(number)) is not signal.SIG_IGN}
 
     def restore() -> None:
         for number, handler in previous.items():
@@ -31,7 +35,7 @@ def stop_request() -> Iterator[threading.Event]:
     def request(number: int, frame: object) -> None:
         stop.set()
         restore()
-        print("Ending after the current trajectories have been received. Once more ends at once.", flush=True)
+        print("Ending after the current rollout, then checkpoints are written. Once more ends at once.", flush=True)
 
     for number in previous:
         signal.signal(number, request)
