@@ -12,6 +12,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 
 from sb3_attn.common.files import replace_on_success
 from sb3_attn.recurrent_dqn.parameter_checks import check_adam_state, refuse_nan
+from sb3_attn.recurrent_dqn.policies import RecurrentQNetwork
 from sb3_attn.replay import SequenceReplayBuffer
 
 
@@ -22,6 +23,7 @@ class SaveAndLoad(OffPolicyAlgorithm):
     A save that fails leaves the old file as it was, and a replay buffer that does not fit the model is refused.
     """
 
+    q_net: RecurrentQNetwork
     trace_length: int | None
     burn_in_length: int
     sequence_period: int | None
@@ -77,6 +79,14 @@ class SaveAndLoad(OffPolicyAlgorithm):
             raise ValueError(
                 f"path={path} holds a replay buffer with {_select(loaded, different)}, but this model needs "
                 f"{_select(expected, different)}; load it into a model with the arguments of the one that saved it."
+            )
+        assert isinstance(self.replay_buffer, SequenceReplayBuffer), "its class is the same"
+        shapes = self.replay_buffer.core_state_shapes
+        needed = [tuple(array.shape[1:]) for array in self.q_net.initial_state(1)]
+        if shapes not in (None, needed):
+            raise ValueError(
+                f"path={path} holds states of a memory of the shapes {shapes}, but this model's has {needed}; load it into a "
+                "model with the same core and core_kwargs."
             )
 
     def _expected_replay(self) -> dict[str, Any]:

@@ -181,6 +181,12 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
         return int(self.window_lengths.max())
 
     @property
+    def core_state_shapes(self) -> list[tuple[int, ...]] | None:
+        """Shapes of the stored states, of one environment each; ``None`` if none has been stored."""
+        arrays = self._core_states.arrays
+        return None if arrays is None else [array.shape[2:] for array in arrays]
+
+    @property
     def observations(self) -> Observation:  # type: ignore[override]
         """The stored observations ``[buffer_size, n_envs, ...]``."""
         return self._observations if isinstance(self.observation_space, spaces.Dict) else self._observations[SINGLE_KEY]

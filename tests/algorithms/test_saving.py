@@ -247,6 +247,16 @@ def test_a_replay_buffer_of_another_kind_or_size_is_refused(make: Make, tmp_path
     assert model.replay_buffer.n_windows > 0
 
 
+@pytest.mark.parametrize("memory", [dict(core_kwargs=dict(hidden_size=5)), dict(core="gru", core_kwargs=dict(hidden_size=8))])
+def test_a_replay_buffer_with_the_states_of_another_memory_is_refused(make: Make, memory: dict, tmp_path: Path) -> None:
+    model, other = make(counters(2)).learn(40), make(counters(2), policy_kwargs=memory).learn(40)
+    other.save_replay_buffer(tmp_path / "other")
+    own = model.replay_buffer
+    with pytest.raises(ValueError, match=r"holds states of a memory of the shapes .*, but this model's has \["):
+        model.load_replay_buffer(tmp_path / "other")
+    assert model.replay_buffer is own
+
+
 def test_arguments_given_to_load_are_checked(make: Make, tmp_path: Path) -> None:
     model = make(td_lambda=0.8, n_steps=1, prioritized_replay=False)
     model.save(tmp_path / "model")
