@@ -13,7 +13,7 @@ from sb3_attn.extractors.memory import *
 from sb3_attn.memory import MemoryCore, registry
 from sb3_attn.memory.registry import *
 from sb3_attn.r2d2 import R2D2
-from sb3_attn.recurrent_dqn import DARQNPolicy, FrozenFeaturesPolicy, RecurrentDQN, RecurrentDQNPolicy
+from sb3_attn.recurrent_dqn import DARQNPolicy, FrozenFeaturesPolicy, RecurrentDQN, RecurrentDQNPolicy, SaveCheckpoints
 from sb3_attn.replay import PrioritizedSequenceReplayBuffer, SequenceReplayBuffer
 from sb3_attn.version import __version__
 
@@ -25,6 +25,7 @@ __all__ = [
     "PrioritizedSequenceReplayBuffer",
     "RecurrentDQN",
     "RecurrentDQNPolicy",
+    "SaveCheckpoints",
     "SequenceReplayBuffer",
     "__version__",
     *dqn.__all__,

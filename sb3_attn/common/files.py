@@ -4,7 +4,7 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
@@ -35,39 +35,73 @@ def replace_on_success(path: str | os.PathLike, suffix: str) -> Iterator[Path]:
     if suffix and not target.suffix:
         target = Path(f"{target}.{suffix}")
     target = Path(os.path.realpath(target))  # a link stays a link: the file that it points to is replaced
+    with _temporary(target, _create_file) as temporary:
+        yield temporary
+
+
+@contextmanager
+def new_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """
+    Yield the path of a temporary folder, which becomes ``path`` if the block succeeds and is removed if it fails.
+
+    Otherwise as ``replace_on_success``.
+
+    :param path: the folder, which must not exist
+    :return: the folder to write to
+    :raises OSError: if the folder exists; and as writing does
+    """
+    with _temporary(Path(path), _create_folder) as temporary:
+        yield temporary
+
+
+@contextmanager
+def _temporary(target: Path, create: Callable[[Path, Path], int]) -> Iterator[Path]:
+    """A locked temporary beside the target, which replaces it at the end."""
     target.parent.mkdir(parents=True, exist_ok=True)
     _sweep(target)
-    temporary, descriptor = _create_temporary(target)
+    temporary, descriptor = _create_locked(target, create)
     try:
         yield temporary
-        _sync(temporary)
+        for path in (*(temporary.iterdir() if temporary.is_dir() else ()), temporary):
+            _sync(path)
         os.replace(temporary, target)
-        if os.name == "posix":  # elsewhere folders cannot be opened
-            _sync(target.parent)
+        _sync(target.parent)
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
-        written, free = temporary.stat().st_size, shutil.disk_usage(target.parent).free
-        what = f"{error.strerror}: {written} bytes of it were written, {free} are free; a file of that name is as it was"
+        n_written = sum(path.stat().st_size for path in (temporary.iterdir() if temporary.is_dir() else [temporary]))
+        free = shutil.disk_usage(target.parent).free
+        what = f"{error.strerror}: {n_written} bytes of it were written, {free} are free; what had this name is as it was"
         raise OSError(error.errno, what, str(target)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
         os.close(descriptor)
 
 
-def _create_temporary(target: Path) -> tuple[Path, int]:
-    """A new file in the folder of the target, with its mode, and a descriptor that locks it as long as it is open."""
+def _create_file(temporary: Path, target: Path) -> int:
+    # O_EXCL neither opens a file that exists nor follows a link. The mode is less the user's umask
+    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+    if target.exists():
+        os.chmod(descriptor if os.chmod in os.supports_fd else temporary, target.stat().st_mode & 0o777)
+    return descriptor
+
+
+def _create_folder(temporary: Path, target: Path) -> int:
+    temporary.mkdir()
+    return os.open(temporary, os.O_RDONLY)
+
+
+def _create_locked(target: Path, create: Callable[[Path, Path], int]) -> tuple[Path, int]:
+    """A new file or folder beside the target, and a descriptor that locks it as long as it is open."""
     while True:
         # In the same folder, since os.replace is atomic only within one file system. With a suffix, or SB3 would append one.
-        # The name cannot be foreseen, and O_EXCL neither opens a file that exists nor follows a link.
+        # The name cannot be foreseen.
         temporary = target.with_name(f"{target.name}.{secrets.token_hex(8)}.partial")
-        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)  # less the user's umask
-        if target.exists():
-            os.chmod(descriptor if os.chmod in os.supports_fd else temporary, target.stat().st_mode & 0o777)
+        descriptor = create(temporary, target)
         if fcntl is None:
             return temporary, descriptor
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if os.fstat(descriptor).st_nlink > 0:
+        if temporary.exists():
             return temporary, descriptor
         os.close(descriptor)  # another process swept it between its creation and the lock
 
@@ -78,16 +112,25 @@ def _sweep(target: Path) -> None:
         return
     for temporary in target.parent.glob(f"{escape(target.name)}.*.partial"):
         with suppress(OSError):  # it is gone, or someone else's, or its writer holds the lock
-            descriptor = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW)
+            descriptor = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                temporary.unlink(missing_ok=True)
+                _remove(temporary)
             finally:
                 os.close(descriptor)
 
 
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _sync(path: Path) -> None:
     """Write a file, or the names in a folder, to the disk."""
+    if path.is_dir() and os.name != "posix":  # elsewhere folders cannot be opened
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

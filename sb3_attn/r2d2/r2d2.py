@@ -1,6 +1,7 @@
 """R2D2, from one process to many machines."""
 
 import importlib
+import pathlib
 import warnings
 from collections.abc import Callable
 from contextlib import closing
@@ -319,6 +320,15 @@ class R2D2(RecurrentDQN):
             save_checkpoints(callback)
             raise KeyboardInterrupt
         return self
+
+    def save_checkpoint(self, folder: str | pathlib.Path) -> pathlib.Path:
+        """
+        Not available: actors are in the middle of their trajectories. SB3's ``CheckpointCallback`` saves model and replay.
+
+        :param folder: not used
+        :raises NotImplementedError: always
+        """
+        raise NotImplementedError("R2D2 has no exact checkpoints, since its actors act meanwhile; use CheckpointCallback.")
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         result = super()._setup_learn(*args, **kwargs)

@@ -1,3 +1,4 @@
+from sb3_attn.recurrent_dqn.checkpoints import SaveCheckpoints
 from sb3_attn.recurrent_dqn.darqn import DARQNPolicy
 from sb3_attn.recurrent_dqn.policies import (
     CnnPolicy,
@@ -20,4 +21,5 @@ __all__ = [
     "RecurrentDQN",
     "RecurrentDQNPolicy",
     "RecurrentQNetwork",
+    "SaveCheckpoints",
 ]

@@ -22,6 +22,7 @@ from sb3_attn.common.core_state import CoreState
 from sb3_attn.common.exploration import ape_x_epsilons
 from sb3_attn.common.former_names import accept_former_arguments, rename_attributes
 from sb3_attn.recurrent_dqn.arguments import ArgumentChecks
+from sb3_attn.recurrent_dqn.checkpoints import Checkpoints
 from sb3_attn.recurrent_dqn.darqn import DARQNPolicy
 from sb3_attn.recurrent_dqn.diagnostics import Diagnostics
 from sb3_attn.recurrent_dqn.heads import take_actions
@@ -36,7 +37,6 @@ from sb3_attn.recurrent_dqn.policies import (
     RecurrentQNetwork,
 )
 from sb3_attn.recurrent_dqn.return_scale import ReturnScale
-from sb3_attn.recurrent_dqn.saving import SaveAndLoad
 from sb3_attn.recurrent_dqn.stopping import save_checkpoints, stop_request
 from sb3_attn.replay import PrioritizedSequenceReplayBuffer, SequenceReplayBuffer, SequenceReplayBufferSamples
 from sb3_attn.version import __version__
@@ -56,7 +56,7 @@ STEPS_PER_UPDATE = 10
 SelfRecurrentDQN = TypeVar("SelfRecurrentDQN", bound="RecurrentDQN")
 
 
-class RecurrentDQN(ArgumentChecks, SaveAndLoad, DQN):
+class RecurrentDQN(ArgumentChecks, Checkpoints, DQN):
     """
     Deep recurrent Q-network: DQN for partially observable environments.
 
@@ -129,6 +129,8 @@ class RecurrentDQN(ArgumentChecks, SaveAndLoad, DQN):
     }
     #: Version of this package that made the model; ``None`` if that was before zips told it
     package_version: str | None = None
+    #: Whether ``learn()`` is to end, while it runs
+    _stop: threading.Event | None = None
     q_net: RecurrentQNetwork
     q_net_target: RecurrentQNetwork
     policy: RecurrentDQNPolicy
@@ -230,8 +232,6 @@ class RecurrentDQN(ArgumentChecks, SaveAndLoad, DQN):
         self._step_states: tuple[CoreState, CoreState] | None = None
         #: max_a Q of the current observations, as acting computed them, ``[n_envs]``
         self._step_values: np.ndarray | None = None
-        #: Whether `learn()` is to end, while it runs
-        self._stop: threading.Event | None = None
         if _init_setup_model:
             self.package_version = __version__
             self._check_buffer_size()
@@ -516,9 +516,14 @@ class RecurrentDQN(ArgumentChecks, SaveAndLoad, DQN):
         return self
 
     def collect_rollouts(self, *args: Any, **kwargs: Any) -> RolloutReturn:
-        rollout = super().collect_rollouts(*args, **kwargs)
-        stopped = self._stop is not None and self._stop.is_set()
-        return rollout._replace(continue_training=rollout.continue_training and not stopped)
+        if self._stop is not None and self._stop.is_set():
+            return RolloutReturn(0, 0, continue_training=False)
+        return super().collect_rollouts(*args, **kwargs)
+
+    def _begin_episodes(self, seed: int) -> None:
+        super()._begin_episodes(seed)
+        self._core_state = self._step_states = None
+        self.return_scale.reset(self.n_replay_envs)
 
     def _excluded_save_params(self) -> list[str]:
         # The memory of running episodes, which a loaded model does not continue, and what belongs to this process

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from stable_baselines3.common.callbacks import CallbackList, CheckpointCallback, EventCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
 
+from sb3_attn.recurrent_dqn.checkpoints import SaveCheckpoints
+
 #: What asks for an end; Windows has no SIGHUP
 SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
@@ -51,7 +53,9 @@ def save_checkpoints(callback: MaybeCallback) -> None:
 
     :param callback: the callbacks of ``learn()``
     """
-    if isinstance(callback, CheckpointCallback):
+    if isinstance(callback, SaveCheckpoints):
+        callback.save()
+    elif isinstance(callback, CheckpointCallback):
         frequency, callback.save_freq = callback.save_freq, 1
         callback._on_step()
         callback.save_freq = frequency

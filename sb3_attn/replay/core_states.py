@@ -1,5 +1,6 @@
 """The core states of a sequence replay buffer."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,29 @@ class CoreStateStore(FormerAttributeNames):
         """
         entries = self.entries[positions, env_indices]
         return tuple(array[entries, env_indices] for array in self.arrays or ())
+
+    def state_arrays(self) -> dict[str, np.ndarray]:
+        """
+        All that is stored, as plain arrays.
+
+        :return: arrays by name, for ``set_state_arrays``
+        """
+        state: dict[str, np.ndarray] = {"entries": self.entries, "next_entries": self._next_entries}
+        return state | {str(i): array for i, array in enumerate(self.arrays or ())}
+
+    def set_state_arrays(self, state: Mapping[str, np.ndarray]) -> None:
+        """
+        Take over what another store held.
+
+        :param state: from ``state_arrays``
+        :raises ValueError: if an array does not have the shape that it has here
+        """
+        fields = [state[str(i)].copy() for i in range(len(state) - 2)]
+        shape = (self.n_entries, self.entries.shape[1])
+        if state["entries"].shape != self.entries.shape or any(field.shape[:2] != shape for field in fields):
+            raise ValueError(f"the core states of the saved replay do not have the shapes {self.entries.shape} and {shape}.")
+        self.entries, self._next_entries = state["entries"].copy(), state["next_entries"].copy()
+        self.arrays = tuple(fields) or None
 
 
 def is_window_start(steps: np.ndarray, burn_in_length: int, sequence_period: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Prioritized replay of windows."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,14 @@ class PrioritizedSequenceReplayBuffer(SequenceReplayBuffer):
             envs = np.arange(self.n_envs) if env_indices is None else np.asarray(env_indices)
             self.td_errors[self.pos[envs], envs] = np.nan if td_errors is None else td_errors
         super().add(obs, next_obs, action, reward, done, infos, core_state, episode_starts, env_indices)
+
+    def state_arrays(self) -> dict[str, np.ndarray]:
+        errors = {} if self.td_errors is None else {"td_errors": self.td_errors}
+        return super().state_arrays() | errors
+
+    def set_state_arrays(self, state: Mapping[str, np.ndarray]) -> None:
+        self.td_errors = state["td_errors"].copy() if "td_errors" in state else None
+        super().set_state_arrays(state)
 
     def _initial_priorities(
         self, positions: np.ndarray, env_indices: np.ndarray, lengths: np.ndarray | int

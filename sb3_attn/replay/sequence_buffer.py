@@ -1,5 +1,6 @@
 """Uniform replay of windows of consecutive steps."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,21 @@ from sb3_attn.replay.samples import SequenceReplayBufferSamples
 SINGLE_KEY = "observation"
 
 Observation = np.ndarray | dict[str, np.ndarray]
+
+
+#: Attributes of the buffer that are arrays and change
+STATE_ARRAYS = (
+    *(
+        "actions",
+        "rewards",
+        "dones",
+        "timeouts",
+        "episode_steps",
+        "window_lengths",
+        "window_ids",
+    ),  # [buffer_size, n_envs, ...]
+    *("pos", "full", "open_lengths"),  # [n_envs]
+)
 
 
 def as_dict(observation: Any) -> dict[str, Any]:
@@ -439,6 +455,48 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
         if isinstance(self.observation_space, spaces.Dict):
             return {key: self._tensor(array) for key, array in self._normalize_obs(observations, env).items()}  # type: ignore[union-attr]
         return self._tensor(self._normalize_obs(observations[SINGLE_KEY], env))  # type: ignore[arg-type]
+
+    def state_arrays(self) -> dict[str, np.ndarray]:
+        """
+        All that the buffer holds, as plain arrays.
+
+        :return: arrays by name, for ``set_state_arrays`` of a buffer that was made with the same arguments
+        """
+        state = {name: getattr(self, name) for name in STATE_ARRAYS}
+        state["counts"] = np.array([self.n_windows, self.n_windows_added])
+        state["leaves"] = self._tree[np.arange(self._tree.capacity)]
+        state["final_positions"] = np.array(list(self._final_observations), np.int64).reshape(-1, 2)
+        for key, ring in self._observations.items():
+            state[f"observations/{key}"] = ring
+            state[f"newest_next_observations/{key}"] = self._newest_next_observations[key]
+            finals = [final[key] for final in self._final_observations.values()]
+            state[f"final_observations/{key}"] = np.array(finals, ring.dtype).reshape(-1, *ring.shape[2:])
+        return state | {f"core_states/{name}": array for name, array in self._core_states.state_arrays().items()}
+
+    def set_state_arrays(self, state: Mapping[str, np.ndarray]) -> None:
+        """
+        Take over what another buffer held.
+
+        :param state: from ``state_arrays``
+        :raises ValueError: if an array is missing, or does not have the shape or type that it has here
+        """
+        of_core = {name.removeprefix("core_states/"): a for name, a in state.items() if name.startswith("core_states/")}
+        for name, own in self.state_arrays().items():
+            free = name.startswith(("final_", "core_states/"))  # as many as there are
+            if name not in state or state[name].dtype != own.dtype or (not free and state[name].shape != own.shape):
+                found = f"{state[name].dtype} {state[name].shape}" if name in state else "missing"
+                raise ValueError(f"{name} is {found} in the saved replay, but {own.dtype} {own.shape} here.")
+        self._core_states.set_state_arrays(of_core)
+        for name in STATE_ARRAYS:
+            setattr(self, name, state[name].copy())
+        self.n_windows, self.n_windows_added = state["counts"].tolist()
+        self._tree.update(np.arange(self._tree.capacity), state["leaves"])
+        self._observations = {key: state[f"observations/{key}"].copy() for key in self._observations}
+        self._newest_next_observations = {key: state[f"newest_next_observations/{key}"].copy() for key in self._observations}
+        self._final_observations = {
+            (position, env_index): {key: state[f"final_observations/{key}"][i].copy() for key in self._observations}
+            for i, (position, env_index) in enumerate(state["final_positions"].tolist())
+        }
 
     def check_valid(self) -> None:
         """

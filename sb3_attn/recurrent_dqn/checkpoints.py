@@ -1,0 +1,297 @@
+"""
+Checkpoints from which training goes on exactly as it would have without the interruption.
+
+A checkpoint is a folder: the model's zip, the replay as plain arrays, the random generators, the statistics of VecNormalize,
+and a manifest with a checksum of each. Environments are not saved. Instead, both the run that goes on and the one that
+resumes begin new episodes at a checkpoint, seeded by a number from the run's own generator.
+"""
+
+import hashlib
+import json
+import random
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_attn.common.files import new_folder
+from sb3_attn.recurrent_dqn.saving import SaveAndLoad
+from sb3_attn.replay import SequenceReplayBuffer
+from sb3_attn.version import __version__
+
+SelfCheckpoints = TypeVar("SelfCheckpoints", bound="Checkpoints")
+
+FORMAT = 1
+PREFIX = "checkpoint_"
+MODEL, REPLAY, GENERATORS, NORMALIZATION = "model.zip", "replay.npz", "generators.npz", "normalization.npz"
+MANIFEST = "manifest.json"
+
+
+class Checkpoints(SaveAndLoad):
+    """Mixin of an algorithm with a ``SequenceReplayBuffer``: exact checkpoints."""
+
+    replay_buffer: SequenceReplayBuffer
+    #: Seed of the episodes that began at the last checkpoint
+    _episodes_seed: int | None = None
+
+    def save_checkpoint(self, folder: str | Path) -> Path:
+        """
+        Save all that training needs to go on from here: model, replay, random generators, statistics of VecNormalize.
+
+        Environments are not saved. They begin new episodes now, with a seed from NumPy's generator, and again when the
+        checkpoint is loaded, with the same seed. So on a CPU the run that is resumed equals the one that goes on bit for bit,
+        if the environments draw all their random numbers from what ``reset(seed=...)`` seeds. Call it between two rollouts:
+        from a callback's ``_on_rollout_start``, as ``SaveCheckpoints`` does, or outside ``learn()``.
+
+        :param folder: where checkpoints are; this one is a folder in it that is named after the number of steps
+        :return: the path of the checkpoint
+        :raises OSError: if it cannot be written; then there is none of this name, but others are as they were
+        """
+        self._episodes_seed = seed = np.random.randint(2**31 - 1)
+        path = write_checkpoint(self, folder)
+        self._begin_episodes(seed)
+        return path
+
+    @classmethod
+    def load_checkpoint(
+        cls: type[SelfCheckpoints], folder: str | Path, env: GymEnv, device: th.device | str = "auto"
+    ) -> SelfCheckpoints:
+        """
+        Load a checkpoint, to go on by ``model.learn(total - model.num_timesteps, reset_num_timesteps=False)``.
+
+        The random generators of Python, NumPy and torch become those of the checkpoint. Loading a checkpoint of a stranger
+        runs their code, as loading an SB3 zip does.
+
+        :param folder: a checkpoint, or where checkpoints are: then the newest that is not damaged
+        :param env: environments like those of the checkpoint, as many of them
+        :param device: Device on which the code should run.
+        :return: the model
+        :raises ValueError: if there is no checkpoint that is whole, or the environments do not fit
+        """
+        path = newest_valid(folder, cls.__name__)
+        model = cls.load(path / MODEL, env=env, device=device)
+        restore(model, path)
+        assert model.env is not None, "env was given"
+        model.env.seed(model._episodes_seed)  # for the reset at the beginning of learn()
+        model.action_space.seed(model._episodes_seed)
+        return model
+
+    def _begin_episodes(self, seed: int) -> None:
+        """Begin new episodes in all environments."""
+        assert self.env is not None, "You must set the environment before calling learn()"
+        self.env.seed(seed)
+        self.action_space.seed(seed)
+        self._last_obs, self._last_episode_starts = self.env.reset(), np.ones(self.n_envs, dtype=bool)  # type: ignore[assignment]
+        if self._vec_normalize_env is not None:
+            self._last_original_obs = self._vec_normalize_env.get_original_obs()
+
+
+def write_checkpoint(model: Checkpoints, folder: str | Path) -> Path:
+    """
+    Write a checkpoint, complete or not at all.
+
+    :param model: the model, between two rollouts
+    :param folder: where checkpoints are
+    :return: the checkpoint, a folder in it that is named after the number of steps
+    """
+    path = Path(folder) / f"{PREFIX}{model.num_timesteps}"
+    if path.exists():
+        shutil.rmtree(path)
+    with new_folder(path) as temporary:
+        model.save(temporary / MODEL)
+        _save(temporary / REPLAY, model.replay_buffer.state_arrays())
+        _save(temporary / GENERATORS, _generators())
+        if model._vec_normalize_env is not None:
+            _save(temporary / NORMALIZATION, _statistics(model._vec_normalize_env))
+        manifest = {
+            "format": FORMAT,
+            "sb3_attn": __version__,
+            "algorithm": type(model).__name__,
+            "num_timesteps": model.num_timesteps,
+            "sha256": {file.name: _sha256(file) for file in sorted(temporary.iterdir())},
+        }
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+    return path
+
+
+def checkpoints(folder: str | Path) -> list[Path]:
+    """
+    The checkpoints in a folder.
+
+    :param folder: where checkpoints are
+    :return: oldest first
+    """
+    found = [path for path in Path(folder).glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdigit()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix(PREFIX)))
+
+
+def newest_valid(folder: str | Path, algorithm: str) -> Path:
+    """
+    Find the newest checkpoint that is not damaged; a warning names those that are.
+
+    :param folder: a checkpoint, or where checkpoints are
+    :param algorithm: name of the algorithm that wrote it
+    :return: the checkpoint
+    :raises ValueError: if there is none, or it is one of another algorithm
+    """
+    candidates = [Path(folder)] if (Path(folder) / MANIFEST).exists() else checkpoints(folder)[::-1]
+    for path in candidates:
+        try:
+            manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+            checksums = dict.fromkeys((MODEL, REPLAY, GENERATORS)) | manifest["sha256"]
+            damaged = [name for name, checksum in checksums.items() if _sha256(path / name) != checksum]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            damaged = [f"{MANIFEST} ({error})"]
+        if damaged:
+            warnings.warn(f"{path} is damaged: {', '.join(damaged)}. It is left out.", stacklevel=3)
+            continue
+        if (manifest["format"], manifest["algorithm"]) != (FORMAT, algorithm):
+            raise ValueError(
+                f"{path} was written by {manifest['algorithm']} in format {manifest['format']}, not by {algorithm} in format "
+                f"{FORMAT}; load it with the class and the version ({manifest['sb3_attn']}) that wrote it."
+            )
+        return path
+    raise ValueError(f"folder={folder} has no checkpoint that is whole; {len(candidates)} are damaged.")
+
+
+def restore(model: Checkpoints, path: Path) -> None:
+    """
+    Put all but the model's zip back, the generators last.
+
+    :param model: the model that was loaded from the zip, with its environments
+    :param path: the checkpoint
+    :raises ValueError: if environments or replay do not fit
+    """
+    if ((path / NORMALIZATION).exists()) != (model._vec_normalize_env is not None):
+        with_or_without = "with" if (path / NORMALIZATION).exists() else "without"
+        raise ValueError(f"{path} was written by a model {with_or_without} VecNormalize; wrap env likewise.")
+    if model._vec_normalize_env is not None:
+        _set_statistics(model._vec_normalize_env, _load(path / NORMALIZATION))
+    model.replay_buffer.set_state_arrays(_load(path / REPLAY))
+    _set_generators(_load(path / GENERATORS))
+
+
+class SaveCheckpoints(BaseCallback):
+    """
+    Writes a checkpoint every n steps, and when training is interrupted; at each, all environments begin new episodes.
+
+    :param folder: where checkpoints are
+    :param save_freq: number of environment steps, of all environments together, between two checkpoints
+    :param keep_last: number of checkpoints to keep; older ones are removed
+    :param verbose: Verbosity level: 0 for no output, 2 to print each path
+    :raises ValueError: if a number is not positive
+    """
+
+    model: Checkpoints
+
+    def __init__(self, folder: str | Path, save_freq: int, keep_last: int = 3, verbose: int = 0) -> None:
+        super().__init__(verbose)
+        for name, value in (("save_freq", save_freq), ("keep_last", keep_last)):
+            if value < 1:
+                raise ValueError(f"{name}={value} must be at least 1.")
+        self.folder, self.save_freq, self.keep_last = Path(folder), save_freq, keep_last
+        self._last = 0
+
+    def _on_training_start(self) -> None:
+        self._last = self.num_timesteps
+
+    def _on_rollout_start(self) -> None:
+        # Counted in absolute steps, so that a resumed run has its checkpoints where the other one has them
+        if self.model.num_timesteps // self.save_freq > self._last // self.save_freq:
+            self.save()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def save(self) -> None:
+        """Write a checkpoint now, between two rollouts."""
+        self._last = self.num_timesteps
+        try:
+            path = self.model.save_checkpoint(self.folder)
+        except OSError as error:
+            warnings.warn(f"no checkpoint was written at step {self._last}: {error}. Training goes on.", stacklevel=2)
+            return
+        for old in checkpoints(self.folder)[: -self.keep_last]:
+            shutil.rmtree(old)
+        if self.verbose >= 2:
+            print(f"Wrote {path}")
+
+
+# ---------------------------------------------------------------- generators, statistics, files
+
+
+def _generators() -> dict[str, np.ndarray]:
+    version, internal, gauss = random.getstate()
+    _, keys, position, has_gauss, cached = np.random.get_state()
+    generators: dict[str, np.ndarray] = {
+        "python": np.array(internal, np.uint64),
+        "python_gauss": np.array([version, gauss is not None, gauss or 0.0]),
+        "numpy": np.asarray(keys),
+        "numpy_gauss": np.array([position, has_gauss, cached]),
+        "torch": th.get_rng_state().numpy(),
+    }
+    if th.cuda.is_available():
+        generators |= {f"cuda_{i}": state.numpy() for i, state in enumerate(th.cuda.get_rng_state_all())}
+    return generators
+
+
+def _set_generators(generators: dict[str, np.ndarray]) -> None:
+    version, has_gauss, gauss = generators["python_gauss"].tolist()
+    random.setstate((int(version), tuple(generators["python"].tolist()), gauss if has_gauss else None))
+    position, has_cached, cached = generators["numpy_gauss"].tolist()
+    np.random.set_state(("MT19937", generators["numpy"], int(position), int(has_cached), cached))
+    th.set_rng_state(th.from_numpy(generators["torch"]))
+    for i in range(th.cuda.device_count()):
+        if f"cuda_{i}" in generators:
+            th.cuda.set_rng_state(th.from_numpy(generators[f"cuda_{i}"]), i)
+
+
+def _running_statistics(env: VecNormalize) -> Iterator[tuple[str, RunningMeanStd]]:
+    yield "returns", env.ret_rms
+    if env.norm_obs:
+        if isinstance(env.obs_rms, dict):
+            yield from ((f"observations/{key}", statistics) for key, statistics in env.obs_rms.items())
+        else:
+            yield "observations", env.obs_rms
+
+
+def _statistics(env: VecNormalize) -> dict[str, np.ndarray]:
+    return {
+        f"{name}/{field}": np.asarray(getattr(statistics, field))
+        for name, statistics in _running_statistics(env)
+        for field in ("mean", "var", "count")
+    }
+
+
+def _set_statistics(env: VecNormalize, arrays: dict[str, np.ndarray]) -> None:
+    for name, statistics in _running_statistics(env):
+        statistics.mean, statistics.var = arrays[f"{name}/mean"], arrays[f"{name}/var"]
+        statistics.count = float(arrays[f"{name}/count"])
+
+
+def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    np.savez(path, **arrays)  # type: ignore[arg-type]  # no name is that of an argument
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _sha256(path: Path) -> str:
+    """The checksum of a file; empty if there is none."""
+    if not path.exists():
+        return ""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
