@@ -37,6 +37,7 @@ from sb3_attn.common.files import replace_on_success
 GROUPS = {
     "learning": {
         "first_try": "RecurrentDQN with its default arguments on ten tasks, against RecurrentPPO",
+        "ablations": "RecurrentDQN with one default changed at a time",
         "memory_tasks": "RecurrentDQN on five tasks that need memory, with the shipped hyperparameters",
         "cores": "every memory core, in RecurrentDQN and over the stacked frames of stock DQN",
         "visual_search": "stock DQN with and without attention on visual search",
