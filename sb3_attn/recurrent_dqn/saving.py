@@ -3,17 +3,21 @@
 import io
 import pathlib
 from abc import abstractmethod
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Collection, Iterable
+from typing import Any, TypeVar
 
 import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.save_util import load_from_pkl, load_from_zip_file
+from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_attn.common.files import replace_on_success
 from sb3_attn.recurrent_dqn.parameter_checks import check_adam_state, refuse_nan
 from sb3_attn.recurrent_dqn.policies import RecurrentQNetwork
+from sb3_attn.recurrent_dqn.safe_loading import load_safely, safe_objects
 from sb3_attn.replay import SequenceReplayBuffer
+
+SelfSaveAndLoad = TypeVar("SelfSaveAndLoad", bound="SaveAndLoad")
 
 
 class SaveAndLoad(OffPolicyAlgorithm):
@@ -46,6 +50,39 @@ class SaveAndLoad(OffPolicyAlgorithm):
         with replace_on_success(path, suffix="zip") as temporary:
             super().save(temporary, exclude, include)
 
+    @classmethod
+    def load(
+        cls: type[SelfSaveAndLoad],
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        trust: bool | Collection[str] = False,
+        **kwargs: Any,
+    ) -> SelfSaveAndLoad:
+        """
+        Load the model from a zip-file, as SB3 does, but without running code from it.
+
+        :param path: path to the file (or a file-like) where to load the agent from
+        :param env: the new environment to run the loaded model on
+        :param device: Device on which the code should run.
+        :param custom_objects: Dictionary of objects to replace upon loading
+        :param print_system_info: Whether to print system info from the saved model and the current system info
+        :param force_reset: Force call to ``reset()`` before training
+        :param trust: ``True`` if you trust whoever made the file: then all of it is unpickled, as SB3 does. Or the names of
+            further classes and functions that it may use, such as ``["my_module.MyCore"]``
+        :param kwargs: extra arguments to change the model when loading
+        :return: new model instance with loaded parameters
+        :raises UnsafePickleError: if the file needs other classes or functions than those that are known to be harmless,
+            such as your own, or a function as the learning rate
+        """
+        custom_objects = custom_objects or {}
+        if trust is not True:
+            custom_objects = safe_objects(path, custom_objects, trust or ()) | custom_objects
+        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+
     def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto") -> None:
         parameters = load_path_or_dict
         if not isinstance(parameters, dict):
@@ -61,11 +98,26 @@ class SaveAndLoad(OffPolicyAlgorithm):
         with replace_on_success(path, suffix="pkl") as temporary:
             super().save_replay_buffer(temporary)
 
-    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
+    def load_replay_buffer(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        truncate_last_traj: bool = True,
+        trust: bool | Collection[str] = False,
+    ) -> None:
+        """
+        Load a replay buffer from a pickle file, without running code from it.
+
+        :param path: Path to the pickled replay buffer.
+        :param truncate_last_traj: accepted because SB3 has it; changes nothing
+        :param trust: as for ``load``
+        :raises UnsafePickleError: if the file needs classes or functions that are not known to be harmless
+        :raises ValueError: if it does not fit this model; its own replay buffer is then left as it is
+        """
         own = self.replay_buffer
         try:
-            super().load_replay_buffer(path, truncate_last_traj)
+            self.replay_buffer = load_from_pkl(path) if trust is True else load_safely(path, trust or ())
             self._check_replay(path)
+            self.replay_buffer.device = self.device
         except BaseException:
             self.replay_buffer = own  # SB3 replaces it before it checks anything
             raise

@@ -1,0 +1,218 @@
+"""Files of strangers: no code in them runs, memory is bounded, and honest files need no trust."""
+
+import base64
+import functools
+import io
+import json
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.utils import LinearSchedule
+
+from sb3_attn import R2D2, RecurrentDQN
+from sb3_attn.recurrent_dqn.safe_loading import SafeUnpickler, UnsafePickleError, safe_objects
+from tests.helpers.environments import POLICIES, counters, walks
+from tests.helpers.models import Make, SumCore, make_rdqn
+
+
+class Calls:
+    """Something whose pickle calls a function."""
+
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        self.call = function, args
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def touching(marker: Path) -> dict[str, bytes]:
+    """Pickles that would create a file, each in a way of its own."""
+    command = f"touch {marker}"
+    code = f"open({str(marker)!r}, 'w')"
+    name = "stable_baselines3.common.utils"
+    dotted = b"\x80\x04\x8c" + bytes([len(name)]) + name.encode() + b"\x8c\x09os.system\x93\x8c" + bytes([len(command)])
+    calls: dict[str, Any] = {
+        "os.system": Calls(os.system, command),
+        "subprocess": Calls(subprocess.call, ["touch", str(marker)]),
+        "eval": Calls(eval, code),
+        "exec": Calls(exec, code),
+        "open": Calls(open, str(marker), "w"),
+        "getattr": Calls(getattr, os, "system"),
+        "partial": Calls(functools.partial, os.system, command),
+        "torch.load": Calls(th.load, io.BytesIO(pickle.dumps(Calls(os.system, command)))),
+        "numpy.load": Calls(np.load, io.BytesIO(b""), None, True),
+        "in a list": [1, {"a": Calls(os.system, command)}],
+        "as an argument": Calls(LinearSchedule, Calls(os.system, command), 0.0, 1.0),
+        "as a state": _with_state(Calls(os.system, command)),
+        "lambda": lambda progress: os.system(command),
+        "pickle.loads": Calls(pickle.loads, pickle.dumps(Calls(os.system, command))),
+        "environment": Calls(RecurrentDQN, "MlpPolicy", "os:system-v0"),
+        "torch's storages": Calls(th.storage._load_from_bytes, _torch_file(Calls(os.system, command))),
+    }
+    pickles = {key: cloudpickle.dumps(value) for key, value in calls.items()}
+    return pickles | {
+        "dotted name": dotted + command.encode() + b"\x85R.",
+        "old protocol": b"cos\nsystem\n(S'" + command.encode() + b"'\ntR.",
+        "INST": b"(S'" + command.encode() + b"'\nios\nsystem\n.",
+        "OBJ": b"(cos\nsystem\nS'" + command.encode() + b"'\no.",
+        "persistent id": b"Pos.system\n.",
+    }
+
+
+def _with_state(state: Any) -> LinearSchedule:
+    schedule = LinearSchedule(1.0, 0.0, 1.0)
+    schedule.end = state
+    return schedule
+
+
+def _torch_file(value: Any) -> bytes:
+    file = io.BytesIO()
+    th.save(value, file)
+    return file.getvalue()
+
+
+NAMES = list(touching(Path("x")))
+
+
+def tampered(source: Path, target: Path, key: str, content: bytes) -> None:
+    """A copy of a zip in which the pickle of one key is another."""
+    with zipfile.ZipFile(source) as archive, zipfile.ZipFile(target, "w") as copy:
+        for name in archive.namelist():
+            member = archive.read(name)
+            if name == "data":
+                data = json.loads(member)
+                data[key] = {":type:": "?", ":serialized:": base64.b64encode(content).decode()}
+                member = json.dumps(data).encode()
+            copy.writestr(name, member)
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("honest")
+    model = make_rdqn(counters(2)).learn(40)
+    model.save(folder / "model")
+    model.save_replay_buffer(folder / "replay")
+    return folder
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("key", ["policy_class", "anything"])
+def test_no_code_in_a_zip_runs(name: str, key: str, honest: Path, tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    tampered(honest / "model.zip", tmp_path / "evil.zip", key, touching(marker)[name])
+    with pytest.raises(ValueError, match=rf"'{key}' in .*evil.zip"):
+        RecurrentDQN.load(tmp_path / "evil.zip", device="cpu")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_code_in_a_replay_runs(name: str, tmp_path: Path) -> None:
+    marker, path = tmp_path / "marker", tmp_path / "evil.pkl"
+    path.write_bytes(touching(marker)[name])
+    model = make_rdqn(counters(2))
+    own = model.replay_buffer
+    with pytest.raises(ValueError, match=r"evil\.pkl"):
+        model.load_replay_buffer(path)
+    assert not marker.exists() and model.replay_buffer is own
+
+
+def test_the_examples_would_run_code(tmp_path: Path) -> None:
+    """Or these tests could not fail."""
+    for name in ("os.system", "eval", "in a list", "as a state", "dotted name", "old protocol", "INST", "torch's storages"):
+        marker = tmp_path / name.replace(" ", "_").replace("'", "")
+        program = "import pickle, sys; pickle.loads(sys.stdin.buffer.read())"
+        subprocess.run([sys.executable, "-c", program], input=touching(marker)[name], capture_output=True, check=False)
+        assert marker.exists(), name
+
+
+def test_classes_are_not_changed() -> None:
+    """BUILD sets attributes of what lies on the stack, and the unpickler in C does not care whether that is a class."""
+    build = pickle.PROTO + b"\x04" + b"cstable_baselines3.common.buffers\nReplayBuffer\n}\x8c\x06hackedK\x01sb."
+    with pytest.raises(UnsafePickleError, match=r"to change <class .*ReplayBuffer"):
+        SafeUnpickler(io.BytesIO(build)).load()
+    assert not hasattr(ReplayBuffer, "hacked")
+
+
+def test_memory_is_bounded(honest: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as bomb:
+        bomb.writestr("data", b" " * 2**27)
+    with pytest.raises(ValueError, match=r"bomb.zip would have 134217728 bytes when unpacked"):
+        RecurrentDQN.load(tmp_path / "bomb.zip", device="cpu")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_name_may_be_there_only_once(honest: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(honest / "model.zip") as archive, zipfile.ZipFile(tmp_path / "twice.zip", "w") as copy:
+        for name in [*archive.namelist(), "data"]:
+            copy.writestr(name, archive.read(name))
+    with pytest.raises(ValueError, match=r"twice.zip has two members of one name"):
+        RecurrentDQN.load(tmp_path / "twice.zip", device="cpu")
+
+
+# ---------------------------------------------------------------- trust
+
+
+@pytest.mark.parametrize("kind", POLICIES)
+def test_honest_files_need_no_trust(make: Make, kind: str, tmp_path: Path) -> None:
+    model = make(walks(2, kind=kind), POLICIES[kind], learning_rate=LinearSchedule(1e-2, 0.0, 1.0)).learn(60)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "replay")
+    loaded = type(model).load(tmp_path / "model", env=walks(2, kind=kind), device="cpu")
+    loaded.load_replay_buffer(tmp_path / "replay")
+    loaded.learn(40, reset_num_timesteps=False)
+    loaded.replay_buffer.check_valid()
+    with open(tmp_path / "model.zip", "rb") as file:
+        type(model).load(file, device="cpu")
+
+
+def test_a_class_of_ones_own_needs_trust(tmp_path: Path) -> None:
+    memory = dict(core=SumCore, core_kwargs={}, dueling=False, skip_connection=False)
+    make_rdqn(policy_kwargs=memory).save(tmp_path / "model")
+    name = "tests.helpers.models.SumCore"
+    with pytest.raises(
+        UnsafePickleError, match=rf"'policy_kwargs' in .* needs {name}.* pass trust=\['{name}'\], or trust=True"
+    ):
+        RecurrentDQN.load(tmp_path / "model", device="cpu")
+    for trust in (True, [name]):
+        assert isinstance(RecurrentDQN.load(tmp_path / "model", device="cpu", trust=trust).q_net.core, SumCore)
+
+
+def test_a_function_needs_trust_or_something_in_its_place(tmp_path: Path) -> None:
+    model = make_rdqn(learning_rate=lambda progress: 1e-3 * progress)
+    model.save(tmp_path / "model")
+    with pytest.raises(
+        UnsafePickleError, match=r"'learning_rate' .* cloudpickle.* custom_objects=\{'learning_rate': \.\.\.\}"
+    ):
+        RecurrentDQN.load(tmp_path / "model", device="cpu")
+    custom = dict(learning_rate=1e-4, lr_schedule=LinearSchedule(1e-4, 0.0, 1.0))
+    assert RecurrentDQN.load(tmp_path / "model", device="cpu", custom_objects=custom).learning_rate == 1e-4
+    assert RecurrentDQN.load(tmp_path / "model", device="cpu", trust=True).lr_schedule(0.5) == 5e-4
+
+
+def test_what_is_given_is_not_read(honest: Path, tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    tampered(honest / "model.zip", tmp_path / "evil.zip", "seed", touching(marker)["os.system"])
+    RecurrentDQN.load(tmp_path / "evil.zip", device="cpu", custom_objects={"seed": 3})
+    assert not marker.exists()
+
+
+def test_r2d2_loads_as_safely(tmp_path: Path) -> None:
+    model = R2D2("MlpPolicy", walks(2), buffer_size=1000, policy_kwargs=dict(core_kwargs=dict(hidden_size=8)), device="cpu")
+    model.save(tmp_path / "model")
+    assert safe_objects(tmp_path / "model", {}).keys() >= {"policy_class", "observation_space", "return_scale"}
+    marker = tmp_path / "marker"
+    tampered(tmp_path / "model.zip", tmp_path / "evil.zip", "policy_class", touching(marker)["os.system"])
+    with pytest.raises(UnsafePickleError, match=r"posix\.system"):
+        R2D2.load(tmp_path / "evil.zip", device="cpu")
+    assert not marker.exists()
