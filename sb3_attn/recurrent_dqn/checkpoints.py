@@ -11,7 +11,7 @@ import json
 import random
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -62,22 +62,26 @@ class Checkpoints(SaveAndLoad):
 
     @classmethod
     def load_checkpoint(
-        cls: type[SelfCheckpoints], folder: str | Path, env: GymEnv, device: th.device | str = "auto"
+        cls: type[SelfCheckpoints],
+        folder: str | Path,
+        env: GymEnv,
+        device: th.device | str = "auto",
+        trust: bool | Collection[str] = False,
     ) -> SelfCheckpoints:
         """
         Load a checkpoint, to go on by ``model.learn(total - model.num_timesteps, reset_num_timesteps=False)``.
 
-        The random generators of Python, NumPy and torch become those of the checkpoint. Loading a checkpoint of a stranger
-        runs their code, as loading an SB3 zip does.
+        The random generators of Python, NumPy and torch become those of the checkpoint. No code in the files runs.
 
         :param folder: a checkpoint, or where checkpoints are: then the newest that is not damaged
         :param env: environments like those of the checkpoint, as many of them
         :param device: Device on which the code should run.
+        :param trust: as for ``load``
         :return: the model
         :raises ValueError: if there is no checkpoint that is whole, or the environments do not fit
         """
         path = newest_valid(folder, cls.__name__)
-        model = cls.load(path / MODEL, env=env, device=device)
+        model = cls.load(path / MODEL, env=env, device=device, trust=trust)
         restore(model, path)
         assert model.env is not None, "env was given"
         model.env.seed(model._episodes_seed)  # for the reset at the beginning of learn()

@@ -1,5 +1,6 @@
 """Models and environments from a zip file and the id of an environment."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 
+from sb3_attn.recurrent_dqn.safe_loading import safe_objects
+from sb3_attn.recurrent_dqn.saving import SaveAndLoad
 from sb3_attn.viz.recording import wrap_env
 from sb3_attn.zoo.registration import ALGORITHMS
 
@@ -43,20 +46,25 @@ def model_path(path: str | Path) -> Path:
     raise FileNotFoundError(f"There is no model {str(path)!r}; give the zip file that model.save() or training wrote.")
 
 
-def load_model(path: str | Path, algo: str | None = None, device: str = "auto") -> BaseAlgorithm:
+def load_model(
+    path: str | Path, algo: str | None = None, device: str = "auto", trust: bool | Collection[str] = False
+) -> BaseAlgorithm:
     """
     Load a model to look at, not to train: it gets no replay buffer.
 
     :param path: as given to ``model.save``
     :param algo: a key of ``LOADABLE``; ``None`` takes the first algorithm that has the saved policy
     :param device: Device on which the code should run
+    :param trust: as for ``RecurrentDQN.load``, for the zips of all algorithms
     :return: the model
     :raises ValueError: if the file is not a model, or is one of another algorithm
+    :raises UnsafePickleError: if the file needs classes or functions that are not known to be harmless
     :raises FileNotFoundError: if there is no such file
     """
     path = model_path(path)
+    objects = NOT_NEEDED if trust is True else safe_objects(path, NOT_NEEDED, trust or ()) | NOT_NEEDED
     try:
-        data = load_from_zip_file(path, device="cpu", custom_objects=NOT_NEEDED)[0] or {}
+        data = load_from_zip_file(path, device="cpu", custom_objects=objects)[0] or {}
         policy_class = data["policy_class"]
     except (ValueError, KeyError, AssertionError) as error:
         raise ValueError(f"{path} is not a model that Stable-Baselines3 saved ({error}); give another file.") from error
@@ -64,11 +72,13 @@ def load_model(path: str | Path, algo: str | None = None, device: str = "auto") 
     name = algo or next(iter(fitting), None)
     if name is None or name not in fitting:
         raise ValueError(f"{path} was saved with {policy_class.__name__}, {_misfit(name, fitting)}.")
-    no_buffer: dict[str, Any] = {}
+    kwargs: dict[str, Any] = {}
     if issubclass(LOADABLE[name], OffPolicyAlgorithm):
         # A replay buffer of the size used in training could take gigabytes
-        no_buffer = dict(buffer_size=1, optimize_memory_usage=False)
-    return LOADABLE[name].load(path, device=device, custom_objects=NOT_NEEDED, **no_buffer)
+        kwargs = dict(buffer_size=1, optimize_memory_usage=False)
+    if issubclass(LOADABLE[name], SaveAndLoad):
+        kwargs["trust"] = trust
+    return LOADABLE[name].load(path, device=device, custom_objects=objects, **kwargs)
 
 
 def make_env(

@@ -95,6 +95,7 @@ def _parser(name: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--vec-normalize", type=Path, metavar="FILE", help="a saved VecNormalize")
     parser.add_argument("--stochastic", action="store_true", help="explore as in training instead of acting greedily")
     parser.add_argument("--device", default="auto", help="PyTorch device (auto)")
+    parser.add_argument("--trust", action="store_true", help="run any code that the zip contains: only if you trust its maker")
     return parser
 
 
@@ -123,7 +124,7 @@ def _load(args: argparse.Namespace) -> tuple[BaseAlgorithm, VecEnv]:
     path = model_path(args.model)
     _import_environments(args.gym_packages)
     set_random_seed(args.seed)
-    model = load_model(path, args.algo, args.device)
+    model = load_model(path, args.algo, args.device, args.trust)
     env_kwargs = _env_kwargs(args.env_kwargs)
     settings = _settings_folder(path, args.env)
     if settings is None:

@@ -17,11 +17,14 @@ import cloudpickle
 import numpy as np
 import pytest
 import torch as th
+from sb3_contrib import QRDQN
+from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_attn import R2D2, RecurrentDQN
 from sb3_attn.recurrent_dqn.safe_loading import SafeUnpickler, UnsafePickleError, safe_objects
+from sb3_attn.zoo.loading import load_model
 from tests.helpers.environments import POLICIES, counters, walks
 from tests.helpers.models import Make, SumCore, make_rdqn
 
@@ -216,3 +219,24 @@ def test_r2d2_loads_as_safely(tmp_path: Path) -> None:
     with pytest.raises(UnsafePickleError, match=r"posix\.system"):
         R2D2.load(tmp_path / "evil.zip", device="cpu")
     assert not marker.exists()
+
+
+@pytest.mark.parametrize("algorithm", [DQN, PPO, QRDQN, RecurrentDQN])
+def test_show_loads_the_zips_of_all_algorithms_as_safely(algorithm: type, tmp_path: Path) -> None:
+    kwargs = dict(n_steps=8, batch_size=8) if algorithm is PPO else dict(buffer_size=300)
+    algorithm("MlpPolicy", counters(), device="cpu", **kwargs).save(tmp_path / "model")
+    assert isinstance(load_model(tmp_path / "model", device="cpu"), algorithm)
+    for name in ("os.system", "lambda", "as a state"):
+        marker = tmp_path / "marker"
+        tampered(tmp_path / "model.zip", tmp_path / "evil.zip", "anything", touching(marker)[name])
+        with pytest.raises(UnsafePickleError, match="'anything' in"):
+            load_model(tmp_path / "evil.zip", device="cpu")
+        assert not marker.exists()
+
+
+def test_show_may_trust_a_class_of_ones_own(tmp_path: Path) -> None:
+    memory = dict(core=SumCore, core_kwargs={}, dueling=False, skip_connection=False)
+    make_rdqn(policy_kwargs=memory).save(tmp_path / "model")
+    with pytest.raises(UnsafePickleError, match="SumCore"):
+        load_model(tmp_path / "model", device="cpu")
+    assert isinstance(load_model(tmp_path / "model", device="cpu", trust=True), RecurrentDQN)
