@@ -1,6 +1,7 @@
 """Atomic, durable file replacement."""
 
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
+from typing import BinaryIO
 
 try:
     import fcntl
@@ -16,6 +18,9 @@ except ImportError:  # not on Windows
 
 #: Errors of a full disk, a file that would be too large, and an exhausted quota
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+
+#: What stands before a checksum at the end of a file
+CHECKSUM_MARK = b"\nsha256:"
 
 
 @contextmanager
@@ -52,6 +57,42 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
     """
     with _temporary(Path(path), _create_folder) as temporary:
         yield temporary
+
+
+def append_checksum(path: Path) -> None:
+    """
+    Add a checksum to the end of a file, where readers of pickles do not see it.
+
+    :param path: the file
+    """
+    with open(path, "r+b") as file:
+        checksum = _checksum(file, path.stat().st_size)
+        file.write(checksum)
+
+
+def has_wrong_checksum(file: BinaryIO) -> bool:
+    """
+    Check the checksum at the end of a file.
+
+    :param file: the file, which is at its start afterwards
+    :return: whether it is another; ``False`` if there is none, as in files of earlier versions
+    """
+    n_content = file.seek(0, os.SEEK_END) - len(CHECKSUM_MARK) - 64
+    file.seek(max(n_content, 0))
+    found = file.read()
+    file.seek(0)
+    wrong = found.startswith(CHECKSUM_MARK) and found != _checksum(file, n_content)
+    file.seek(0)
+    return wrong
+
+
+def _checksum(file: BinaryIO, n_bytes: int) -> bytes:
+    """The mark and the SHA-256 of the next bytes of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    while n_bytes > 0 and (block := file.read(min(n_bytes, 2**20))):
+        digest.update(block)
+        n_bytes -= len(block)
+    return CHECKSUM_MARK + digest.hexdigest().encode()
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
+from sb3_attn.common.files import has_wrong_checksum
 from sb3_attn.common.sum_tree import SumTree
 from sb3_attn.memory import MemoryCore
 from sb3_attn.recurrent_dqn.heads import Head
@@ -164,18 +165,21 @@ def safe_objects(
     return objects
 
 
-def load_safely(path: str | pathlib.Path | io.BufferedIOBase, trusted: Collection[str] = ()) -> Any:
+def load_pickle(path: str | pathlib.Path | io.BufferedIOBase, trust: bool | Collection[str] = False) -> Any:
     """
     Load a pickle, such as that of a replay buffer.
 
     :param path: the file
-    :param trusted: further classes and functions that may be named, as "module.name"
+    :param trust: ``True`` for all that the pickle names; or further classes and functions that it may name, as "module.name"
     :return: the object
     :raises UnsafePickleError: if it names something else; the sentence says what to do
+    :raises ValueError: if it is damaged
     """
     file = open_path(path, "r", suffix="pkl")
     try:
-        return SafeUnpickler(file, trusted).load()
+        if has_wrong_checksum(cast(BinaryIO, file)):
+            raise ValueError("its checksum is another")
+        return pickle.load(file) if trust is True else SafeUnpickler(cast(BinaryIO, file), trust or ()).load()
     except UnsafePickleError as error:
         raise UnsafePickleError(
             f"{path} needs {error}, which is not among what is known to be harmless, so it was not loaded. If you trust "

@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 
 import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.save_util import load_from_pkl, load_from_zip_file
+from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv
 
-from sb3_attn.common.files import replace_on_success
+from sb3_attn.common.files import append_checksum, replace_on_success
 from sb3_attn.recurrent_dqn.parameter_checks import check_adam_state, refuse_nan
 from sb3_attn.recurrent_dqn.policies import RecurrentQNetwork
-from sb3_attn.recurrent_dqn.safe_loading import load_safely, safe_objects
+from sb3_attn.recurrent_dqn.safe_loading import load_pickle, safe_objects
 from sb3_attn.replay import SequenceReplayBuffer
 
 SelfSaveAndLoad = TypeVar("SelfSaveAndLoad", bound="SaveAndLoad")
@@ -97,6 +97,7 @@ class SaveAndLoad(OffPolicyAlgorithm):
             return super().save_replay_buffer(path)
         with replace_on_success(path, suffix="pkl") as temporary:
             super().save_replay_buffer(temporary)
+            append_checksum(temporary)
 
     def load_replay_buffer(
         self,
@@ -115,7 +116,7 @@ class SaveAndLoad(OffPolicyAlgorithm):
         """
         own = self.replay_buffer
         try:
-            self.replay_buffer = load_from_pkl(path) if trust is True else load_safely(path, trust or ())
+            self.replay_buffer = load_pickle(path, trust)
             self._check_replay(path)
             self.replay_buffer.device = self.device
         except BaseException:

@@ -23,6 +23,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_attn import R2D2, RecurrentDQN
+from sb3_attn.common.files import CHECKSUM_MARK
 from sb3_attn.recurrent_dqn.safe_loading import SafeUnpickler, UnsafePickleError, safe_objects
 from sb3_attn.zoo.loading import load_model
 from tests.helpers.environments import POLICIES, counters, walks
@@ -161,6 +162,38 @@ def test_a_name_may_be_there_only_once(honest: Path, tmp_path: Path) -> None:
             copy.writestr(name, archive.read(name))
     with pytest.raises(ValueError, match=r"twice.zip has two members of one name"):
         RecurrentDQN.load(tmp_path / "twice.zip", device="cpu")
+
+
+@pytest.mark.parametrize("suffix", ["zip", "pkl"])
+def test_nothing_that_is_damaged_loads_different(suffix: str, honest: Path, tmp_path: Path) -> None:
+    """A zip has a checksum of each member, a replay one at its end."""
+    source = honest / ("model.zip" if suffix == "zip" else "replay.pkl")
+    path, content, rng, n_refused = tmp_path / source.name, source.read_bytes(), np.random.default_rng(0), 0
+    model = RecurrentDQN.load(honest / "model", env=counters(2), device="cpu")
+    for _ in range(100):
+        damaged = bytearray(content)
+        damaged[rng.integers(len(content))] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        try:
+            if suffix == "zip":
+                found = RecurrentDQN.load(path, device="cpu").policy.state_dict()
+                assert all(map(th.equal, model.policy.state_dict().values(), found.values()))
+            else:
+                model.load_replay_buffer(path)
+                assert damaged[: -len(CHECKSUM_MARK) - 64] == content[: -len(CHECKSUM_MARK) - 64]
+        except ValueError as error:
+            n_refused += str(path) in str(error) or suffix in str(error)
+    assert n_refused > 90
+
+
+def test_a_replay_of_an_earlier_version_has_no_checksum(honest: Path, tmp_path: Path) -> None:
+    content = (honest / "replay.pkl").read_bytes()
+    (tmp_path / "replay.pkl").write_bytes(content[: -len(CHECKSUM_MARK) - 64])
+    model = RecurrentDQN.load(honest / "model", env=counters(2), device="cpu")
+    model.load_replay_buffer(tmp_path / "replay.pkl")
+    assert model.replay_buffer.n_windows > 0
+    with open(honest / "replay.pkl", "rb") as file:  # as SB3 reads it
+        assert pickle.load(file).n_windows == model.replay_buffer.n_windows
 
 
 # ---------------------------------------------------------------- trust
