@@ -399,12 +399,8 @@ products = d_weights * saved.sorted_weights
     Mutant(
         "burn-in with gradient",
         "recurrent_dqn/policies.py",
-        """\
-            with th.no_grad():
-                steps =""",
-        """\
-            with th.enable_grad():
-                steps =""",
+        "with th.set_grad_enabled(self.burn_in_gradient and th.is_grad_enabled()):",
+        "with th.set_grad_enabled(th.is_grad_enabled()):",
         UPDATE,
     ),
     Mutant(
@@ -548,6 +544,90 @@ products = d_weights * saved.sorted_weights
         '**(settings_arguments(given.get("settings", "paper")) | given)',
         '**(given | settings_arguments(given.get("settings", "paper")))',
         "r2d2/test_arguments.py::test_arguments_take_precedence_over_settings",
+    ),
+    # ------------------------------------------------------------ time scales, frozen features, images
+    Mutant(
+        "lstm: what a unit writes does not fall with what it keeps",
+        "memory/rnn.py",
+        "-forget_biases, 0.0",
+        "forget_biases, 0.0",
+        "memory/test_rnn.py",
+    ),
+    Mutant(
+        "impala: no skip connection",
+        "extractors/impala.py",
+        "return images + self.layers(images)",
+        "return self.layers(images)",
+        "extractors/test_impala.py",
+    ),
+    Mutant(
+        "frozen: no gradient through the burn-in",
+        "recurrent_dqn/policies.py",
+        "self.burn_in_gradient = burn_in_gradient",
+        "self.burn_in_gradient = False",
+        "recurrent_dqn/test_frozen_features.py",
+    ),
+    Mutant(
+        "frozen: the final observation keeps the features of the next episode",
+        "extractors/frozen.py",
+        'info["terminal_observation"] = map_obs(itemgetter(0), with_features)',
+        'info["terminal_observation"] = map_obs(itemgetter(0), self._add_features(obs))',
+        "recurrent_dqn/test_frozen_features.py",
+    ),
+    # ------------------------------------------------------------ files
+    Mutant(
+        "files: a link is followed",
+        "common/files.py",
+        "os.O_CREAT | os.O_EXCL | os.O_RDWR",
+        "os.O_CREAT | os.O_RDWR",
+        "common/test_files.py",
+    ),
+    Mutant(
+        "files: temporaries of living writers are swept",
+        "common/files.py",
+        "fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        "pass",
+        "common/test_files.py",
+    ),
+    Mutant(
+        "files: a gradient that is not finite reaches the parameters",
+        "recurrent_dqn/recurrent_dqn.py",
+        'check_finite_update("norm of the gradient", grad_norm.item(), self.num_timesteps, n_updates)',
+        "pass",
+        "algorithms/test_non_finite_values.py",
+    ),
+    Mutant(
+        "checkpoints: environments are not seeded anew",
+        "recurrent_dqn/checkpoints.py",
+        """\
+        self.env.seed(seed)
+        self.action_space.seed(seed)
+""",
+        """\
+        self.action_space.seed(seed)
+""",
+        "recurrent_dqn/test_checkpoints.py",
+    ),
+    Mutant(
+        "checkpoints: the acting memory goes on",
+        "recurrent_dqn/recurrent_dqn.py",
+        "        self._core_state = self._step_states = None\n",
+        "",
+        "recurrent_dqn/test_checkpoints.py",
+    ),
+    Mutant(
+        "loading: classes may be changed",
+        "recurrent_dqn/safe_loading.py",
+        "isinstance(instance, type | FunctionType | BuiltinFunctionType)",
+        "False",
+        "algorithms/test_hostile_files.py",
+    ),
+    Mutant(
+        "loading: names with dots are found",
+        "recurrent_dqn/safe_loading.py",
+        'raise UnsafePickleError(f"{module}.{name}")',
+        "return super().find_class(module, name)",
+        "algorithms/test_hostile_files.py",
     ),
 ]
 
