@@ -242,6 +242,7 @@ def plot(variants: Variants, path: Path) -> None:
             steps = variants[name][0].settings["n_steps"] * (1 + np.arange(curves.shape[1])) / curves.shape[1]
             axis.plot(steps, iqm[label], label=label)
             axis.fill_between(steps, *interval[label], alpha=0.2)
+        axis.locator_params(axis="x", nbins=4)
         axis.set_title(task)
         axis.set_xlabel("environment steps")
     axes.flat[0].legend()
