@@ -100,8 +100,9 @@ def test_observations_get_the_features_of_their_image_the_final_ones_too(encoder
     for _ in range(4):
         obs, _, _, infos = env.step(np.zeros(2, int))
         observations.append(obs)
-        for info in infos:
+        for i, info in enumerate(infos):
             if "terminal_observation" in info:
+                assert not np.array_equal(info["terminal_observation"][key], obs[key][i])  # that is of the next episode
                 observations.append({name: array[None] for name, array in info["terminal_observation"].items()})
                 assert env.observation_space.contains(info["terminal_observation"])
                 n_final += 1
