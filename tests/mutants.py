@@ -609,10 +609,15 @@ products = d_weights * saved.sorted_weights
         "recurrent_dqn/test_checkpoints.py",
     ),
     Mutant(
-        "checkpoints: the acting memory goes on",
+        "checkpoints: returns of open episodes go on",
         "recurrent_dqn/recurrent_dqn.py",
-        "        self._core_state = self._step_states = None\n",
-        "",
+        """\
+where episodes start
+        self.return_scale.reset(self.n_replay_envs)
+""",
+        """\
+where episodes start
+""",
         "recurrent_dqn/test_checkpoints.py",
     ),
     Mutant(

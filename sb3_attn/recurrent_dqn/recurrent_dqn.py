@@ -521,8 +521,7 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN):
         return super().collect_rollouts(*args, **kwargs)
 
     def _begin_episodes(self, seed: int) -> None:
-        super()._begin_episodes(seed)
-        self._core_state = self._step_states = None
+        super()._begin_episodes(seed)  # acting resets its memory where episodes start
         self.return_scale.reset(self.n_replay_envs)
 
     def _excluded_save_params(self) -> list[str]:
