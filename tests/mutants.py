@@ -597,7 +597,7 @@ products = d_weights * saved.sorted_weights
         "algorithms/test_non_finite_values.py",
     ),
     Mutant(
-        "checkpoints: environments are not seeded anew",
+        "checkpoints: environments are not reseeded",
         "recurrent_dqn/checkpoints.py",
         """\
         self.env.seed(seed)

@@ -29,7 +29,7 @@ def _warn_if_slow(device_type: str) -> None:
         supported = device_type != "cuda" or th.cuda.is_bf16_supported(including_emulation=False)
     if not supported:
         warnings.warn(
-            f"bf16=True, but device {device_type} has no instructions for bfloat16, so training is slower rather than faster; "
-            "leave it out.",
+            f"bf16=True or bf16_features=True, but device {device_type} has no instructions for bfloat16, so training is "
+            "slower rather than faster; leave it out.",
             stacklevel=3,
         )

@@ -45,15 +45,13 @@ def replace_on_success(path: str | os.PathLike, suffix: str) -> Iterator[Path]:
 
 
 @contextmanager
-def new_folder(path: str | os.PathLike) -> Iterator[Path]:
+def replace_folder_on_success(path: str | os.PathLike) -> Iterator[Path]:
     """
-    Yield the path of a temporary folder, which becomes ``path`` if the block succeeds and is removed if it fails.
+    The same for a folder of files. An old one is there until the new one is complete.
 
-    Otherwise as ``replace_on_success``.
-
-    :param path: the folder, which must not exist
+    :param path: the folder to replace or create
     :return: the folder to write to
-    :raises OSError: if the folder exists; and as writing does
+    :raises OSError: as writing does
     """
     with _temporary(Path(path), _create_folder) as temporary:
         yield temporary
@@ -105,7 +103,13 @@ def _temporary(target: Path, create: Callable[[Path, Path], int]) -> Iterator[Pa
         yield temporary
         for path in (*(temporary.iterdir() if temporary.is_dir() else ()), temporary):
             _sync(path)
-        os.replace(temporary, target)
+        if temporary.is_dir() and target.exists():  # only an empty folder could be replaced
+            old = target.with_name(f"{target.name}.{secrets.token_hex(8)}.partial")
+            os.replace(target, old)
+            os.replace(temporary, target)
+            _remove(old)
+        else:
+            os.replace(temporary, target)
         _sync(target.parent)
     except OSError as error:
         if error.errno not in DISK_FULL:

@@ -46,10 +46,8 @@ class LSTMCore(MemoryCore):
         self.forget_bias = forget_bias
         self.bf16 = bf16
         self.lstm = nn.LSTM(input_size, hidden_size)
-        input_gate, forget_gate = (
-            slice(hidden_size),
-            slice(hidden_size, 2 * hidden_size),
-        )  # then cell and output
+        # Torch's order of gates; cell and output follow
+        input_gate, forget_gate = slice(hidden_size), slice(hidden_size, 2 * hidden_size)
         with th.no_grad():
             _, _, bias_ih, bias_hh = self.lstm.all_weights[0]
             if forget_bias is not None:

@@ -22,7 +22,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_attn.common.files import new_folder
+from sb3_attn.common.files import replace_folder_on_success
 from sb3_attn.recurrent_dqn.saving import SaveAndLoad
 from sb3_attn.replay import SequenceReplayBuffer
 from sb3_attn.version import __version__
@@ -53,7 +53,7 @@ class Checkpoints(SaveAndLoad):
 
         :param folder: where checkpoints are; this one is a folder in it that is named after the number of steps
         :return: the path of the checkpoint
-        :raises OSError: if it cannot be written; then there is none of this name, but others are as they were
+        :raises OSError: if it cannot be written; all others are as they were then, also one of this name
         """
         self._episodes_seed = seed = np.random.randint(2**31 - 1)
         path = write_checkpoint(self, folder)
@@ -107,9 +107,7 @@ def write_checkpoint(model: Checkpoints, folder: str | Path) -> Path:
     :return: the checkpoint, a folder in it that is named after the number of steps
     """
     path = Path(folder) / f"{PREFIX}{model.num_timesteps}"
-    if path.exists():
-        shutil.rmtree(path)
-    with new_folder(path) as temporary:
+    with replace_folder_on_success(path) as temporary:
         model.save(temporary / MODEL)
         _save(temporary / REPLAY, model.replay_buffer.state_arrays())
         _save(temporary / GENERATORS, _generators())
@@ -191,7 +189,7 @@ class SaveCheckpoints(BaseCallback):
     :param save_freq: number of environment steps, of all environments together, between two checkpoints
     :param keep_last: number of checkpoints to keep; older ones are removed
     :param verbose: Verbosity level: 0 for no output, 2 to print each path
-    :raises ValueError: if a number is not positive
+    :raises ValueError: if a number is not positive, and at the start of training if the folder has checkpoints of another run
     """
 
     model: Checkpoints
@@ -205,6 +203,12 @@ class SaveCheckpoints(BaseCallback):
         self._last = 0
 
     def _on_training_start(self) -> None:
+        # The checkpoints of another run would be those that are kept and loaded, having more steps
+        if self.num_timesteps == 0 and (others := checkpoints(self.folder)):
+            raise ValueError(
+                f"folder={self.folder} has {others[-1].name} of another run; go on with that by load_checkpoint(), give "
+                "another folder, or remove it."
+            )
         self._last = self.num_timesteps
 
     def _on_rollout_start(self) -> None:
@@ -220,6 +224,8 @@ class SaveCheckpoints(BaseCallback):
         self._last = self.num_timesteps
         try:
             path = self.model.save_checkpoint(self.folder)
+        except ConnectionError:
+            raise  # it is written, but an environment does not answer
         except OSError as error:
             warnings.warn(f"no checkpoint was written at step {self._last}: {error}. Training goes on.", stacklevel=2)
             return

@@ -153,11 +153,8 @@ def safe_objects(
         try:
             objects[key] = SafeUnpickler(io.BytesIO(base64.b64decode(item[":serialized:"])), trusted).load()
         except UnsafePickleError as error:
-            raise UnsafePickleError(
-                f"{key!r} in {path} needs {error}, which is not among what is known to be harmless, so it was not loaded. If "
-                f"you trust whoever made this file, pass trust=[{str(error)!r}], or trust=True for all of it; or give the "
-                f"object yourself: custom_objects={{{key!r}: ...}}."
-            ) from None
+            alternative = f"; or give the object yourself: custom_objects={{{key!r}: ...}}"
+            raise _unsafe(f"{key!r} in {path}", error, alternative) from None
         except Exception as error:
             raise ValueError(
                 f"{key!r} in {path} cannot be read ({error!r}); give it by custom_objects={{{key!r}: ...}}."
@@ -177,19 +174,24 @@ def load_pickle(path: str | pathlib.Path | io.BufferedIOBase, trust: bool | Coll
     """
     file = open_path(path, "r", suffix="pkl")
     try:
-        if has_wrong_checksum(cast(BinaryIO, file)):
+        # Streams get none: they may hold more than the pickle
+        if isinstance(path, str | pathlib.Path) and has_wrong_checksum(cast(BinaryIO, file)):
             raise ValueError("its checksum is another")
         return pickle.load(file) if trust is True else SafeUnpickler(cast(BinaryIO, file), trust or ()).load()
     except UnsafePickleError as error:
-        raise UnsafePickleError(
-            f"{path} needs {error}, which is not among what is known to be harmless, so it was not loaded. If you trust "
-            f"whoever made this file, pass trust=[{str(error)!r}], or trust=True for all of it."
-        ) from None
+        raise _unsafe(str(path), error) from None
     except Exception as error:
         raise ValueError(f"{path} is damaged, or is no pickle: {error!r}.") from error
     finally:
         if isinstance(path, str | pathlib.Path):
             file.close()
+
+
+def _unsafe(what: str, error: UnsafePickleError, alternative: str = "") -> UnsafePickleError:
+    return UnsafePickleError(
+        f"{what} needs {error}, which is not known to be harmless, so it was not loaded. If you trust the source of this "
+        f"file, pass trust=[{str(error)!r}], or trust=True for all of it{alternative}."
+    )
 
 
 def _check_archive(archive: zipfile.ZipFile, path: Any) -> None:

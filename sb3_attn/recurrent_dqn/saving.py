@@ -71,8 +71,8 @@ class SaveAndLoad(OffPolicyAlgorithm):
         :param custom_objects: Dictionary of objects to replace upon loading
         :param print_system_info: Whether to print system info from the saved model and the current system info
         :param force_reset: Force call to ``reset()`` before training
-        :param trust: ``True`` if you trust whoever made the file: then all of it is unpickled, as SB3 does. Or the names of
-            further classes and functions that it may use, such as ``["my_module.MyCore"]``
+        :param trust: ``True`` if you trust the source of the file: all of it is then unpickled, as by SB3. A list names
+            further classes and functions that the file may use, such as ``["my_module.MyCore"]``
         :param kwargs: extra arguments to change the model when loading
         :return: new model instance with loaded parameters
         :raises UnsafePickleError: if the file needs other classes or functions than those that are known to be harmless,

@@ -3,7 +3,7 @@
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from stable_baselines3.common.callbacks import CallbackList, CheckpointCallback, EventCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
@@ -54,7 +54,8 @@ def save_checkpoints(callback: MaybeCallback) -> None:
     :param callback: the callbacks of ``learn()``
     """
     if isinstance(callback, SaveCheckpoints):
-        callback.save()
+        with suppress(EOFError, ConnectionError):  # Ctrl-C has ended the processes of a SubprocVecEnv: no episodes begin
+            callback.save()
     elif isinstance(callback, CheckpointCallback):
         frequency, callback.save_freq = callback.save_freq, 1
         callback._on_step()
