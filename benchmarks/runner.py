@@ -38,6 +38,7 @@ GROUPS = {
     "learning": {
         "first_try": "RecurrentDQN with its default arguments on ten tasks, against RecurrentPPO",
         "ablations": "RecurrentDQN with one default changed at a time",
+        "frozen_features": "memory over images with trained and with frozen convolutions, at equal processor time",
         "memory_tasks": "RecurrentDQN on five tasks that need memory, with the shipped hyperparameters",
         "cores": "every memory core, in RecurrentDQN and over the stacked frames of stock DQN",
         "visual_search": "stock DQN with and without attention on visual search",

@@ -9,15 +9,65 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch as th
 from stable_baselines3.common.utils import LinearSchedule
+from torch import nn
 
 from benchmarks.learning.first_try import make_envs, score
 from benchmarks.learning.zoo import N_EPISODES
 from benchmarks.runner import EVALUATION_SEED, Benchmark, Context, Options, Row, Settings, Variants, each, values
-from sb3_attn import RecurrentDQN
+from sb3_attn import LSTMCore, RecurrentDQN
+from sb3_attn.common.core_state import CoreState
+from sb3_attn.memory.rnn import LSTMState
 
 #: Number of training steps; LunarLander's is a third of what `first_try` gives it
 TASKS = {"CartPoleNoVel-v1": 50_000, "MemoryChain-v0/100": 25_000, "LunarLanderNoVel-v3": 100_000}
+
+
+class LayerNormBefore(LSTMCore):
+    """An LSTM whose inputs are normalized."""
+
+    def __init__(self, input_size: int, hidden_size: int = 64) -> None:
+        super().__init__(input_size, hidden_size)
+        self.norm = nn.LayerNorm(input_size)
+
+    def forward(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, LSTMState]:
+        return super().forward(self.norm(inputs), state)
+
+    def unroll(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, LSTMState]:
+        return super().unroll(self.norm(inputs), state)
+
+
+class LayerNormAfter(LSTMCore):
+    """An LSTM whose outputs are normalized, but not those that it feeds back."""
+
+    def __init__(self, input_size: int, hidden_size: int = 64) -> None:
+        super().__init__(input_size, hidden_size)
+        self.norm = nn.LayerNorm(hidden_size)
+
+    def forward(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, LSTMState]:
+        output, state = super().forward(inputs, state)
+        return self.norm(output), state
+
+    def unroll(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, LSTMState]:
+        outputs, state = super().unroll(inputs, state)
+        return self.norm(outputs), state
+
+
+class SlowMemory(RecurrentDQN):
+    """RecurrentDQN with a tenth of the learning rate for all up to the core's outputs (RESeL, Luo et al. 2024)."""
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        (group,) = self.policy.optimizer.param_groups
+        head = {id(parameter) for parameter in self.policy.q_net.head.parameters()}
+        slow = [parameter for parameter in group["params"] if id(parameter) not in head]
+        group["params"] = [parameter for parameter in group["params"] if id(parameter) in head]
+        self.policy.optimizer.add_param_group({"params": slow})
+
+    def _update_learning_rate(self, optimizers: th.optim.Optimizer | list[th.optim.Optimizer]) -> None:
+        super()._update_learning_rate(optimizers)
+        self.policy.optimizer.param_groups[1]["lr"] *= 0.1
 
 
 class Change(NamedTuple):
@@ -26,10 +76,12 @@ class Change(NamedTuple):
 
     :param arguments: Arguments of RecurrentDQN.
     :param policy: Entries of ``policy_kwargs``.
+    :param algorithm: The class.
     """
 
     arguments: dict[str, Any]
     policy: dict[str, Any]
+    algorithm: type[RecurrentDQN] = RecurrentDQN
 
 
 CHANGES = {
@@ -38,6 +90,9 @@ CHANGES = {
     "learning rate 5e-4": Change({"learning_rate": 5e-4}, {}),
     "learning rate falls to 0": Change({"learning_rate": "linear"}, {}),
     "learning rate rises over 5 % of the steps": Change({"learning_rate": "warm-up"}, {}),
+    "a tenth of it up to the head": Change({}, {}, SlowMemory),
+    "LayerNorm before the LSTM": Change({}, {"core": LayerNormBefore}),
+    "LayerNorm after the LSTM": Change({}, {"core": LayerNormAfter}),
     "Polyak targets": Change({"tau": 0.02, "target_update_interval": 40}, {}),  # after four updates: 0.005 for each
     "acting without average": Change({}, {"ema_decay": 0.0}),
     "hidden layer of 64": Change({}, {"net_arch": [64]}),
@@ -68,11 +123,11 @@ def settings(options: Options) -> Settings:
 
 def measure(context: Context, task: str, n_steps: int, change: str) -> dict[str, Any]:
     """Train once; returns the score."""
-    arguments, policy_kwargs = CHANGES[change]
+    arguments, policy_kwargs, algorithm = CHANGES[change]
     if isinstance(rate := arguments.get("learning_rate"), str):
         arguments = {**arguments, "learning_rate": learning_rate(rate)}
     env = make_envs(task, 8, context.seed)
-    model = RecurrentDQN("MlpPolicy", env, seed=context.seed, device="cpu", policy_kwargs=policy_kwargs, **arguments)
+    model = algorithm("MlpPolicy", env, seed=context.seed, device="cpu", policy_kwargs=policy_kwargs, **arguments)
     model.learn(n_steps)
     return {"score": score(model, make_envs(task, 10, EVALUATION_SEED), N_EPISODES)}
 
