@@ -50,6 +50,9 @@ GROUPS = {
     "speed": {
         "recurrent_update": "an update of RecurrentDQN against the bare LSTM",
         "env_steps": "environment steps per second of RecurrentDQN, training included, against Tianshou's recurrent DQN",
+        "acting": "a call of predict against sb3-contrib's RecurrentPPO",
+        "core_sizes": "forward and backward pass of each memory core as length, rows and size grow",
+        "image_update": "an update over images: trained convolutions, bfloat16, frozen features",
         "attention_update": "an update of stock DQN with attention against one with NatureCNN",
         "memory_update": "an update of the NTM and of the DNC against pytorch-ntm and the package dnc",
         "vec_env": "environment steps per second of RayVecEnv against SB3's vector environments",

@@ -486,7 +486,8 @@ class RecurrentDQNPolicy(DQNPolicy):
                 rows = np.asarray(episode_start, dtype=bool).reshape(-1)
                 if len(rows) != n_envs:
                     raise ValueError(f"episode_start={episode_start} does not fit {n_envs} observations; give one each.")
-                core_state = self.acting_net.reset_rows(core_state, th.as_tensor(rows, device=self.device))
+                if rows.any():
+                    core_state = self.acting_net.reset_rows(core_state, th.as_tensor(rows, device=self.device))
             actions, core_state = self(obs_tensor, core_state)
         action = actions.cpu().numpy()
         return action if vectorized_env else action.squeeze(axis=0), map_state(_to_numpy, core_state)
