@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 #: What a copy needs for its tests to run
-COPIED = ("sb3_attn", "tests", "pyproject.toml")
+COPIED = ("sb3_attn", "tests", "zoo_configs", "pyproject.toml")
 #: Exit status of pytest
 PASSED, FAILED = 0, 1
 

@@ -178,10 +178,13 @@ def safe_objects(
     :param trusted: further classes and functions that may be named, as "module.name"
     :return: the objects by key
     :raises UnsafePickleError: if a pickle names something else; the sentence says what to do
-    :raises RefusedFileError: if the zip has a name twice, or would be many times as large when unpacked
+    :raises RefusedFileError: if it is no zip, has a name twice, names an environment, or needs many times its size in memory
     """
     objects = {}
-    for key, item in _read_data(path).items():
+    data = _read_data(path)
+    if isinstance(data.get("env"), str) and "env" not in given:  # SB3 would make it, and Gymnasium import the module in its id
+        raise RefusedFileError(f"'env' in {path} names an environment, which no zip of SB3 does; give another file.")
+    for key, item in data.items():
         if key in given or not (isinstance(item, dict) and ":serialized:" in item):
             continue
         try:

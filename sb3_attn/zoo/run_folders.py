@@ -190,7 +190,7 @@ def safe_reading(trust: bool | Collection[str]) -> Iterator[None]:
         ALGOS.update({name: SafeAlgorithm(algorithm, trust) for name, algorithm in algorithms.items()})  # type: ignore[misc]
         for owner, name, value in (
             (yaml, "UnsafeLoader", settings_loader(trust)),
-            (VecNormalize, "load", staticmethod(lambda path, venv: load_vec_normalize(path, venv, trust))),
+            (VecNormalize, "load", staticmethod(lambda load_path, venv: load_vec_normalize(load_path, venv, trust))),
             (off_policy_algorithm, "load_from_pkl", lambda path, verbose=0: load_pickle(path, trust)),
             (SaveAndLoad, "load_replay_buffer", replay_loader),
             *_plot_readers(trust),

@@ -19,7 +19,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from sb3_attn import R2D2, RecurrentDQN
 from sb3_attn.common.files import CHECKSUM_MARK
 from sb3_attn.recurrent_dqn.safe_loading import SafeUnpickler, UnsafePickleError, safe_objects
-from sb3_attn.zoo.loading import load_model
+from sb3_attn.zoo.loading import load_algorithm, load_model
 from tests.helpers.environments import POLICIES, counters, walks
 from tests.helpers.hostile import let_header_lie, tampered, touching
 from tests.helpers.models import Make, SumCore, make_rdqn
@@ -64,6 +64,19 @@ def test_the_examples_would_run_code(tmp_path: Path) -> None:
         program = "import pickle, sys; pickle.loads(sys.stdin.buffer.read())"
         subprocess.run([sys.executable, "-c", program], input=touching(marker)[name], capture_output=True, check=False)
         assert marker.exists(), name
+
+
+@pytest.mark.parametrize("algorithm", [DQN, RecurrentDQN])
+def test_no_environment_is_made_from_its_name(algorithm: type, tmp_path: Path, monkeypatch) -> None:
+    """The name may have a module in front, which Gymnasium imports."""
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w').close()")
+    monkeypatch.syspath_prepend(tmp_path)
+    model = algorithm("MlpPolicy", counters(), buffer_size=300, device="cpu")
+    model.env = "evil:CartPole-v1"
+    model.save(tmp_path / "model", include=["env"])
+    with pytest.raises(ValueError, match=r"'env' in .* names an environment"):
+        load_algorithm(algorithm, tmp_path / "model", device="cpu")
+    assert not (tmp_path / "marker").exists()
 
 
 def test_classes_are_not_changed() -> None:
