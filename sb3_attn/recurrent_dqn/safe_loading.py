@@ -164,7 +164,11 @@ class SafeUnpickler(pickle._Unpickler):
 
 
 def _load_tensor(content: bytes) -> Any:
-    return th.load(io.BytesIO(content), weights_only=True)
+    file = io.BytesIO(content)
+    if zipfile.is_zipfile(file):
+        _check_members(file, "A tensor")
+    file.seek(0)
+    return th.load(file, weights_only=True)
 
 
 def safe_objects(
@@ -180,8 +184,7 @@ def safe_objects(
     :raises UnsafePickleError: if a pickle names something else; the sentence says what to do
     :raises RefusedFileError: if it is no zip, has a name twice, names an environment, or needs many times its size in memory
     """
-    objects = {}
-    data = _read_data(path)
+    data, objects = _read_data(path), {}
     if isinstance(data.get("env"), str) and "env" not in given:  # SB3 would make it, and Gymnasium import the module in its id
         raise RefusedFileError(f"'env' in {path} names an environment, which no zip of SB3 does; give another file.")
     for key, item in data.items():
@@ -229,7 +232,7 @@ def load_pickle(path: str | pathlib.Path | io.BufferedIOBase, trust: bool | Coll
     :raises RefusedFileError: if it is damaged, or no regular file
     """
     if isinstance(path, str | pathlib.Path) and os.path.exists(path) and not os.path.isfile(path):
-        raise RefusedFileError(f"{path} is no regular file, so it was not read; put the pickle there.")
+        raise RefusedFileError(f"{path} is no regular file, so it was not read; give another.")
     file = open_path(path, "r", suffix="pkl")
     try:
         # Streams get none: they may hold more than the pickle

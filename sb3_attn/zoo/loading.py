@@ -109,7 +109,9 @@ def load_algorithm(
     except Exception as error:
         if trust is True:
             raise
-        raise RefusedFileError(f"{path} cannot be loaded by {algorithm.__name__}: {error or type(error).__name__}") from error
+        raise RefusedFileError(
+            f"{path} cannot be loaded by {algorithm.__name__} ({error!r}); give a model that fits, or other arguments."
+        ) from error
 
 
 def load_vec_normalize(path: str | Path, venv: VecEnv, trust: bool | Collection[str] = False) -> VecNormalize:

@@ -168,7 +168,8 @@ class SafeAlgorithm:
     def load(self, path: str, **kwargs: Any) -> BaseAlgorithm:
         model = load_algorithm(self.algorithm, path, self.trust, **kwargs)
         options = getattr(model, "backend_kwargs", None) or {}
-        if self.trust is not True and "backend_kwargs" not in kwargs and options.get("address"):
+        goes_on_learning = "tensorboard_log" in kwargs  # acting connects to nothing
+        if goes_on_learning and self.trust is not True and "backend_kwargs" not in kwargs and options.get("address"):
             raise RefusedFileError(
                 f"{path} would have its actors run on the Ray cluster at {options['address']!r}; if that is yours, add "
                 "-params with these backend_kwargs, or --trust."

@@ -21,7 +21,7 @@ from sb3_attn.common.files import CHECKSUM_MARK
 from sb3_attn.recurrent_dqn.safe_loading import SafeUnpickler, UnsafePickleError, safe_objects
 from sb3_attn.zoo.loading import load_algorithm, load_model
 from tests.helpers.environments import POLICIES, counters, walks
-from tests.helpers.hostile import let_header_lie, tampered, touching
+from tests.helpers.hostile import Calls, let_header_lie, tampered, touching
 from tests.helpers.models import Make, SumCore, make_rdqn
 
 NAMES = list(touching(Path("x")))
@@ -98,6 +98,9 @@ def test_memory_is_bounded(honest: Path, tmp_path: Path) -> None:
         RecurrentDQN.load(tmp_path / "bomb.zip", device="cpu")
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
+    tensor = pickle.dumps(Calls(th.storage._load_from_bytes, (tmp_path / "bomb.zip").read_bytes()))
+    with pytest.raises(ValueError, match="data in A tensor has not the size"):
+        SafeUnpickler(io.BytesIO(tensor)).load()
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")

@@ -457,8 +457,9 @@ def test_a_zip_does_not_choose_the_ray_cluster(tmp_path: Path) -> None:
     model.n_actors, model.backend, model.backend_kwargs = 1, "ray", options
     model.save(tmp_path / "model")
     with pytest.raises(RefusedFileError, match=r"actors run on the Ray cluster at '10.0.0.1:6379'"):
-        SafeAlgorithm(R2D2, False).load(str(tmp_path / "model.zip"), device="cpu")
-    for trust, given in ((True, {}), (False, {"backend_kwargs": {}})):
+        SafeAlgorithm(R2D2, False).load(str(tmp_path / "model.zip"), device="cpu", tensorboard_log=None)
+    learns = {"tensorboard_log": None}
+    for trust, given in ((True, learns), (False, learns | {"backend_kwargs": {}}), (False, {})):
         assert SafeAlgorithm(R2D2, trust).load(str(tmp_path / "model.zip"), device="cpu", **given)
 
 
