@@ -70,10 +70,14 @@ class SettingsLoader(yaml.SafeLoader):
     """
 
     def __init__(self, file: TextIO | str, trusted: Collection[str] = ()) -> None:
-        text, name = (file, "YAML") if isinstance(file, str) else (file.read(LARGEST_SETTINGS + 1), file.name)
+        name = getattr(file, "name", "YAML")
+        try:
+            text = file if isinstance(file, str) else file.read(LARGEST_SETTINGS + 1)
+            super().__init__(text)
+        except (UnicodeError, yaml.YAMLError) as error:
+            raise RefusedFileError(f"{name} is no text ({error}); give the file that RL Zoo wrote.") from error
         if len(text) > LARGEST_SETTINGS:
             raise RefusedFileError(f"{name} has more than {LARGEST_SETTINGS} characters, so it was not read.")
-        super().__init__(text)
         self.name, self.trusted = name, trusted
 
     def get_single_data(self) -> dict[str, Any]:

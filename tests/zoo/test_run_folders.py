@@ -251,6 +251,8 @@ HOSTILE: dict[str, tuple[Callable[[Path, Path], Path], bool]] = {
     ),
     "config: wrapper of all": (settings("config.yml", "vec_env_wrapper: [evil.Wrapper, evil.Wrapper]"), True),
     "config: no mapping": (lambda root, marker: _written(run_of(root) / ENV / "config.yml", b"[1, 2]"), False),
+    "config: no text": (lambda root, marker: _written(run_of(root) / ENV / "config.yml", b"\xff\x00"), False),
+    "config: control characters": (lambda root, marker: _written(run_of(root) / ENV / "config.yml", b"a: \x1b"), False),
     "config: large": (settings("config.yml", "#" * 2**20), False),
     "args: call": (settings("args.yml", f"x: {APPLY}"), True),
     "args: call in arguments": (settings("args.yml", f"env_kwargs: {{x: {APPLY}}}"), True),
