@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 #: What a copy needs for its tests to run
-COPIED = ("sb3_attn", "tests", "pyproject.toml")
+COPIED = ("sb3_attn", "tests", "zoo_configs", "pyproject.toml")
 #: Exit status of pytest
 PASSED, FAILED = 0, 1
 
@@ -631,8 +631,29 @@ where episodes start
         "loading: names with dots are found",
         "recurrent_dqn/safe_loading.py",
         'raise UnsafePickleError(f"{module}.{name}")',
-        "return super().find_class(module, name)",
+        'return functools.reduce(getattr, name.split("."), importlib.import_module(module))',
         "algorithms/test_hostile_files.py",
+    ),
+    Mutant(
+        "loading: headers of zips are believed",
+        "recurrent_dqn/safe_loading.py",
+        "member.compress_type == zipfile.ZIP_DEFLATED and not _has_true_size(archive, member)",
+        "False",
+        "algorithms/test_hostile_files.py",
+    ),
+    Mutant(
+        "run folders: normalize is evaluated",
+        "zoo/run_folders.py",
+        '= _literal(settings["normalize"])',
+        '= eval(settings["normalize"])',
+        "zoo/test_run_folders.py",
+    ),
+    Mutant(
+        "run folders: any wrapper is called",
+        "zoo/run_folders.py",
+        "raise UnsafePickleError(name)",
+        "pass",
+        "zoo/test_run_folders.py",
     ),
 ]
 

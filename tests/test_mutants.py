@@ -25,6 +25,7 @@ def repository(tmp_path: Path) -> Path:
     for file, text in {
         "sb3_attn/__init__.py": "def double(x):\n    return 2 * x  # twice\n",
         "tests/test_double.py": "from sb3_attn import double\n\ndef test_double():\n    assert double(3) == 6\n",
+        "zoo_configs/dqn.yml": "",
         "pyproject.toml": "",
     }.items():
         (tmp_path / file).parent.mkdir(exist_ok=True)

@@ -7,8 +7,12 @@ whatever their arguments are.
 """
 
 import base64
+import copy
+import functools
+import importlib
 import io
 import json
+import os
 import pathlib
 import pickle
 import zipfile
@@ -48,16 +52,28 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "numpy.random._pickle": ("__bit_generator_ctor", "__generator_ctor", "__randomstate_ctor"),
     "numpy.random.bit_generator": ("SeedSequence", "__pyx_unpickle_SeedSequence"),
     "rl_zoo3.utils": ("SimpleLinearSchedule",),
+    "sb3_contrib.ars.policies": ("ARSLinearPolicy", "ARSPolicy"),
     "sb3_contrib.common.maskable.policies": ("MaskableActorCriticPolicy", "MaskableActorCriticCnnPolicy"),
-    "sb3_contrib.common.recurrent.policies": ("RecurrentActorCriticPolicy", "RecurrentActorCriticCnnPolicy"),
+    "sb3_contrib.common.recurrent.policies": (
+        "RecurrentActorCriticPolicy",
+        "RecurrentActorCriticCnnPolicy",
+        "RecurrentMultiInputActorCriticPolicy",
+    ),
+    "sb3_contrib.crossq.policies": ("CrossQPolicy",),
     "sb3_contrib.qrdqn.policies": ("QRDQNPolicy", "CnnPolicy", "MultiInputPolicy"),
+    "sb3_contrib.tqc.policies": ("CnnPolicy", "MultiInputPolicy", "TQCPolicy"),
     "stable_baselines3.common.buffers": ("DictReplayBuffer", "DictRolloutBuffer", "ReplayBuffer", "RolloutBuffer"),
     "stable_baselines3.common.noise": ("NormalActionNoise", "OrnsteinUhlenbeckActionNoise", "VectorizedActionNoise"),
     "stable_baselines3.common.policies": ("ActorCriticPolicy", "ActorCriticCnnPolicy", "MultiInputActorCriticPolicy"),
+    "stable_baselines3.common.running_mean_std": ("RunningMeanStd",),
+    "stable_baselines3.common.sb2_compat.rmsprop_tf_like": ("RMSpropTFLike",),
     "stable_baselines3.common.torch_layers": ("CombinedExtractor", "FlattenExtractor", "NatureCNN"),
     "stable_baselines3.common.type_aliases": ("TrainFreq", "TrainFrequencyUnit"),
     "stable_baselines3.common.utils": ("ConstantSchedule", "FloatSchedule", "LinearSchedule"),
+    "stable_baselines3.common.vec_env.vec_normalize": ("VecNormalize",),
     "stable_baselines3.dqn.policies": ("CnnPolicy", "DQNPolicy", "MultiInputPolicy"),
+    "stable_baselines3.her.goal_selection_strategy": ("GoalSelectionStrategy",),
+    "stable_baselines3.her.her_replay_buffer": ("HerReplayBuffer",),
     "stable_baselines3.sac.policies": ("CnnPolicy", "MultiInputPolicy", "SACPolicy"),
     "stable_baselines3.td3.policies": ("CnnPolicy", "MultiInputPolicy", "TD3Policy"),
     "torch": ("Size", "device"),
@@ -76,8 +92,44 @@ OUR_BASES = (BaseFeaturesExtractor, BaseModel, CoreStateStore, Head, MemoryCore,
 LARGEST_RATIO, LARGEST_SIZE = 20, 2**24
 
 
-class UnsafePickleError(ValueError):
-    """A pickle names something that is not among what is safe to load."""
+class RefusedFileError(ValueError):
+    """A file is damaged, too large when unpacked, or not known to be harmless."""
+
+
+class UnsafePickleError(RefusedFileError):
+    """
+    A file names something that is not among what is safe to load.
+
+    :param name: what it names, as "module.name"
+    :param file: the file, or which part of it
+    :param alternative: a remedy besides trust
+    """
+
+    def __init__(self, name: str, file: object = "A pickle", alternative: str = "") -> None:
+        self.name = name
+        #: What is wrong, without a remedy
+        self.fault = f"{file} needs {name}, which is not known to be harmless, so it was not loaded."
+        remedy = f"pass trust=[{name!r}], or trust=True for all of it{alternative}."
+        super().__init__(f"{self.fault} If you trust the source of this file, {remedy}")
+
+
+def find_allowed(module: str, name: str, trusted: Collection[str] = ()) -> Any:
+    """
+    Find a class or a function that a file names.
+
+    :param module: the module
+    :param name: the name in it
+    :param trusted: what may be found besides ``ALLOWED``, as "module.name"
+    :return: the class or the function
+    :raises UnsafePickleError: if it is not allowed
+    """
+    if name in ALLOWED.get(module, ()) or f"{module}.{name}" in trusted:
+        return functools.reduce(getattr, name.split("."), importlib.import_module(module))
+    if module.startswith("sb3_attn.") and "." not in name:
+        found = getattr(importlib.import_module(module), name)
+        if isinstance(found, type) and issubclass(found, OUR_BASES) and found.__module__.startswith("sb3_attn."):
+            return found
+    raise UnsafePickleError(f"{module}.{name}")
 
 
 class SafeUnpickler(pickle._Unpickler):
@@ -100,13 +152,7 @@ class SafeUnpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("torch.storage", "_load_from_bytes"):  # torch's own would load any pickle
             return _load_tensor
-        if name in ALLOWED.get(module, ()) or f"{module}.{name}" in self.trusted:
-            return super().find_class(module, name)
-        if module.startswith("sb3_attn.") and "." not in name:
-            found = super().find_class(module, name)
-            if isinstance(found, type) and issubclass(found, OUR_BASES) and found.__module__.startswith("sb3_attn."):
-                return found
-        raise UnsafePickleError(f"{module}.{name}")
+        return find_allowed(module, name, self.trusted)
 
     def load_build(self) -> None:
         instance = self.stack[-2]
@@ -118,7 +164,11 @@ class SafeUnpickler(pickle._Unpickler):
 
 
 def _load_tensor(content: bytes) -> Any:
-    return th.load(io.BytesIO(content), weights_only=True)
+    file = io.BytesIO(content)
+    if zipfile.is_zipfile(file):
+        _check_members(file, "A tensor")
+    file.seek(0)
+    return th.load(file, weights_only=True)
 
 
 def safe_objects(
@@ -132,21 +182,11 @@ def safe_objects(
     :param trusted: further classes and functions that may be named, as "module.name"
     :return: the objects by key
     :raises UnsafePickleError: if a pickle names something else; the sentence says what to do
-    :raises ValueError: if the zip has a name twice, or would be many times as large when unpacked
+    :raises RefusedFileError: if it is no zip, has a name twice, names an environment, or needs many times its size in memory
     """
-    file = open_path(path, "r", suffix="zip")
-    try:
-        with zipfile.ZipFile(file) as archive:
-            _check_archive(archive, path)
-            data = json.loads(archive.read("data")) if "data" in archive.namelist() else {}
-    except zipfile.BadZipFile:
-        data = {}  # SB3 has a sentence for this
-    finally:
-        if isinstance(path, str | pathlib.Path):
-            file.close()
-        else:
-            path.seek(0)
-    objects = {}
+    data, objects = _read_data(path), {}
+    if isinstance(data.get("env"), str) and "env" not in given:  # SB3 would make it, and Gymnasium import the module in its id
+        raise RefusedFileError(f"'env' in {path} names an environment, which no zip of SB3 does; give another file.")
     for key, item in data.items():
         if key in given or not (isinstance(item, dict) and ":serialized:" in item):
             continue
@@ -154,12 +194,31 @@ def safe_objects(
             objects[key] = SafeUnpickler(io.BytesIO(base64.b64decode(item[":serialized:"])), trusted).load()
         except UnsafePickleError as error:
             alternative = f"; or give the object yourself: custom_objects={{{key!r}: ...}}"
-            raise _unsafe(f"{key!r} in {path}", error, alternative) from None
+            raise UnsafePickleError(error.name, f"{key!r} in {path}", alternative) from None
         except Exception as error:
-            raise ValueError(
+            raise RefusedFileError(
                 f"{key!r} in {path} cannot be read ({error!r}); give it by custom_objects={{{key!r}: ...}}."
             ) from error
     return objects
+
+
+def _read_data(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, Any]:
+    """What an SB3 zip holds besides tensors, as JSON."""
+    file = open_path(path, "r", suffix="zip")
+    try:
+        check_archive(file, path)
+        with zipfile.ZipFile(file) as archive:
+            data = json.loads(archive.read("data").decode()) if "data" in archive.namelist() else {}
+        return dict(data)
+    except RefusedFileError:
+        raise
+    except Exception as error:  # SB3 might still read it, and would run code then
+        raise RefusedFileError(f"{path} is not a model that Stable-Baselines3 saved ({error}); give another file.") from error
+    finally:
+        if isinstance(path, str | pathlib.Path):
+            file.close()
+        else:
+            path.seek(0)
 
 
 def load_pickle(path: str | pathlib.Path | io.BufferedIOBase, trust: bool | Collection[str] = False) -> Any:
@@ -170,8 +229,10 @@ def load_pickle(path: str | pathlib.Path | io.BufferedIOBase, trust: bool | Coll
     :param trust: ``True`` for all that the pickle names; or further classes and functions that it may name, as "module.name"
     :return: the object
     :raises UnsafePickleError: if it names something else; the sentence says what to do
-    :raises ValueError: if it is damaged
+    :raises RefusedFileError: if it is damaged, or no regular file
     """
+    if isinstance(path, str | pathlib.Path) and os.path.exists(path) and not os.path.isfile(path):
+        raise RefusedFileError(f"{path} is no regular file, so it was not read; give another.")
     file = open_path(path, "r", suffix="pkl")
     try:
         # Streams get none: they may hold more than the pickle
@@ -179,25 +240,55 @@ def load_pickle(path: str | pathlib.Path | io.BufferedIOBase, trust: bool | Coll
             raise ValueError("its checksum is another")
         return pickle.load(file) if trust is True else SafeUnpickler(cast(BinaryIO, file), trust or ()).load()
     except UnsafePickleError as error:
-        raise _unsafe(str(path), error) from None
+        raise UnsafePickleError(error.name, path) from None
     except Exception as error:
-        raise ValueError(f"{path} is damaged, or is no pickle: {error!r}.") from error
+        raise RefusedFileError(f"{path} is damaged, or is no pickle: {error!r}.") from error
     finally:
         if isinstance(path, str | pathlib.Path):
             file.close()
 
 
-def _unsafe(what: str, error: UnsafePickleError, alternative: str = "") -> UnsafePickleError:
-    return UnsafePickleError(
-        f"{what} needs {error}, which is not known to be harmless, so it was not loaded. If you trust the source of this "
-        f"file, pass trust=[{str(error)!r}], or trust=True for all of it{alternative}."
-    )
+def check_archive(file: Any, path: object) -> None:
+    """
+    Check that a zip needs little more memory than its size, and so do the zips in it, as which PyTorch saves tensors.
+
+    :param file: the open zip
+    :param path: its name
+    :raises RefusedFileError: if it needs more, or has a name twice
+    """
+    _check_members(file, path)
+    with zipfile.ZipFile(file) as archive:
+        for name in archive.namelist():
+            if name.endswith(".pth"):
+                with archive.open(name) as member:
+                    if zipfile.is_zipfile(member):
+                        _check_members(member, f"{name} in {path}")
 
 
-def _check_archive(archive: zipfile.ZipFile, path: Any) -> None:
-    members = archive.infolist()
-    if len({member.filename for member in members}) < len(members):
-        raise ValueError(f"{path} has two members of one name; SB3 writes no such zips, so it was not loaded.")
-    packed, unpacked = sum(member.compress_size for member in members), sum(member.file_size for member in members)
-    if unpacked > max(LARGEST_RATIO * packed, LARGEST_SIZE):
-        raise ValueError(f"{path} would have {unpacked} bytes when unpacked, {unpacked // packed} times its size; not loaded.")
+def _check_members(file: Any, path: object) -> None:
+    packed = file.seek(0, os.SEEK_END)  # headers may lie
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        if len({member.filename for member in members}) < len(members):
+            raise RefusedFileError(f"{path} has two members of one name; SB3 writes no such zips, so it was not loaded.")
+        unpacked = sum(member.file_size for member in members)
+        if unpacked > max(LARGEST_RATIO * packed, LARGEST_SIZE):
+            raise RefusedFileError(
+                f"{path} would have {unpacked} bytes when unpacked, {unpacked // packed} times its size; not loaded."
+            )
+        for member in members:
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise RefusedFileError(f"{path} is compressed in an unusual way; save the model again with SB3.")
+            if member.compress_type == zipfile.ZIP_DEFLATED and not _has_true_size(archive, member):
+                raise RefusedFileError(f"{member.filename} in {path} has not the size that its header says; not loaded.")
+
+
+def _has_true_size(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
+    """Whether a member is as large as its header says. Python looks only after it has unpacked all of it."""
+    one_more = copy.copy(member)
+    one_more.file_size += 1
+    try:
+        with archive.open(one_more) as content:
+            return sum(map(len, iter(functools.partial(content.read, 2**16), b""))) == member.file_size
+    except zipfile.BadZipFile:
+        return False

@@ -19,6 +19,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from sb3_attn.recurrent_dqn.safe_loading import RefusedFileError
+from sb3_attn.zoo.trust import TRUST_HELP, refusal, split_trust, trust_options
+
+#: What may be run from files: nothing, all, or what has one of these names
+Trust = bool | list[str]
+
 #: Modules that RL Zoo imports. If one is missing, the remedy is to install the zoo extra.
 ZOO_MODULES = {"rl_zoo3", "optuna", "huggingface_sb3", "pytablewriter", "yaml", "imageio_ffmpeg"}
 ZOO_MODULES |= {"pandas", "requests", "seaborn", "scipy"}  # RL Zoo does not declare these
@@ -36,61 +42,61 @@ OPTIMIZE_DEFAULTS = (
 PLOTS = {"plot-train": "plot_train", "all-plots": "all_plots", "plot-from-file": "plot_from_file"}
 
 
-def train(arguments: list[str]) -> None:
+def train(arguments: list[str], trust: Trust) -> None:
     """Train an agent, with the shipped hyperparameters unless --conf-file gives others."""
     from sb3_attn.zoo.registration import default_config
 
     config = default_config(_value(arguments, "--algo"), _value(arguments, "--env"))
     defaults = [] if config is None else ["--conf-file", str(config)]
-    _call_function("rl_zoo3.train", "train", defaults + arguments)
+    _call_function("rl_zoo3.train", "train", defaults + arguments, trust)
 
 
-def optimize(arguments: list[str]) -> None:
+def optimize(arguments: list[str], trust: Trust) -> None:
     """Search for hyperparameters with Optuna."""
-    train([*OPTIMIZE_DEFAULTS, *arguments])
+    train([*OPTIMIZE_DEFAULTS, *arguments], trust)
 
 
-def enjoy(arguments: list[str]) -> None:
+def enjoy(arguments: list[str], trust: Trust) -> None:
     """Watch or score a trained agent."""
-    _call_function("rl_zoo3.enjoy", "enjoy", _folder_default(arguments) + arguments)
+    _call_function("rl_zoo3.enjoy", "enjoy", _folder_default(arguments) + arguments, trust)
 
 
-def record_video(arguments: list[str]) -> None:
+def record_video(arguments: list[str], trust: Trust) -> None:
     """Record a video of a trained agent."""
-    _run_module("rl_zoo3.record_video", _folder_default(arguments) + arguments)
+    _run_module("rl_zoo3.record_video", _folder_default(arguments) + arguments, trust)
 
 
-def record_training(arguments: list[str]) -> None:
+def record_training(arguments: list[str], trust: Trust) -> None:
     """Record a video of all checkpoints of a training run."""
-    with _our_subprocesses(), _ffmpeg_on_path():
-        _run_module("rl_zoo3.record_training", _folder_default(arguments) + arguments)
+    with _our_subprocesses(trust), _ffmpeg_on_path():
+        _run_module("rl_zoo3.record_training", _folder_default(arguments) + arguments, trust)
 
 
-def benchmark(arguments: list[str]) -> None:
+def benchmark(arguments: list[str], trust: Trust) -> None:
     """Score every trained agent in a folder and write a table."""
-    with _our_subprocesses():
-        _run_module("rl_zoo3.benchmark", arguments)
+    with _our_subprocesses(trust):
+        _run_module("rl_zoo3.benchmark", arguments, trust)
 
 
-def plot(arguments: list[str]) -> None:
+def plot(arguments: list[str], trust: Trust) -> None:
     """Plot learning curves and compare runs."""
     name = arguments[0] if arguments else ""
     if name not in PLOTS:
         raise SystemExit(f"sb3-attn plot takes the name of a plot first, one of {', '.join(PLOTS)}, not {name!r}.")
-    _call_function("rl_zoo3.plots", PLOTS[name], arguments[1:])
+    _call_function("rl_zoo3.plots", PLOTS[name], arguments[1:], trust)
 
 
-def show(arguments: list[str]) -> None:
+def show(arguments: list[str], trust: Trust) -> None:
     """Record a trained agent together with its attention and memory; needs the viz extra."""
-    importlib.import_module("sb3_attn.zoo.show").show(arguments)
+    importlib.import_module("sb3_attn.zoo.show").show(arguments, trust)
 
 
-def ball(arguments: list[str]) -> None:
+def ball(arguments: list[str], trust: Trust) -> None:
     """Measure an agent's attention to the ball in Pong or Breakout; needs the viz extra."""
-    importlib.import_module("sb3_attn.zoo.show").ball(arguments)
+    importlib.import_module("sb3_attn.zoo.show").ball(arguments, trust)
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {
+COMMANDS: dict[str, Callable[[list[str], Trust], None]] = {
     "train": train,
     "enjoy": enjoy,
     "record-video": record_video,
@@ -112,6 +118,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     :param arguments: the command's name and its arguments; ``None`` takes them from ``sys.argv``
     :return: the exit status: 0 after success, 2 for an unknown command, 1 if an optional package is not installed
+    :raises SystemExit: with a sentence, if a file was refused
     """
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in ("-h", "--help"):
@@ -127,7 +134,10 @@ def main(arguments: list[str] | None = None) -> int:
             from sb3_attn.zoo.registration import register
 
             register()
-        COMMANDS[name](rest)
+        trust, rest = split_trust(rest)
+        COMMANDS[name](rest, trust)
+    except RefusedFileError as error:
+        raise SystemExit(f"sb3-attn {name}: {refusal(error)}") from error
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in ZOO_MODULES | VIZ_MODULES:
@@ -150,6 +160,7 @@ def _usage() -> str:
             *lines,
             "",
             "sb3-attn COMMAND --help lists the arguments of a command.",
+            TRUST_HELP,
         ]
     )
 
@@ -172,42 +183,51 @@ def _folder_default(arguments: list[str]) -> list[str]:
     return ["--folder", "logs"] if _is_ours(arguments) else []
 
 
-def _call_function(module: str, function: str, arguments: list[str]) -> None:
+def _call_function(module: str, function: str, arguments: list[str], trust: Trust) -> None:
+    from sb3_attn.zoo.run_folders import safe_reading
+
     program = getattr(importlib.import_module(module), function)
     sys.argv[1:] = arguments
-    program()
+    with safe_reading(trust):
+        program()
 
 
-def _run_module(module: str, arguments: list[str]) -> None:
+def _run_module(module: str, arguments: list[str], trust: Trust) -> None:
+    from sb3_attn.zoo.run_folders import safe_reading
+
     # These programs have no function to call: their code is under ``if __name__ == "__main__"``
     sys.argv[1:] = arguments
-    runpy.run_module(module, run_name="__main__")
+    with safe_reading(trust):
+        runpy.run_module(module, run_name="__main__")
 
 
-def our_command(command: list[str]) -> list[str]:
+def our_command(command: list[str], trust: Trust = False) -> list[str]:
     """
     Translate a command with which RL Zoo starts one of its own programs into ours.
 
     :param command: ``["python", "-m", "rl_zoo3.record_video", ...]`` (from ``record_training``) or
         ``["python", "enjoy.py", ...]`` (from ``benchmark``, which on its own works only in a checkout of RL Zoo)
+    :param trust: what this command was told to trust
     :return: the ``sb3-attn`` command that does the same with this interpreter, where our algorithms are registered; any other
         command unchanged
     """
     ours = [sys.executable, "-m", "sb3_attn.zoo"]
     if command[:3] == ["python", "-m", "rl_zoo3.record_video"]:
-        return [*ours, "record-video", *command[3:]]
+        return [*ours, "record-video", *trust_options(trust), *command[3:]]
     if command[:2] == ["python", "enjoy.py"]:
-        return [*ours, "enjoy", *command[2:]]
+        return [*ours, "enjoy", *trust_options(trust), *command[2:]]
     return command
 
 
 @contextlib.contextmanager
-def _our_subprocesses() -> Iterator[None]:
+def _our_subprocesses(trust: Trust) -> Iterator[None]:
     # Our algorithms are not registered in a new interpreter, so RL Zoo's programs have to be started through this module
     original = subprocess.call
 
     def call(command: Any, *args: Any, **kwargs: Any) -> int:
-        return original(our_command(command) if isinstance(command, list) else command, *args, **kwargs)
+        if not {"", os.getcwd()} & set(sys.path):  # "python -m" would add it, and with it modules of whoever made the folder
+            kwargs.setdefault("env", {**os.environ, "PYTHONSAFEPATH": "1"})
+        return original(our_command(command, trust) if isinstance(command, list) else command, *args, **kwargs)
 
     subprocess.call = call  # type: ignore[assignment]
     try:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import ale_py
@@ -15,7 +16,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 
-from sb3_attn.recurrent_dqn.safe_loading import safe_objects
+from sb3_attn.recurrent_dqn.safe_loading import RefusedFileError, load_pickle, safe_objects
 from sb3_attn.recurrent_dqn.saving import SaveAndLoad
 from sb3_attn.viz.recording import wrap_env
 from sb3_attn.zoo.registration import ALGORITHMS
@@ -58,7 +59,7 @@ def load_model(
     :param trust: as for ``RecurrentDQN.load``, for the zips of all algorithms
     :return: the model
     :raises ValueError: if the file is not a model, or is one of another algorithm
-    :raises UnsafePickleError: if the file needs classes or functions that are not known to be harmless
+    :raises RefusedFileError: if the file needs classes or functions that are not known to be harmless, or is damaged
     :raises FileNotFoundError: if there is no such file
     """
     path = model_path(path)
@@ -66,7 +67,7 @@ def load_model(
     try:
         data = load_from_zip_file(path, device="cpu", custom_objects=objects)[0] or {}
         policy_class = data["policy_class"]
-    except (ValueError, KeyError, AssertionError) as error:
+    except (ValueError, KeyError, AssertionError, UnpicklingError) as error:
         raise ValueError(f"{path} is not a model that Stable-Baselines3 saved ({error}); give another file.") from error
     fitting = [name for name, algorithm in LOADABLE.items() if _has_policy(algorithm, policy_class)]
     name = algo or next(iter(fitting), None)
@@ -76,9 +77,58 @@ def load_model(
     if issubclass(LOADABLE[name], OffPolicyAlgorithm):
         # A replay buffer of the size used in training could take gigabytes
         kwargs = dict(buffer_size=1, optimize_memory_usage=False)
-    if issubclass(LOADABLE[name], SaveAndLoad):
+    return load_algorithm(LOADABLE[name], path, trust, objects, device=device, **kwargs)
+
+
+def load_algorithm(
+    algorithm: type[BaseAlgorithm],
+    path: str | Path,
+    trust: bool | Collection[str] = False,
+    custom_objects: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> BaseAlgorithm:
+    """
+    Load a model of any algorithm, without running code from its file.
+
+    :param algorithm: its class
+    :param path: as given to ``model.save``
+    :param trust: as for ``RecurrentDQN.load``
+    :param custom_objects: Dictionary of objects to replace upon loading
+    :param kwargs: further arguments of the algorithm's ``load``
+    :return: the model
+    :raises RefusedFileError: if the file needs classes or functions that are not known to be harmless, or cannot be loaded
+    """
+    if issubclass(algorithm, SaveAndLoad):
         kwargs["trust"] = trust
-    return LOADABLE[name].load(path, device=device, custom_objects=objects, **kwargs)
+    elif trust is not True:
+        custom_objects = safe_objects(path, custom_objects or {}, trust or ()) | (custom_objects or {})
+    try:
+        return algorithm.load(path, custom_objects=custom_objects, **kwargs)
+    except RefusedFileError:
+        raise
+    except Exception as error:
+        if trust is True:
+            raise
+        raise RefusedFileError(
+            f"{path} cannot be loaded by {algorithm.__name__} ({error!r}); give a model that fits, or other arguments."
+        ) from error
+
+
+def load_vec_normalize(path: str | Path, venv: VecEnv, trust: bool | Collection[str] = False) -> VecNormalize:
+    """
+    Load statistics of observations and rewards, as ``VecNormalize.load`` does, without running code from their file.
+
+    :param path: as given to ``VecNormalize.save``
+    :param venv: the environments to wrap
+    :param trust: as for ``RecurrentDQN.load``
+    :return: the wrapped environments
+    :raises RefusedFileError: if the file needs classes or functions that are not known to be harmless, or is damaged
+    """
+    normalize = load_pickle(path, trust)
+    if not isinstance(normalize, VecNormalize):
+        raise RefusedFileError(f"{path} holds no VecNormalize but a {type(normalize).__name__}; give the file of its save().")
+    normalize.set_venv(venv)
+    return normalize
 
 
 def make_env(
@@ -87,6 +137,7 @@ def make_env(
     env_kwargs: dict[str, Any] | None = None,
     seed: int | None = None,
     normalize_path: str | Path | None = None,
+    trust: bool | Collection[str] = False,
 ) -> VecEnv:
     """
     Make an environment with the wrappers that a model's observation space implies.
@@ -99,6 +150,7 @@ def make_env(
     :param env_kwargs: Optional keyword argument to pass to the env constructor
     :param seed: the initial seed for the random number generator
     :param normalize_path: file of the ``VecNormalize`` that was saved with the model
+    :param trust: as for ``RecurrentDQN.load``, for that file
     :return: one environment, vectorised
     :raises ValueError: if the environment is unknown, or its spaces are not the model's
     """
@@ -116,7 +168,7 @@ def make_env(
     else:
         env = make_vec_env(env_id, **make_kwargs)
     if normalize_path is not None:
-        env = VecNormalize.load(str(normalize_path), env)
+        env = load_vec_normalize(normalize_path, env, trust)
         env.training = env.norm_reward = False
     n_frames = _n_frames(space, env.observation_space)
     return wrap_env(model, VecFrameStack(env, n_frames) if n_frames > 1 else env)

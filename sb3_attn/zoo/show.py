@@ -12,6 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from sb3_attn.recurrent_dqn.safe_loading import RefusedFileError
 from sb3_attn.viz.atari_ball import ball_game, measure_ball_attention
 from sb3_attn.viz.occlusion import image_key
 from sb3_attn.viz.recording import record_episode, wrap_env
@@ -20,13 +21,15 @@ from sb3_attn.viz.sources import find_sources
 from sb3_attn.viz.video import FORMATS
 from sb3_attn.zoo.loading import LOADABLE, load_model, make_env, model_path
 from sb3_attn.zoo.registration import register
+from sb3_attn.zoo.trust import TRUST_HELP
 
 
-def show(arguments: list[str]) -> None:
+def show(arguments: list[str], trust: bool | list[str] = False) -> None:
     """
     Run ``sb3-attn show``.
 
     :param arguments: the command line after the name of the command
+    :param trust: as for ``RecurrentDQN.load``, for all files
     :raises SystemExit: with a sentence for the user, if the arguments, the model and the environment do not fit
     """
     parser = _parser("show", "Record a saved model and show what it attends to and remembers.")
@@ -41,7 +44,7 @@ def show(arguments: list[str]) -> None:
     )
     args = parser.parse_args(arguments)
     with _sentences("show"):
-        model, env = _load(args)
+        model, env = _load(args, trust)
         sources = [] if args.occlusion and not _attends(model) else find_sources(model)
         if args.occlusion and not image_key(model.observation_space)[0]:
             raise ValueError(
@@ -62,11 +65,12 @@ def show(arguments: list[str]) -> None:
     print(f"Written to {args.out}/")
 
 
-def ball(arguments: list[str]) -> None:
+def ball(arguments: list[str], trust: bool | list[str] = False) -> None:
     """
     Run ``sb3-attn ball``.
 
     :param arguments: the command line after the name of the command
+    :param trust: as for ``RecurrentDQN.load``, for all files
     :raises SystemExit: with a sentence for the user, if the arguments, the model and the environment do not fit
     """
     parser = _parser("ball", "Measure how much a model attends to the ball, in Atari's Pong and Breakout.")
@@ -74,14 +78,14 @@ def ball(arguments: list[str]) -> None:
     args = parser.parse_args(arguments)
     with _sentences("ball"):
         game = ball_game(args.env)
-        model, env = _load(args)
+        model, env = _load(args, trust)
         for recorded, measured in measure_ball_attention(model, env, game, args.steps, not args.stochastic):
             print(f"{recorded.name}: {measured}")
         env.close()
 
 
 def _parser(name: str, description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"sb3-attn {name}", description=description)
+    parser = argparse.ArgumentParser(prog=f"sb3-attn {name}", description=description, epilog=TRUST_HELP)
     parser.add_argument(
         "model", type=Path, help="zip file of a model; the settings of an RL Zoo run are used if they lie beside it"
     )
@@ -95,7 +99,6 @@ def _parser(name: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--vec-normalize", type=Path, metavar="FILE", help="a saved VecNormalize")
     parser.add_argument("--stochastic", action="store_true", help="explore as in training instead of acting greedily")
     parser.add_argument("--device", default="auto", help="PyTorch device (auto)")
-    parser.add_argument("--trust", action="store_true", help="run any code that the zip contains: only if you trust its maker")
     return parser
 
 
@@ -110,6 +113,8 @@ def _sentences(name: str) -> Any:
     """End the command with the sentence of an error that is meant for the user, without a traceback."""
     try:
         yield
+    except RefusedFileError:
+        raise  # the command line has a sentence for it
     except (ValueError, FileNotFoundError, gym.error.Error) as error:
         raise SystemExit(f"sb3-attn {name}: {error}") from error
 
@@ -120,16 +125,16 @@ def _attends(model: BaseAlgorithm) -> bool:
     return False
 
 
-def _load(args: argparse.Namespace) -> tuple[BaseAlgorithm, VecEnv]:
+def _load(args: argparse.Namespace, trust: bool | list[str]) -> tuple[BaseAlgorithm, VecEnv]:
     path = model_path(args.model)
     _import_environments(args.gym_packages)
     set_random_seed(args.seed)
-    model = load_model(path, args.algo, args.device, args.trust)
+    model = load_model(path, args.algo, args.device, trust)
     env_kwargs = _env_kwargs(args.env_kwargs)
     settings = _settings_folder(path, args.env)
     if settings is None:
-        return model, make_env(model, args.env, env_kwargs, args.seed, args.vec_normalize)
-    return model, wrap_env(model, _zoo_env(settings, args.env, env_kwargs, args.seed))
+        return model, make_env(model, args.env, env_kwargs, args.seed, args.vec_normalize, trust)
+    return model, wrap_env(model, _zoo_env(settings, args.env, env_kwargs, args.seed, trust))
 
 
 def _import_environments(packages: list[str]) -> None:
@@ -164,31 +169,30 @@ def _settings_folder(path: Path, env_id: str) -> Path | None:
     return folder if (folder / "config.yml").is_file() else None
 
 
-def _zoo_env(settings: Path, env_id: str, env_kwargs: dict[str, Any], seed: int) -> VecEnv:
+def _zoo_env(settings: Path, env_id: str, env_kwargs: dict[str, Any], seed: int, trust: bool | list[str]) -> VecEnv:
     """Make the environment from the settings of a training run, as RL Zoo's ``enjoy`` does."""
-    import yaml
     from rl_zoo3 import create_test_env, get_saved_hyperparams
 
-    hyperparams, stats_path = get_saved_hyperparams(str(settings), test_mode=True)
-    kwargs: dict[str, Any] = dict(hyperparams.pop("env_kwargs", None) or {})
-    arguments = settings / "args.yml"
-    if arguments.is_file():
-        # The loader that RL Zoo uses for it, since the file holds Python objects
-        saved = yaml.load(arguments.read_text(encoding="utf-8"), Loader=yaml.UnsafeLoader)
-        kwargs = dict(saved.get("env_kwargs") or kwargs)
-    kwargs |= env_kwargs
-    # Frames as arrays: RL Zoo's should_render would open a window
-    if "render_mode" not in kwargs and _renders(env_id):
-        kwargs["render_mode"] = "rgb_array"
-    return create_test_env(
-        env_id,
-        stats_path=stats_path,
-        seed=seed,
-        should_render=False,
-        hyperparams=hyperparams,
-        env_kwargs=kwargs,
-        vec_env_cls=DummyVecEnv,
-    )
+    from sb3_attn.zoo.run_folders import load_settings, safe_reading
+
+    with safe_reading(trust):
+        hyperparams, stats_path = get_saved_hyperparams(str(settings), test_mode=True)
+        kwargs: dict[str, Any] = dict(hyperparams.pop("env_kwargs", None) or {})
+        if (settings / "args.yml").is_file():
+            kwargs = dict(load_settings(settings / "args.yml", trust).get("env_kwargs") or kwargs)
+        kwargs |= env_kwargs
+        # Frames as arrays: RL Zoo's should_render would open a window
+        if "render_mode" not in kwargs and _renders(env_id):
+            kwargs["render_mode"] = "rgb_array"
+        return create_test_env(
+            env_id,
+            stats_path=stats_path,
+            seed=seed,
+            should_render=False,
+            hyperparams=hyperparams,
+            env_kwargs=kwargs,
+            vec_env_cls=DummyVecEnv,
+        )
 
 
 def _renders(env_id: str) -> bool:

@@ -1,19 +1,13 @@
 """Files of strangers: no code in them runs, memory is bounded, and honest files need no trust."""
 
-import base64
-import functools
 import io
-import json
-import os
 import pickle
 import subprocess
 import sys
+import tracemalloc
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import cloudpickle
 import numpy as np
 import pytest
 import torch as th
@@ -25,80 +19,12 @@ from stable_baselines3.common.utils import LinearSchedule
 from sb3_attn import R2D2, RecurrentDQN
 from sb3_attn.common.files import CHECKSUM_MARK
 from sb3_attn.recurrent_dqn.safe_loading import SafeUnpickler, UnsafePickleError, safe_objects
-from sb3_attn.zoo.loading import load_model
+from sb3_attn.zoo.loading import load_algorithm, load_model
 from tests.helpers.environments import POLICIES, counters, walks
+from tests.helpers.hostile import Calls, let_header_lie, tampered, touching
 from tests.helpers.models import Make, SumCore, make_rdqn
 
-
-class Calls:
-    """Something whose pickle calls a function."""
-
-    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
-        self.call = function, args
-
-    def __reduce__(self) -> Any:
-        return self.call
-
-
-def touching(marker: Path) -> dict[str, bytes]:
-    """Pickles that would create a file, each in a way of its own."""
-    command = f"touch {marker}"
-    code = f"open({str(marker)!r}, 'w')"
-    name = "stable_baselines3.common.utils"
-    dotted = b"\x80\x04\x8c" + bytes([len(name)]) + name.encode() + b"\x8c\x09os.system\x93\x8c" + bytes([len(command)])
-    calls: dict[str, Any] = {
-        "os.system": Calls(os.system, command),
-        "subprocess": Calls(subprocess.call, ["touch", str(marker)]),
-        "eval": Calls(eval, code),
-        "exec": Calls(exec, code),
-        "open": Calls(open, str(marker), "w"),
-        "getattr": Calls(getattr, os, "system"),
-        "partial": Calls(functools.partial, os.system, command),
-        "torch.load": Calls(th.load, io.BytesIO(pickle.dumps(Calls(os.system, command)))),
-        "numpy.load": Calls(np.load, io.BytesIO(b""), None, True),
-        "in a list": [1, {"a": Calls(os.system, command)}],
-        "as an argument": Calls(LinearSchedule, Calls(os.system, command), 0.0, 1.0),
-        "as a state": _with_state(Calls(os.system, command)),
-        "lambda": lambda progress: os.system(command),
-        "pickle.loads": Calls(pickle.loads, pickle.dumps(Calls(os.system, command))),
-        "environment": Calls(RecurrentDQN, "MlpPolicy", "os:system-v0"),
-        "torch's storages": Calls(th.storage._load_from_bytes, _torch_file(Calls(os.system, command))),
-    }
-    pickles = {key: cloudpickle.dumps(value) for key, value in calls.items()}
-    return pickles | {
-        "dotted name": dotted + command.encode() + b"\x85R.",
-        "old protocol": b"cos\nsystem\n(S'" + command.encode() + b"'\ntR.",
-        "INST": b"(S'" + command.encode() + b"'\nios\nsystem\n.",
-        "OBJ": b"(cos\nsystem\nS'" + command.encode() + b"'\no.",
-        "persistent id": b"Pos.system\n.",
-    }
-
-
-def _with_state(state: Any) -> LinearSchedule:
-    schedule = LinearSchedule(1.0, 0.0, 1.0)
-    schedule.end = state
-    return schedule
-
-
-def _torch_file(value: Any) -> bytes:
-    file = io.BytesIO()
-    th.save(value, file)
-    return file.getvalue()
-
-
 NAMES = list(touching(Path("x")))
-
-
-def tampered(source: Path, target: Path, key: str, content: bytes) -> None:
-    """A copy of a zip in which the pickle of one key is another."""
-    with zipfile.ZipFile(source) as archive, zipfile.ZipFile(target, "w") as copy:
-        for name in archive.namelist():
-            member = archive.read(name)
-            if name == "data":
-                data = json.loads(member)
-                data[key] = {":type:": "?", ":serialized:": base64.b64encode(content).decode()}
-                member = json.dumps(data).encode()
-            copy.writestr(name, member)
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +66,19 @@ def test_the_examples_would_run_code(tmp_path: Path) -> None:
         assert marker.exists(), name
 
 
+@pytest.mark.parametrize("algorithm", [DQN, RecurrentDQN])
+def test_no_environment_is_made_from_its_name(algorithm: type, tmp_path: Path, monkeypatch) -> None:
+    """The name may have a module in front, which Gymnasium imports."""
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w').close()")
+    monkeypatch.syspath_prepend(tmp_path)
+    model = algorithm("MlpPolicy", counters(), buffer_size=300, device="cpu")
+    model.env = "evil:CartPole-v1"
+    model.save(tmp_path / "model", include=["env"])
+    with pytest.raises(ValueError, match=r"'env' in .* names an environment"):
+        load_algorithm(algorithm, tmp_path / "model", device="cpu")
+    assert not (tmp_path / "marker").exists()
+
+
 def test_classes_are_not_changed() -> None:
     """BUILD sets attributes of what lies on the stack, and the unpickler in C does not care whether that is a class."""
     build = pickle.PROTO + b"\x04" + b"cstable_baselines3.common.buffers\nReplayBuffer\n}\x8c\x06hackedK\x01sb."
@@ -153,6 +92,15 @@ def test_memory_is_bounded(honest: Path, tmp_path: Path) -> None:
         bomb.writestr("data", b" " * 2**27)
     with pytest.raises(ValueError, match=r"bomb.zip would have 134217728 bytes when unpacked"):
         RecurrentDQN.load(tmp_path / "bomb.zip", device="cpu")
+    let_header_lie(tmp_path / "bomb.zip", "data")
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"data in .*bomb.zip has not the size that its header says"):
+        RecurrentDQN.load(tmp_path / "bomb.zip", device="cpu")
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+    tensor = pickle.dumps(Calls(th.storage._load_from_bytes, (tmp_path / "bomb.zip").read_bytes()))
+    with pytest.raises(ValueError, match="data in A tensor has not the size"):
+        SafeUnpickler(io.BytesIO(tensor)).load()
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")

@@ -120,6 +120,17 @@ def test_subprocesses_are_replaced_only_while_the_program_runs(monkeypatch, comm
     assert subprocess.call is patched is not original
 
 
+@pytest.mark.parametrize("on_path", [True, False])
+def test_subprocesses_import_from_the_working_directory_only_if_we_do(monkeypatch, on_path: bool, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path] + [str(tmp_path)] * on_path)
+    given = []
+    monkeypatch.setattr(subprocess, "call", lambda command, env=None: given.append((env or {}).get("PYTHONSAFEPATH")) or 0)
+    monkeypatch.setattr(cli.runpy, "run_module", lambda *_, **__: subprocess.call(["python", "enjoy.py"]))
+    cli.main(["benchmark"])
+    assert given == [None if on_path else "1"]
+
+
 def test_help_lists_every_command(capsys) -> None:
     for arguments in ([], ["--help"]):
         assert cli.main(arguments) == 0

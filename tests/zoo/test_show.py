@@ -136,8 +136,9 @@ def test_the_settings_of_a_training_run_are_used(tmp_path, capsys):
     (settings / "config.yml").write_text("normalize: true\nframe_stack: 2\nenv_wrapper: custom.Wrapper\n")
     (settings / "args.yml").write_text("env_kwargs: {sutton_barto_reward: true}\n")
     arguments = ["show", tmp_path / "model.zip", "--env", "CartPole-v1", "--out", tmp_path, "--no-render"]
-    with pytest.raises(ModuleNotFoundError, match="custom"):  # the wrapper
-        cli.main([str(argument) for argument in arguments])
+    assert "config.yml needs custom.Wrapper" in fails(arguments)
+    with pytest.raises(ModuleNotFoundError, match="custom"):
+        cli.main([*map(str, arguments), "--trust=custom.Wrapper"])
     (settings / "config.yml").write_text("normalize: true\nframe_stack: 2\n")
     assert "vecnormalize.pkl not found" in fails(arguments)
     env = VecNormalize(make_vec_env("CartPole-v1"))

@@ -1,0 +1,219 @@
+"""
+Reading run folders without running code from them.
+
+RL Zoo reads settings with PyYAML's unsafe loader, evaluates strings in them, calls wrappers that they name, and unpickles
+models, replays and statistics. While one of its programs runs, ours read these files in place of its own functions.
+"""
+
+import ast
+import contextlib
+import functools
+import sys
+import zipfile
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TextIO
+
+import numpy as np
+import rl_zoo3.import_envs  # noqa: F401  # it may register algorithms of the user's
+import yaml
+from rl_zoo3.utils import ALGOS
+from stable_baselines3.common import off_policy_algorithm
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_attn.recurrent_dqn.safe_loading import RefusedFileError, UnsafePickleError, check_archive, find_allowed, load_pickle
+from sb3_attn.recurrent_dqn.saving import SaveAndLoad
+from sb3_attn.zoo.loading import load_algorithm, load_vec_normalize
+
+#: Wrappers that settings may name, by module or package: none of them writes files or calls functions that it is given
+WRAPPERS: dict[str, tuple[str, ...]] = {
+    "gymnasium.wrappers": (
+        *("AddRenderObservation", "AddWhiteNoise", "AtariPreprocessing", "ClipAction", "ClipReward", "DelayObservation"),
+        *("DiscretizeAction", "DiscretizeObservation", "DtypeObservation", "FilterObservation", "FlattenObservation"),
+        *("FrameStackObservation", "GrayscaleObservation", "MaxAndSkipObservation", "NormalizeObservation"),
+        *("NormalizeReward", "ObstructView", "RepeatAction", "RescaleAction", "RescaleObservation", "ReshapeObservation"),
+        *("ResizeObservation", "StickyAction", "TimeAwareObservation", "TimeLimit"),
+    ),
+    "minigrid.wrappers": (
+        *("ActionBonus", "DictObservationSpaceWrapper", "DirectionObsWrapper", "FlatObsWrapper", "FullyObsWrapper"),
+        *("ImgObsWrapper", "NoDeath", "OneHotPartialObsWrapper", "PositionBonus", "ReseedWrapper", "RGBImgObsWrapper"),
+        *("RGBImgPartialObsWrapper", "StochasticActionWrapper", "SymbolicObsWrapper", "ViewSizeWrapper"),
+    ),
+    "rl_zoo3.wrappers": (
+        *("ActionNoiseWrapper", "ActionSmoothingWrapper", "DelayedRewardWrapper", "FrameSkip", "HistoryWrapper"),
+        *("HistoryWrapperObsDict", "MaskVelocityWrapper", "TruncatedOnSuccessWrapper", "YAMLCompatResizeObservation"),
+    ),
+    "sb3_attn.envs": ("FlattenSpaces", "PreviousActionReward"),
+    "sb3_attn.extractors": ("VecFrozenFeatures",),
+    "sb3_contrib.common.wrappers": ("TimeFeatureWrapper",),
+    "stable_baselines3.common.atari_wrappers": (
+        *("AtariWrapper", "ClipRewardEnv", "EpisodicLifeEnv", "FireResetEnv", "MaxAndSkipEnv", "NoopResetEnv"),
+        *("StickyActionEnv", "WarpFrame"),
+    ),
+    "stable_baselines3.common.vec_env": (
+        *("VecCheckNan", "VecExtractDictObs", "VecFrameStack", "VecNormalize", "VecTransposeImage"),
+    ),
+}
+
+#: Largest number of characters in a file of settings; RL Zoo's have some thousands
+LARGEST_SETTINGS = 2**20
+
+
+class SettingsLoader(yaml.SafeLoader):
+    """
+    Reader of the YAML files that RL Zoo writes: plain values, tuples, and what pickles may name.
+
+    :param file: the open file, or a text
+    :param trusted: further classes and functions, as "module.name"
+    """
+
+    def __init__(self, file: TextIO | str, trusted: Collection[str] = ()) -> None:
+        name = getattr(file, "name", "YAML")
+        try:
+            text = file if isinstance(file, str) else file.read(LARGEST_SETTINGS + 1)
+            super().__init__(text)
+        except (UnicodeError, yaml.YAMLError) as error:
+            raise RefusedFileError(f"{name} is no text ({error}); give the file that RL Zoo wrote.") from error
+        if len(text) > LARGEST_SETTINGS:
+            raise RefusedFileError(f"{name} has more than {LARGEST_SETTINGS} characters, so it was not read.")
+        self.name, self.trusted = name, trusted
+
+    def get_single_data(self) -> dict[str, Any]:
+        """Read the file, and check what RL Zoo would run in it."""
+        try:
+            settings = dict(super().get_single_data())
+            if isinstance(settings.get("normalize"), str):
+                settings["normalize"] = _literal(settings["normalize"])
+            for key in ("env_wrapper", "vec_env_wrapper"):
+                for name in _names(settings.get(key)):
+                    self._check_wrapper(name)
+        except UnsafePickleError as error:
+            raise UnsafePickleError(error.name, self.name) from None
+        except Exception as error:
+            raise RefusedFileError(
+                f"{self.name} has something else than plain settings ({error}), so it was not read. If you trust who made it, "
+                "add --trust."
+            ) from error
+        return settings
+
+    def find(self, name: str) -> Any:
+        """Find a class or a function that is allowed."""
+        module, _, attribute = name.rpartition(".")
+        return find_allowed(module, attribute, self.trusted)
+
+    def _check_wrapper(self, name: Any) -> None:
+        if isinstance(name, str) and name not in self.trusted:  # a class has been found by its name already
+            module, _, attribute = name.rpartition(".")
+            if not any(f"{module}.".startswith(f"{known}.") and attribute in names for known, names in WRAPPERS.items()):
+                raise UnsafePickleError(name)
+
+
+PYTHON = "tag:yaml.org,2002:python/"
+SettingsLoader.add_constructor(f"{PYTHON}tuple", lambda loader, node: tuple(loader.construct_sequence(node, deep=True)))
+SettingsLoader.add_multi_constructor(f"{PYTHON}name:", lambda loader, name, node: loader.find(name))
+SettingsLoader.add_multi_constructor(  # an OrderedDict, for example
+    f"{PYTHON}object/apply:", lambda loader, name, node: loader.find(name)(*loader.construct_sequence(node, deep=True))
+)
+
+
+def _literal(text: str) -> Any:
+    """The value of ``normalize``: a literal, or ``dict(...)`` with literals."""
+    call = ast.parse(text.strip(), mode="eval").body
+    if isinstance(call, ast.Call) and ast.unparse(call.func) == "dict" and not call.args and all(k.arg for k in call.keywords):
+        return {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+    return ast.literal_eval(call)
+
+
+def _names(wrappers: Any) -> list[Any]:
+    """The wrappers in settings, which have none, one, or a list, each a name or a mapping from it to arguments."""
+    entries = wrappers if isinstance(wrappers, list) else [] if wrappers is None else [wrappers]
+    return [name for entry in entries for name in (entry if isinstance(entry, dict) else [entry])]
+
+
+def settings_loader(trust: bool | Collection[str]) -> Any:
+    """
+    Choose how to read settings.
+
+    :param trust: as for ``RecurrentDQN.load``
+    :return: a ``Loader`` for ``yaml.load``
+    """
+    return yaml.UnsafeLoader if trust is True else functools.partial(SettingsLoader, trusted=trust or ())
+
+
+def load_settings(path: Path, trust: bool | Collection[str] = False) -> dict[str, Any]:
+    """
+    Read the settings that RL Zoo saved, ``config.yml`` or ``args.yml``.
+
+    :param path: the file
+    :param trust: as for ``RecurrentDQN.load``
+    :return: the settings
+    :raises RefusedFileError: if it has something else than plain settings
+    """
+    with path.open(encoding="utf-8") as file:
+        return dict(yaml.load(file, Loader=settings_loader(trust)))
+
+
+class SafeAlgorithm:
+    """
+    An algorithm as RL Zoo uses it, whose ``load`` runs no code from the file.
+
+    :param algorithm: its class
+    :param trust: as for ``RecurrentDQN.load``
+    """
+
+    def __init__(self, algorithm: type[BaseAlgorithm], trust: bool | Collection[str]) -> None:
+        self.algorithm, self.trust = algorithm, trust
+
+    def __call__(self, *args: Any, **kwargs: Any) -> BaseAlgorithm:
+        return self.algorithm(*args, **kwargs)
+
+    def load(self, path: str, **kwargs: Any) -> BaseAlgorithm:
+        model = load_algorithm(self.algorithm, path, self.trust, **kwargs)
+        options = getattr(model, "backend_kwargs", None) or {}
+        goes_on_learning = "tensorboard_log" in kwargs  # acting connects to nothing
+        if goes_on_learning and self.trust is not True and "backend_kwargs" not in kwargs and options.get("address"):
+            raise RefusedFileError(
+                f"{path} would have its actors run on the Ray cluster at {options['address']!r}; if that is yours, add "
+                "-params with these backend_kwargs, or --trust."
+            )
+        return model
+
+
+@contextlib.contextmanager
+def safe_reading(trust: bool | Collection[str]) -> Iterator[None]:
+    """
+    Have RL Zoo read run folders with our functions.
+
+    :param trust: as for ``RecurrentDQN.load``
+    """
+    algorithms = dict(ALGOS)
+    replay_loader = functools.partialmethod(SaveAndLoad.load_replay_buffer, trust=trust)
+    with contextlib.ExitStack() as stack:
+        stack.callback(ALGOS.update, algorithms)
+        ALGOS.update({name: SafeAlgorithm(algorithm, trust) for name, algorithm in algorithms.items()})  # type: ignore[misc]
+        for owner, name, value in (
+            (yaml, "UnsafeLoader", settings_loader(trust)),
+            (VecNormalize, "load", staticmethod(lambda load_path, venv: load_vec_normalize(load_path, venv, trust))),
+            (off_policy_algorithm, "load_from_pkl", lambda path, verbose=0: load_pickle(path, trust)),
+            (SaveAndLoad, "load_replay_buffer", replay_loader),
+            *_plot_readers(trust),
+        ):
+            stack.callback(setattr, owner, name, vars(owner)[name])
+            setattr(owner, name, value)
+        yield
+
+
+def _plot_readers(trust: bool | Collection[str]) -> Iterator[tuple[Any, str, Any]]:
+    """What the plots read, if they were imported: they need packages that the other programs do not need."""
+    if module := sys.modules.get("rl_zoo3.plots.all_plots"):
+        yield module, "np", SimpleNamespace(**(vars(np) | {"load": _load_arrays}))
+    if module := sys.modules.get("rl_zoo3.plots.plot_from_file"):
+        yield module, "pickle", SimpleNamespace(load=lambda file: load_pickle(file.name, trust))
+
+
+def _load_arrays(path: str) -> Any:
+    with contextlib.suppress(zipfile.BadZipFile), open(path, "rb") as file:
+        check_archive(file, path)
+    return np.load(path)
