@@ -621,6 +621,25 @@ where episodes start
         "recurrent_dqn/test_checkpoints.py",
     ),
     Mutant(
+        "checkpoints: R2D2's actors keep their parameters",
+        "r2d2/actors.py",
+        """\
+            actor.begin_episodes(seed)
+            self._schedule.expire(actor.index)
+""",
+        """\
+            actor.begin_episodes(seed)
+""",
+        "r2d2/test_checkpoints.py",
+    ),
+    Mutant(
+        "checkpoints: R2D2's actors keep their random streams",
+        "r2d2/actor.py",
+        "env_seed, self.rng = self.spec._replace(seed=seed).random_streams(self.index)",
+        "env_seed, _ = self.spec._replace(seed=seed).random_streams(self.index)",
+        "r2d2/test_checkpoints.py",
+    ),
+    Mutant(
         "loading: classes may be changed",
         "recurrent_dqn/safe_loading.py",
         "isinstance(instance, type | FunctionType | BuiltinFunctionType)",

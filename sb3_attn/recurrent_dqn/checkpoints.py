@@ -83,16 +83,20 @@ class Checkpoints(SaveAndLoad):
         path = newest_valid(folder, cls.__name__)
         model = cls.load(path / MODEL, env=env, device=device, trust=trust)
         restore(model, path)
-        assert model.env is not None, "env was given"
-        model.env.seed(model._episodes_seed)  # for the reset at the beginning of learn()
-        model.action_space.seed(model._episodes_seed)
+        assert model._episodes_seed is not None, "save_checkpoint() has drawn it"
+        model._seed_episodes(model._episodes_seed)
         return model
 
-    def _begin_episodes(self, seed: int) -> None:
-        """Begin new episodes in all environments."""
+    def _seed_episodes(self, seed: int) -> None:
+        """Seed the episodes that begin at the next reset."""
         assert self.env is not None, "You must set the environment before calling learn()"
         self.env.seed(seed)
         self.action_space.seed(seed)
+
+    def _begin_episodes(self, seed: int) -> None:
+        """Begin new episodes in all environments."""
+        self._seed_episodes(seed)
+        assert self.env is not None, "it was seeded"
         self._last_obs, self._last_episode_starts = self.env.reset(), np.ones(self.n_envs, dtype=bool)  # type: ignore[assignment]
         if self._vec_normalize_env is not None:
             self._last_original_obs = self._vec_normalize_env.get_original_obs()

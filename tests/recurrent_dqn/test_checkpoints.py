@@ -17,7 +17,7 @@ from sb3_attn import RecurrentDQN
 from sb3_attn.recurrent_dqn.checkpoints import SaveCheckpoints, checkpoints
 from sb3_attn.recurrent_dqn.stopping import SIGNALS
 from tests.helpers.environments import Walk
-from tests.helpers.models import make_r2d2, make_rdqn
+from tests.helpers.models import make_rdqn
 
 KINDS: dict[str, dict[str, Any]] = {
     "lstm": {},
@@ -206,8 +206,3 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_training(tmp_path: Pat
     with pytest.warns(UserWarning, match=r"no checkpoint was written at step 40: .*No space left.* Training goes on"):
         model = trained(tmp_path, steps=60)
     assert model.num_timesteps == 64 and not list(tmp_path.iterdir())
-
-
-def test_r2d2_has_none(tmp_path: Path) -> None:
-    with pytest.raises(NotImplementedError, match="use CheckpointCallback"):
-        make_r2d2().save_checkpoint(tmp_path)
