@@ -640,6 +640,20 @@ where episodes start
         "r2d2/test_checkpoints.py",
     ),
     Mutant(
+        "loading: an argument that an earlier zip lacks has today's default",
+        "recurrent_dqn/saving.py",
+        "if name not in data} | kwargs",
+        "if name in data} | kwargs",
+        "test_former_versions.py",
+    ),
+    Mutant(
+        "loading: the zip of the other algorithm is accepted",
+        "recurrent_dqn/saving.py",
+        "if algorithm != _algorithm(cls):",
+        "if False:",
+        "algorithms/test_saving.py",
+    ),
+    Mutant(
         "loading: classes may be changed",
         "recurrent_dqn/safe_loading.py",
         "isinstance(instance, type | FunctionType | BuiltinFunctionType)",

@@ -121,6 +121,28 @@ def _load_tensor(content: bytes) -> Any:
     return th.load(io.BytesIO(content), weights_only=True)
 
 
+def read_data(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, Any]:
+    """
+    Read the attributes in an SB3 zip, without unpickling those that JSON cannot hold.
+
+    :param path: the zip
+    :return: attributes by name; a pickled one is a dictionary with its class and its bytes. Empty if this is no zip of SB3
+    :raises ValueError: if the zip has a name twice, or would be many times as large when unpacked
+    """
+    file = open_path(path, "r", suffix="zip")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            _check_archive(archive, path)
+            return json.loads(archive.read("data")) if "data" in archive.namelist() else {}
+    except zipfile.BadZipFile:
+        return {}  # SB3 has a sentence for this
+    finally:
+        if isinstance(path, str | pathlib.Path):
+            file.close()
+        else:
+            path.seek(0)
+
+
 def safe_objects(
     path: str | pathlib.Path | io.BufferedIOBase, given: Collection[str], trusted: Collection[str] = ()
 ) -> dict[str, Any]:
@@ -134,20 +156,8 @@ def safe_objects(
     :raises UnsafePickleError: if a pickle names something else; the sentence says what to do
     :raises ValueError: if the zip has a name twice, or would be many times as large when unpacked
     """
-    file = open_path(path, "r", suffix="zip")
-    try:
-        with zipfile.ZipFile(file) as archive:
-            _check_archive(archive, path)
-            data = json.loads(archive.read("data")) if "data" in archive.namelist() else {}
-    except zipfile.BadZipFile:
-        data = {}  # SB3 has a sentence for this
-    finally:
-        if isinstance(path, str | pathlib.Path):
-            file.close()
-        else:
-            path.seek(0)
     objects = {}
-    for key, item in data.items():
+    for key, item in read_data(path).items():
         if key in given or not (isinstance(item, dict) and ":serialized:" in item):
             continue
         try:
