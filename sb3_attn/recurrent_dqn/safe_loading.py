@@ -126,16 +126,18 @@ def read_data(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, Any]:
     Read the attributes in an SB3 zip, without unpickling those that JSON cannot hold.
 
     :param path: the zip
-    :return: attributes by name; a pickled one is a dictionary with its class and its bytes. Empty if this is no zip of SB3
-    :raises ValueError: if the zip has a name twice, or would be many times as large when unpacked
+    :return: attributes by name; a pickled one is a dictionary with its class and its bytes
+    :raises ValueError: if the zip is damaged or not of SB3, has a name twice, or would be many times as large when unpacked
     """
     file = open_path(path, "r", suffix="zip")
     try:
         with zipfile.ZipFile(file) as archive:
-            _check_archive(archive, path)
-            return json.loads(archive.read("data")) if "data" in archive.namelist() else {}
-    except zipfile.BadZipFile:
-        return {}  # SB3 has a sentence for this
+            _check_archive(archive)
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"{damaged} has another checksum")
+            return dict(json.loads(archive.read("data")))
+    except Exception as error:
+        raise ValueError(f"{path} is damaged, or is no zip-file of SB3, so it was not loaded: {error!r}.") from error
     finally:
         if isinstance(path, str | pathlib.Path):
             file.close()
@@ -154,7 +156,7 @@ def safe_objects(
     :param trusted: further classes and functions that may be named, as "module.name"
     :return: the objects by key
     :raises UnsafePickleError: if a pickle names something else; the sentence says what to do
-    :raises ValueError: if the zip has a name twice, or would be many times as large when unpacked
+    :raises ValueError: as ``read_data`` does
     """
     objects = {}
     for key, item in read_data(path).items():
@@ -204,10 +206,10 @@ def _unsafe(what: str, error: UnsafePickleError, alternative: str = "") -> Unsaf
     )
 
 
-def _check_archive(archive: zipfile.ZipFile, path: Any) -> None:
+def _check_archive(archive: zipfile.ZipFile) -> None:
     members = archive.infolist()
     if len({member.filename for member in members}) < len(members):
-        raise ValueError(f"{path} has two members of one name; SB3 writes no such zips, so it was not loaded.")
+        raise ValueError("it has two members of one name")
     packed, unpacked = sum(member.compress_size for member in members), sum(member.file_size for member in members)
     if unpacked > max(LARGEST_RATIO * packed, LARGEST_SIZE):
-        raise ValueError(f"{path} would have {unpacked} bytes when unpacked, {unpacked // packed} times its size; not loaded.")
+        raise ValueError(f"it would have {unpacked} bytes when unpacked, {unpacked // max(packed, 1)} times its size")

@@ -151,7 +151,7 @@ def test_classes_are_not_changed() -> None:
 def test_memory_is_bounded(honest: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as bomb:
         bomb.writestr("data", b" " * 2**27)
-    with pytest.raises(ValueError, match=r"bomb.zip would have 134217728 bytes when unpacked"):
+    with pytest.raises(ValueError, match=r"bomb.zip is damaged.*it would have 134217728 bytes when unpacked"):
         RecurrentDQN.load(tmp_path / "bomb.zip", device="cpu")
 
 
@@ -160,7 +160,7 @@ def test_a_name_may_be_there_only_once(honest: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(honest / "model.zip") as archive, zipfile.ZipFile(tmp_path / "twice.zip", "w") as copy:
         for name in [*archive.namelist(), "data"]:
             copy.writestr(name, archive.read(name))
-    with pytest.raises(ValueError, match=r"twice.zip has two members of one name"):
+    with pytest.raises(ValueError, match=r"twice.zip is damaged.*it has two members of one name"):
         RecurrentDQN.load(tmp_path / "twice.zip", device="cpu")
 
 

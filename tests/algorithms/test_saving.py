@@ -1,6 +1,7 @@
 """Zips, replay buffers and parameters come back as they were, and what does not fit a model is refused."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 import sb3_attn
 from sb3_attn import R2D2, RecurrentDQN
 from tests.helpers.environments import counters, walks
-from tests.helpers.models import Make, SumCore, assert_same, parameters
+from tests.helpers.models import Make, SumCore, assert_same, make_rdqn, parameters
 
 WHOLE_EPISODES = dict(trace_length=None, burn_in_length=0, sequence_period=None)
 SWITCHED: list[dict[str, Any]] = [
@@ -218,6 +219,29 @@ def test_the_zip_of_another_algorithm_is_refused(make: Make, other: type, tmp_pa
     message = rf"Policy is not a RecurrentDQNPolicy, which {algorithm.__name__} needs.*another algorithm saved that"
     with pytest.raises(ValueError, match=message):
         algorithm.load(tmp_path / "other")
+
+
+def cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def changed(content: bytes) -> bytes:
+    """In the parameters."""
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def misplaced(content: bytes) -> bytes:
+    """The directory of the zip says that a member starts before the file does."""
+    return content[:-6] + b"\xff\xff\xff\x00" + content[-2:]
+
+
+@pytest.mark.parametrize("damage", [cut, changed, misplaced])
+def test_a_damaged_zip_is_named(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    make_rdqn().save(tmp_path / "model.zip")
+    (tmp_path / "model.zip").write_bytes(damage((tmp_path / "model.zip").read_bytes()))
+    with pytest.raises(ValueError, match=r"model.zip is damaged, or is no zip-file of SB3, so it was not loaded: "):
+        RecurrentDQN.load(tmp_path / "model.zip")
 
 
 def test_the_two_algorithms_do_not_load_each_others_zips(make: Make, tmp_path: Path) -> None:
