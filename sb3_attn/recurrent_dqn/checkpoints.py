@@ -152,6 +152,7 @@ def newest_valid(folder: str | Path, algorithm: str) -> Path:
     for path in candidates:
         try:
             manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+            written_by, format_, version = manifest["algorithm"], manifest["format"], manifest["sb3_attn"]
             checksums = dict.fromkeys((MODEL, REPLAY, GENERATORS)) | manifest["sha256"]
             damaged = [name for name, checksum in checksums.items() if _sha256(path / name) != checksum]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -159,10 +160,10 @@ def newest_valid(folder: str | Path, algorithm: str) -> Path:
         if damaged:
             warnings.warn(f"{path} is damaged: {', '.join(damaged)}. It is left out.", stacklevel=3)
             continue
-        if (manifest["format"], manifest["algorithm"]) != (FORMAT, algorithm):
+        if (written_by, format_) != (algorithm, FORMAT):
             raise ValueError(
-                f"{path} was written by {manifest['algorithm']} in format {manifest['format']}, not by {algorithm} in format "
-                f"{FORMAT}; load it with the class and the version ({manifest['sb3_attn']}) that wrote it."
+                f"{path} was written by {written_by} in format {format_}, not by {algorithm} in format {FORMAT}; load it with "
+                f"the class and the version ({version}) that wrote it."
             )
         return path
     raise ValueError(f"folder={folder} has no checkpoint that is whole; {len(candidates)} are damaged.")

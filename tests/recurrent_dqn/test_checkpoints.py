@@ -14,7 +14,7 @@ from stable_baselines3.common.callbacks import ConvertCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_attn import RecurrentDQN
-from sb3_attn.recurrent_dqn.checkpoints import SaveCheckpoints, checkpoints
+from sb3_attn.recurrent_dqn.checkpoints import SaveCheckpoints, checkpoints, newest_valid
 from sb3_attn.recurrent_dqn.stopping import SIGNALS
 from tests.helpers.environments import Walk
 from tests.helpers.models import make_rdqn
@@ -141,6 +141,17 @@ def test_without_a_whole_checkpoint_there_is_a_sentence(tmp_path: Path) -> None:
         RecurrentDQN.load_checkpoint(tmp_path, make_env(), device="cpu")
     with pytest.raises(ValueError, match="no checkpoint that is whole; 0 are damaged"):
         RecurrentDQN.load_checkpoint(tmp_path / "elsewhere", make_env(), device="cpu")
+
+
+@pytest.mark.parametrize("key", ["algorithm", "format", "sb3_attn", "sha256"])
+def test_a_manifest_that_lacks_something_is_damaged(key: str, tmp_path: Path) -> None:
+    trained(tmp_path)
+    newest, before = checkpoints(tmp_path)[-1], checkpoints(tmp_path)[-2]
+    manifest = json.loads((newest / "manifest.json").read_text())
+    del manifest[key]
+    (newest / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.warns(UserWarning, match=rf"{newest.name} is damaged: manifest.json \('{key}'\)"):
+        assert newest_valid(tmp_path, "RecurrentDQN") == before
 
 
 @pytest.mark.parametrize(("key", "value"), [("algorithm", "DQN"), ("format", 2)])
