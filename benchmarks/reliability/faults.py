@@ -2,7 +2,7 @@
 What happens to stock DQN, RecurrentDQN and R2D2 when something goes wrong: processes that are killed, full disks, damaged and
 hostile files, NaN, signals, interruptions.
 
-Each try runs in a forked process, so that a crash is an outcome like any other.
+What may crash runs in a forked process, so that a signal is an outcome like any other.
 """
 
 import base64

@@ -44,36 +44,36 @@ def test_a_resumed_run_equals_the_one_that_went_on(kind: str, n_actors: int, tmp
     """With trajectories of 10 steps, of which the actors' parameters last for 1 or 3."""
     kwargs = dict(actor_update_interval=30) | KINDS[kind]
     model = make_r2d2(walks(2), n_actors=n_actors, **kwargs)
-    model.learn(200, SaveCheckpoints(tmp_path, save_freq=50, keep_last=9))
-    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint_50", "checkpoint_100", "checkpoint_150"]
-    assert model.step_ledger.n_steps_inserted == 200 and model.step_ledger.n_restarts == 0
+    model.learn(160, SaveCheckpoints(tmp_path, save_freq=40, keep_last=9))
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint_40", "checkpoint_80", "checkpoint_120"]
+    assert model.step_ledger.n_steps_inserted == 160 and model.step_ledger.n_restarts == 0
 
     np.random.rand(7)
-    resumed = load(tmp_path / "checkpoint_100")
-    resumed.learn(100, SaveCheckpoints(tmp_path / "again", save_freq=50), reset_num_timesteps=False)
-    assert resumed.step_ledger.n_steps_inserted == 100
+    resumed = load(tmp_path / "checkpoint_80")
+    resumed.learn(80, SaveCheckpoints(tmp_path / "again", save_freq=40), reset_num_timesteps=False)
+    assert resumed.step_ledger.n_steps_inserted == 80
     assert_equal(all_of(resumed), all_of(model))
     resumed.replay_buffer.check_valid()
 
 
 def test_with_running_statistics(tmp_path: Path) -> None:
-    model = make_r2d2(VecNormalize(walks(2))).learn(200, SaveCheckpoints(tmp_path, save_freq=100))
-    resumed = load(tmp_path / "checkpoint_100", normalized=True)
-    resumed.learn(100, SaveCheckpoints(tmp_path / "again", save_freq=100), reset_num_timesteps=False)
+    model = make_r2d2(VecNormalize(walks(2))).learn(120, SaveCheckpoints(tmp_path, save_freq=60))
+    resumed = load(tmp_path / "checkpoint_60", normalized=True)
+    resumed.learn(60, SaveCheckpoints(tmp_path / "again", save_freq=60), reset_num_timesteps=False)
     assert_equal(all_of(resumed), all_of(model))
     assert model.get_vec_normalize_env().ret_rms.var == resumed.get_vec_normalize_env().ret_rms.var
 
 
 @pytest.mark.parametrize("n_actors", [0, 2])
 def test_outside_of_learning(n_actors: int, tmp_path: Path) -> None:
-    model = make_r2d2(walks(2), n_actors=n_actors).learn(100)
+    model = make_r2d2(walks(2), n_actors=n_actors).learn(60)
     path = model.save_checkpoint(tmp_path)
     model.learn(60, reset_num_timesteps=False)
     assert_equal(all_of(load(path).learn(60, reset_num_timesteps=False)), all_of(model))
 
 
 class LeaveOut(BaseCallback):
-    """Restores one part of the actors right after the checkpoint at step 100."""
+    """Restores one part of the actors right after the checkpoint at step 60."""
 
     def __init__(self, part: str) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class LeaveOut(BaseCallback):
     def _on_rollout_start(self) -> None:
         actors = self.model._collection.actors
         assert isinstance(actors, LocalActors)
-        if self.model.num_timesteps != 100:
+        if self.model.num_timesteps != 60:
             return
         if self.part == "streams":
             actors.actors[0].rng = np.random.default_rng(0)
@@ -102,9 +102,9 @@ class LeaveOut(BaseCallback):
 @pytest.mark.parametrize("part", ["streams", "environments", "turn", "schedule", "n_windows_inserted", "n_windows_sampled"])
 def test_every_part_matters(part: str, tmp_path: Path) -> None:
     model = make_r2d2(walks(2), n_actors=2, actor_update_interval=30)
-    model.learn(200, [SaveCheckpoints(tmp_path, save_freq=100), LeaveOut(part)])
-    resumed = load(tmp_path / "checkpoint_100")
-    resumed.learn(100, SaveCheckpoints(tmp_path / "again", save_freq=100), reset_num_timesteps=False)
+    model.learn(120, [SaveCheckpoints(tmp_path, save_freq=60), LeaveOut(part)])
+    resumed = load(tmp_path / "checkpoint_60")
+    resumed.learn(60, SaveCheckpoints(tmp_path / "again", save_freq=60), reset_num_timesteps=False)
     found, expected = everything(resumed), everything(model)
     assert any(not np.array_equal(found[name], expected[name]) for name in expected if name.startswith("policy"))
 
