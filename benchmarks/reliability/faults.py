@@ -217,9 +217,9 @@ def damaged(kind: str) -> Fault:
 # ---------------------------------------------------------------- numbers that are none
 
 
-def _after_learning(model: DQN, callback: BaseCallback | None = None) -> str:
+def _after_learning(model: DQN) -> str:
     try:
-        model.learn(N_STEPS, callback)
+        model.learn(N_STEPS)
         error = "no error"
     except Exception as exception:
         error = type(exception).__name__
@@ -390,15 +390,20 @@ def interrupted(number: signal.Signals) -> Fault:
     return fault
 
 
-class _Until(BaseCallback):
-    """Ends learning at a step, between two rollouts."""
+class _SaveOnce(BaseCallback):
+    """Saves model and replay once, between two rollouts, so that both are of one moment."""
 
-    def __init__(self, n_steps: int) -> None:
+    def __init__(self, folder: Path) -> None:
         super().__init__()
-        self.n_steps = n_steps
+        self.path, self.replay_path = folder / "model.zip", folder / "replay.pkl"
+
+    def _on_rollout_start(self) -> None:
+        if self.model.num_timesteps >= N_STEPS and not self.path.exists():
+            self.model.save(self.path)
+            self.model.save_replay_buffer(self.replay_path)  # type: ignore[attr-defined]
 
     def _on_step(self) -> bool:
-        return self.num_timesteps < self.n_steps
+        return True
 
 
 def _difference(first: DQN, second: DQN) -> str:
@@ -406,19 +411,17 @@ def _difference(first: DQN, second: DQN) -> str:
 
 
 def resumed(algorithm: str, folder: Path, n: int, rng: np.random.Generator) -> Iterator[str]:
-    """Save model and replay in the middle, load both, go on: the largest difference of a weight from the undisturbed run."""
-    expected = make(algorithm).learn(2 * N_STEPS)
-    model = make(algorithm).learn(2 * N_STEPS, _Until(N_STEPS))
-    model.save(folder / "model")
-    model.save_replay_buffer(folder / "replay")
-    loaded = ALGORITHMS[algorithm].load(folder / "model", env=make_env(), device="cpu")
-    loaded.load_replay_buffer(folder / "replay")
+    """Save model and replay in the middle, load both, go on: the largest difference of a weight from the run that went on."""
+    saved = _SaveOnce(folder)
+    expected = make(algorithm).learn(2 * N_STEPS, saved)
+    loaded = ALGORITHMS[algorithm].load(saved.path, env=make_env(), device="cpu")
+    loaded.load_replay_buffer(saved.replay_path)
     loaded.learn(2 * N_STEPS - loaded.num_timesteps, reset_num_timesteps=False)
     yield _difference(loaded, expected)
 
 
 def resumed_exactly(algorithm: str, folder: Path, n: int, rng: np.random.Generator) -> Iterator[str]:
-    """The same with a checkpoint: from the run that wrote it and went on."""
+    """The same with a checkpoint."""
     expected = make(algorithm).learn(2 * N_STEPS, SaveCheckpoints(folder / "checkpoints", N_STEPS))
     loaded = ALGORITHMS[algorithm].load_checkpoint(folder / "checkpoints", make_env(), device="cpu")  # type: ignore[attr-defined]
     callback = SaveCheckpoints(folder / "again", N_STEPS)
