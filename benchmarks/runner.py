@@ -60,6 +60,9 @@ GROUPS = {
         "r2d2_slow_env": "R2D2's actors with environments that wait",
         "r2d2_breakdown": "each part of a trajectory's way from an actor on Ray into the replay",
     },
+    "reliability": {
+        "faults": "what happens to files and training when something goes wrong, in stock DQN, RecurrentDQN and R2D2",
+    },
 }
 QUICK_SCALE = 0.05
 

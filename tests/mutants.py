@@ -621,6 +621,46 @@ where episodes start
         "recurrent_dqn/test_checkpoints.py",
     ),
     Mutant(
+        "checkpoints: R2D2's actors keep their parameters",
+        "r2d2/actors.py",
+        """\
+            actor.begin_episodes(seed)
+            self._schedule.expire(actor.index)
+""",
+        """\
+            actor.begin_episodes(seed)
+""",
+        "r2d2/test_checkpoints.py",
+    ),
+    Mutant(
+        "checkpoints: R2D2's actors keep their random streams",
+        "r2d2/actor.py",
+        "env_seed, self.rng = self.spec._replace(seed=seed).random_streams(self.index)",
+        "env_seed, _ = self.spec._replace(seed=seed).random_streams(self.index)",
+        "r2d2/test_checkpoints.py",
+    ),
+    Mutant(
+        "loading: an argument that an earlier zip lacks has today's default",
+        "recurrent_dqn/saving.py",
+        "if name not in data} | kwargs",
+        "if name in data} | kwargs",
+        "test_former_versions.py",
+    ),
+    Mutant(
+        "loading: the zip of the other algorithm is accepted",
+        "recurrent_dqn/saving.py",
+        "if algorithm != _algorithm(cls):",
+        "if False:",
+        "algorithms/test_saving.py",
+    ),
+    Mutant(
+        "loading: the checksums of a zip are not looked at",
+        "recurrent_dqn/safe_loading.py",
+        "if damaged := archive.testzip():",
+        "if damaged := None:",
+        "algorithms/test_saving.py",
+    ),
+    Mutant(
         "loading: classes may be changed",
         "recurrent_dqn/safe_loading.py",
         "isinstance(instance, type | FunctionType | BuiltinFunctionType)",

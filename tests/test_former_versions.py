@@ -1,5 +1,6 @@
 """Models, names and arguments of earlier versions still work; those versions saved the files in data/former."""
 
+import inspect
 import pickle
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from stable_baselines3.common.env_util import make_vec_env
 
 import sb3_attn
 from sb3_attn import R2D2, RecurrentDQN
+from sb3_attn.r2d2.r2d2 import FORMER_ARGUMENTS
+from sb3_attn.recurrent_dqn.safe_loading import read_data
 
 FORMER = Path(__file__).parent / "data" / "former"
 ALGORITHMS = {"dqn": DQN, "r2d2": R2D2, "rdqn": RecurrentDQN, "darqn": RecurrentDQN}
@@ -39,6 +42,27 @@ def test_former_arguments_in_a_zip() -> None:
     assert not model.reward_scaling and model.trace_tolerance is None
     assert model.policy.acting_net is model.q_net, "it learns on as it was made"
     assert not {"bootstrap_n", "epsilon_ladder"} & vars(model).keys()
+
+
+@pytest.mark.parametrize("name", ["rdqn", "r2d2"])
+def test_every_argument_that_a_former_zip_lacks_has_the_value_of_that_time(name: str) -> None:
+    """Whoever adds an argument has to say what earlier models did: in ``former_defaults``, or that today's default is that."""
+    algorithm = ALGORITHMS[name]
+    saved = {FORMER_ARGUMENTS.get(key, key) for key in read_data(FORMER / name)} | {"policy", "env", "device"}
+    arguments = inspect.signature(algorithm).parameters.keys() & vars(load(name)).keys()
+    missing = arguments - saved - algorithm.former_defaults.keys()
+    assert missing == {"munchausen_alpha", "munchausen_temperature"}
+    assert load(name).munchausen_alpha == 0
+
+
+def test_an_argument_that_a_later_zip_lacks_too_has_the_value_of_that_time(tmp_path: Path) -> None:
+    """Zips told their version before there was ``trace_tolerance``."""
+    model = RecurrentDQN("MlpPolicy", "CartPole-v1", buffer_size=1000, device="cpu")
+    model.save(tmp_path / "left_out", exclude=["trace_tolerance"])
+    model.save(tmp_path / "earlier", exclude=["trace_tolerance", "saved_by"])
+    assert RecurrentDQN.load(tmp_path / "left_out", device="cpu").trace_tolerance == 0.01
+    assert RecurrentDQN.load(tmp_path / "earlier", device="cpu").trace_tolerance is None
+    assert RecurrentDQN.load(tmp_path / "earlier", device="cpu", trace_tolerance=0.1).trace_tolerance == 0.1
 
 
 def test_a_former_replay_buffer() -> None:

@@ -164,6 +164,17 @@ class Actor:
         if parameters.epsilon is not None:
             self.epsilons = np.full(self.env.num_envs, parameters.epsilon)
 
+    def begin_episodes(self, seed: tuple[int, ...]) -> None:
+        """
+        Begin new episodes at the next step, as a new actor would.
+
+        :param seed: seeds the random streams of all actors
+        """
+        env_seed, self.rng = self.spec._replace(seed=seed).random_streams(self.index)
+        self.env.seed(env_seed)
+        self._first_obs = self.env.reset
+        self._obs = None
+
     def collect(self, n_steps: int) -> Trajectory:
         """
         Continue for some steps.

@@ -91,6 +91,17 @@ class LocalActors(Actors):
         self.n_bytes += trajectory.n_bytes
         return trajectory
 
+    def begin_episodes(self, seed: tuple[int, ...]) -> None:
+        """
+        Go on as new actors would: with new episodes, other random streams and the newest parameters.
+
+        :param seed: seeds the random streams of all actors
+        """
+        self._next = 0
+        for actor in self.actors:
+            actor.begin_episodes(seed)
+            self._schedule.expire(actor.index)
+
     def drain(self) -> list[Trajectory]:
         return []
 

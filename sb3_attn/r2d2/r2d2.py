@@ -121,6 +121,9 @@ class R2D2(RecurrentDQN):
     :raises ValueError: if arguments are out of range or contradict each other; the message says what to change
     """
 
+    #: Seed of the actors' random streams since the last checkpoint, instead of ``seed``
+    _actors_seed: int | None = None
+
     @accept_former_arguments(**FORMER_ARGUMENTS)
     @with_settings
     def __init__(
@@ -323,12 +326,31 @@ class R2D2(RecurrentDQN):
 
     def save_checkpoint(self, folder: str | pathlib.Path) -> pathlib.Path:
         """
-        Not available: actors are in the middle of their trajectories. SB3's ``CheckpointCallback`` saves model and replay.
+        Save all that training needs to go on from here, as ``RecurrentDQN`` does.
 
-        :param folder: not used
-        :raises NotImplementedError: always
+        All actors begin new episodes, with new random streams and the newest parameters, now and when the checkpoint is
+        loaded. With ``backend="ray"`` they go on instead, and what they have on the way is not saved: then training can be
+        resumed, but not exactly.
+
+        :param folder: where checkpoints are; this one is a folder in it that is named after the number of steps
+        :return: the path of the checkpoint
+        :raises OSError: if it cannot be written; all others are as they were then, also one of this name
         """
-        raise NotImplementedError("R2D2 has no exact checkpoints, since its actors act meanwhile; use CheckpointCallback.")
+        return super().save_checkpoint(folder)
+
+    def _seed_episodes(self, seed: int) -> None:
+        super()._seed_episodes(seed)
+        self._actors_seed = seed
+
+    def _begin_episodes(self, seed: int) -> None:
+        if self.n_actors and self.backend == "ray":
+            return
+        self._seed_episodes(seed)
+        self.return_scale.reset(self.n_replay_envs)
+        if self._collection is not None:
+            actors = self._collection.actors
+            assert isinstance(actors, LocalActors), "those of Ray go on"
+            actors.begin_episodes(self._streams_seed())
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         result = super()._setup_learn(*args, **kwargs)
@@ -350,7 +372,7 @@ class R2D2(RecurrentDQN):
             # Every learn() begins new episodes. SB3 resets the environments once; they may not be reset a second time
             self._last_obs = None
             assert self.env is not None, "actor_spec() has checked it"
-            if self.seed is not None:
+            if self.seed is not None or self._actors_seed is not None:
                 self.env.seed(spec.random_streams(0)[0])
             return LocalActors([Actor(spec, 0, self.env, lambda: self._last_obs, device=self.device)], *args)
         if self.backend == "sync":
@@ -365,9 +387,6 @@ class R2D2(RecurrentDQN):
         :raises ValueError: if actors cannot create environments like these
         """
         assert self.env is not None, "You must set the environment before calling learn()"
-        # Without a seed, streams follow from NumPy's global state, as SB3's exploration does. With one, a later learn()
-        # must not replay the random numbers of an earlier one
-        seed = (np.random.randint(2**31 - 1),) if self.seed is None else (self.seed, self._n_calls)
         return ActorSpec(
             env_fns=env_fns_of(self.env) if self.n_actors else [],
             n_actors=max(self.n_actors, 1),
@@ -377,7 +396,7 @@ class R2D2(RecurrentDQN):
                 "action_space": self.action_space,
                 **self.policy_kwargs,
             },
-            seed=seed,
+            seed=self._streams_seed(),
             gamma=self.gamma,
             return_kwargs=self.return_kwargs,
             with_td_errors=self.prioritized_replay,
@@ -386,6 +405,12 @@ class R2D2(RecurrentDQN):
             stored_state=self.replay_buffer.stored_state,
             max_env_restarts=self.max_env_restarts,
         )
+
+    def _streams_seed(self) -> tuple[int, ...]:
+        # Without a seed, streams follow from NumPy's global state, as SB3's exploration does. With one, a later learn()
+        # must not replay the random numbers of an earlier one
+        seed = self.seed if self._actors_seed is None else self._actors_seed
+        return (np.random.randint(2**31 - 1),) if seed is None else (seed, self._n_calls)
 
     def collect_rollouts(
         self,
@@ -490,7 +515,7 @@ class R2D2(RecurrentDQN):
         super().dump_logs()
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_collection"]
+        return [*super()._excluded_save_params(), "_collection", "_actors_seed"]
 
 
 def _ray_backend() -> ModuleType:

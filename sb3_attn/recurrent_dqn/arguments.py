@@ -49,8 +49,9 @@ class ArgumentChecks(DQN):
         assert buffer_class is not None, "the constructor has chosen one"
         if not issubclass(self.policy_class, RecurrentDQNPolicy):
             raise ValueError(
-                f"policy={self.policy_class.__name__} is not a RecurrentDQNPolicy; use one of {sorted(self.policy_aliases)}. "
-                "If it comes from a zip, another algorithm saved that zip: load it with the class that saved it."
+                f"policy={self.policy_class.__name__} is not a RecurrentDQNPolicy, which {type(self).__name__} needs; use "
+                f"one of {sorted(self.policy_aliases)}. If it comes from a zip, another algorithm saved that zip: load it "
+                "with the class that saved it."
             )
         if not issubclass(buffer_class, SequenceReplayBuffer):
             raise ValueError(

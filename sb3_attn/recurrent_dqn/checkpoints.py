@@ -83,16 +83,20 @@ class Checkpoints(SaveAndLoad):
         path = newest_valid(folder, cls.__name__)
         model = cls.load(path / MODEL, env=env, device=device, trust=trust)
         restore(model, path)
-        assert model.env is not None, "env was given"
-        model.env.seed(model._episodes_seed)  # for the reset at the beginning of learn()
-        model.action_space.seed(model._episodes_seed)
+        assert model._episodes_seed is not None, "save_checkpoint() has drawn it"
+        model._seed_episodes(model._episodes_seed)
         return model
 
-    def _begin_episodes(self, seed: int) -> None:
-        """Begin new episodes in all environments."""
+    def _seed_episodes(self, seed: int) -> None:
+        """Seed the episodes that begin at the next reset."""
         assert self.env is not None, "You must set the environment before calling learn()"
         self.env.seed(seed)
         self.action_space.seed(seed)
+
+    def _begin_episodes(self, seed: int) -> None:
+        """Begin new episodes in all environments."""
+        self._seed_episodes(seed)
+        assert self.env is not None, "it was seeded"
         self._last_obs, self._last_episode_starts = self.env.reset(), np.ones(self.n_envs, dtype=bool)  # type: ignore[assignment]
         if self._vec_normalize_env is not None:
             self._last_original_obs = self._vec_normalize_env.get_original_obs()
@@ -148,6 +152,7 @@ def newest_valid(folder: str | Path, algorithm: str) -> Path:
     for path in candidates:
         try:
             manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+            written_by, format_, version = manifest["algorithm"], manifest["format"], manifest["sb3_attn"]
             checksums = dict.fromkeys((MODEL, REPLAY, GENERATORS)) | manifest["sha256"]
             damaged = [name for name, checksum in checksums.items() if _sha256(path / name) != checksum]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -155,10 +160,10 @@ def newest_valid(folder: str | Path, algorithm: str) -> Path:
         if damaged:
             warnings.warn(f"{path} is damaged: {', '.join(damaged)}. It is left out.", stacklevel=3)
             continue
-        if (manifest["format"], manifest["algorithm"]) != (FORMAT, algorithm):
+        if (written_by, format_) != (algorithm, FORMAT):
             raise ValueError(
-                f"{path} was written by {manifest['algorithm']} in format {manifest['format']}, not by {algorithm} in format "
-                f"{FORMAT}; load it with the class and the version ({manifest['sb3_attn']}) that wrote it."
+                f"{path} was written by {written_by} in format {format_}, not by {algorithm} in format {FORMAT}; load it with "
+                f"the class and the version ({version}) that wrote it."
             )
         return path
     raise ValueError(f"folder={folder} has no checkpoint that is whole; {len(candidates)} are damaged.")

@@ -3,6 +3,7 @@
 import math
 import threading
 import warnings
+from collections.abc import Mapping
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, ClassVar, TypeVar, cast
@@ -127,6 +128,7 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN):
         "DARQNPolicy": DARQNPolicy,
         "FrozenFeaturesPolicy": FrozenFeaturesPolicy,
     }
+    former_defaults: ClassVar[Mapping[str, Any]] = {"reward_scaling": False, "trace_tolerance": None}
     #: Version of this package that made the model; ``None`` if that was before zips told it
     package_version: str | None = None
     #: Whether ``learn()`` is to end, while it runs
@@ -245,8 +247,6 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN):
         rename_attributes(self.__dict__, FORMER_ARGUMENTS)
         if self.package_version is None:
             self.policy_kwargs = FORMER_POLICY_DEFAULTS | self.policy_kwargs
-            self.reward_scaling = False
-            self.trace_tolerance = None
         self._check_arguments()
         if self.replay_buffer is None:  # SB3 would build one without the lengths
             self.replay_buffer = self.replay_buffer_class(

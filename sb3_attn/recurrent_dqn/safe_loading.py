@@ -171,6 +171,32 @@ def _load_tensor(content: bytes) -> Any:
     return th.load(file, weights_only=True)
 
 
+def read_data(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, Any]:
+    """
+    Read the attributes in an SB3 zip, without unpickling those that JSON cannot hold.
+
+    :param path: the zip
+    :return: attributes by name; a pickled one is a dictionary with its class and its bytes
+    :raises RefusedFileError: if it is damaged or not of SB3, has a name twice, or needs many times its size in memory
+    """
+    file = open_path(path, "r", suffix="zip")
+    try:
+        check_archive(file, path)
+        with zipfile.ZipFile(file) as archive:
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"{damaged} has another checksum")
+            return dict(json.loads(archive.read("data")))
+    except RefusedFileError:
+        raise
+    except Exception as error:  # SB3 might still read it, and would run code then
+        raise RefusedFileError(f"{path} is damaged, or is no zip-file of SB3, so it was not loaded: {error!r}.") from error
+    finally:
+        if isinstance(path, str | pathlib.Path):
+            file.close()
+        else:
+            path.seek(0)
+
+
 def safe_objects(
     path: str | pathlib.Path | io.BufferedIOBase, given: Collection[str], trusted: Collection[str] = ()
 ) -> dict[str, Any]:
@@ -184,7 +210,7 @@ def safe_objects(
     :raises UnsafePickleError: if a pickle names something else; the sentence says what to do
     :raises RefusedFileError: if it is no zip, has a name twice, names an environment, or needs many times its size in memory
     """
-    data, objects = _read_data(path), {}
+    data, objects = read_data(path), {}
     if isinstance(data.get("env"), str) and "env" not in given:  # SB3 would make it, and Gymnasium import the module in its id
         raise RefusedFileError(f"'env' in {path} names an environment, which no zip of SB3 does; give another file.")
     for key, item in data.items():
@@ -200,25 +226,6 @@ def safe_objects(
                 f"{key!r} in {path} cannot be read ({error!r}); give it by custom_objects={{{key!r}: ...}}."
             ) from error
     return objects
-
-
-def _read_data(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, Any]:
-    """What an SB3 zip holds besides tensors, as JSON."""
-    file = open_path(path, "r", suffix="zip")
-    try:
-        check_archive(file, path)
-        with zipfile.ZipFile(file) as archive:
-            data = json.loads(archive.read("data").decode()) if "data" in archive.namelist() else {}
-        return dict(data)
-    except RefusedFileError:
-        raise
-    except Exception as error:  # SB3 might still read it, and would run code then
-        raise RefusedFileError(f"{path} is not a model that Stable-Baselines3 saved ({error}); give another file.") from error
-    finally:
-        if isinstance(path, str | pathlib.Path):
-            file.close()
-        else:
-            path.seek(0)
 
 
 def load_pickle(path: str | pathlib.Path | io.BufferedIOBase, trust: bool | Collection[str] = False) -> Any:

@@ -2,20 +2,23 @@
 
 import io
 import pathlib
+import warnings
 from abc import abstractmethod
-from collections.abc import Collection, Iterable
-from typing import Any, TypeVar
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, ClassVar, TypeVar
 
 import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv
+from torch.torch_version import TorchVersion
 
 from sb3_attn.common.files import append_checksum, replace_on_success
 from sb3_attn.recurrent_dqn.parameter_checks import check_adam_state, refuse_nan
 from sb3_attn.recurrent_dqn.policies import RecurrentQNetwork
-from sb3_attn.recurrent_dqn.safe_loading import load_pickle, safe_objects
+from sb3_attn.recurrent_dqn.safe_loading import load_pickle, read_data, safe_objects
 from sb3_attn.replay import SequenceReplayBuffer
+from sb3_attn.version import __version__
 
 SelfSaveAndLoad = TypeVar("SelfSaveAndLoad", bound="SaveAndLoad")
 
@@ -27,6 +30,10 @@ class SaveAndLoad(OffPolicyAlgorithm):
     A save that fails leaves the old file as it was, and a replay buffer that does not fit the model is refused.
     """
 
+    #: What arguments did that models saved by earlier versions do not have, where today's default is another
+    former_defaults: ClassVar[Mapping[str, Any]] = {}
+    #: Algorithm and version that saved the zip that this model is from; ``None`` if zips did not tell it then
+    saved_by: str | None = None
     q_net: RecurrentQNetwork
     trace_length: int | None
     burn_in_length: int
@@ -45,6 +52,7 @@ class SaveAndLoad(OffPolicyAlgorithm):
         include: Iterable[str] | None = None,
     ) -> None:
         refuse_nan(self.get_parameters(), "is not saved; load an earlier checkpoint")
+        self.saved_by = f"{_algorithm(type(self))} of sb3_attn {__version__}"
         if isinstance(path, io.BufferedIOBase):
             return super().save(path, exclude, include)
         with replace_on_success(path, suffix="zip") as temporary:
@@ -77,8 +85,14 @@ class SaveAndLoad(OffPolicyAlgorithm):
         :return: new model instance with loaded parameters
         :raises UnsafePickleError: if the file needs other classes or functions than those that are known to be harmless,
             such as your own, or a function as the learning rate
+        :raises ValueError: if another algorithm saved it. If a newer version did, a warning says so
         """
         custom_objects = custom_objects or {}
+        data = read_data(path)
+        if "saved_by" in data:
+            _check_origin(str(data["saved_by"]), cls, path)
+        else:
+            kwargs = {name: value for name, value in cls.former_defaults.items() if name not in data} | kwargs
         if trust is not True:
             custom_objects = safe_objects(path, custom_objects, trust or ()) | custom_objects
         return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
@@ -155,6 +169,23 @@ class SaveAndLoad(OffPolicyAlgorithm):
             "sequence_period": self.sequence_period or self.trace_length,
             "stored_state": self.stored_state,
         }
+
+
+def _algorithm(cls: type[SaveAndLoad]) -> str:
+    """Name of the algorithm of this package that a class is, or that it derives from."""
+    return next(base.__name__ for base in cls.__mro__ if base.__module__.startswith("sb3_attn."))
+
+
+def _check_origin(saved_by: str, cls: type[SaveAndLoad], path: str | pathlib.Path | io.BufferedIOBase) -> None:
+    algorithm, _, version = saved_by.partition(" of sb3_attn ")
+    if algorithm != _algorithm(cls):
+        raise ValueError(f"{path} was saved by {algorithm}, but {_algorithm(cls)} is to load it; use {algorithm}.load().")
+    if TorchVersion(version) > __version__:
+        warnings.warn(
+            f"{path} was saved by sb3_attn {version}, which is newer than {__version__} here; what that added is lost, or "
+            "works differently.",
+            stacklevel=3,
+        )
 
 
 def _description(buffer: Any) -> dict[str, Any]:

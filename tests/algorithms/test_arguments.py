@@ -54,7 +54,7 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     (dict(policy_kwargs=dict(enable_critic_lstm=False)), "enable_critic_lstm is not supported; there is one network"),
     (dict(policy_kwargs=dict(lstm_kwargs={})), "lstm_kwargs is not supported; use core_kwargs"),
     (dict(policy="MultiInputPolicy"), "does not fit observation_space=Box.*'MlpPolicy'"),
-    (dict(policy=policies.MlpPolicy), "policy=DQNPolicy is not a RecurrentDQNPolicy; use one of"),
+    (dict(policy=policies.MlpPolicy), "policy=DQNPolicy is not a RecurrentDQNPolicy, which R.* needs; use one of"),
 ]
 
 

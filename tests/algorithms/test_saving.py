@@ -1,6 +1,7 @@
 """Zips, replay buffers and parameters come back as they were, and what does not fit a model is refused."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.save_util import load_from_zip_file
 
+import sb3_attn
 from sb3_attn import R2D2, RecurrentDQN
 from tests.helpers.environments import counters, walks
-from tests.helpers.models import Make, SumCore, assert_same, parameters
+from tests.helpers.models import Make, SumCore, assert_same, make_rdqn, parameters
 
 WHOLE_EPISODES = dict(trace_length=None, burn_in_length=0, sequence_period=None)
 SWITCHED: list[dict[str, Any]] = [
@@ -213,8 +215,65 @@ def test_a_failed_save_leaves_the_old_file_whole(
 def test_the_zip_of_another_algorithm_is_refused(make: Make, other: type, tmp_path: Path) -> None:
     kwargs = dict(n_steps=8, batch_size=8) if other is PPO else dict(buffer_size=10)
     other("MlpPolicy", counters(), device="cpu", **kwargs).save(tmp_path / "other")
-    with pytest.raises(ValueError, match=r"is not a RecurrentDQNPolicy.*another algorithm saved that"):
-        type(make()).load(tmp_path / "other")
+    algorithm = type(make())
+    message = rf"Policy is not a RecurrentDQNPolicy, which {algorithm.__name__} needs.*another algorithm saved that"
+    with pytest.raises(ValueError, match=message):
+        algorithm.load(tmp_path / "other")
+
+
+def cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def changed(content: bytes) -> bytes:
+    """In the parameters."""
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def misplaced(content: bytes) -> bytes:
+    """The directory of the zip says that a member starts before the file does."""
+    return content[:-6] + b"\xff\xff\xff\x00" + content[-2:]
+
+
+@pytest.mark.parametrize("damage", [cut, changed, misplaced])
+def test_a_damaged_zip_is_named(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    make_rdqn().save(tmp_path / "model.zip")
+    (tmp_path / "model.zip").write_bytes(damage((tmp_path / "model.zip").read_bytes()))
+    with pytest.raises(ValueError, match=r"model.zip is damaged, or is no zip-file of SB3, so it was not loaded: "):
+        RecurrentDQN.load(tmp_path / "model.zip")
+
+
+def test_the_two_algorithms_do_not_load_each_others_zips(make: Make, tmp_path: Path) -> None:
+    make().save(tmp_path / "model")
+    own, other = (R2D2, RecurrentDQN)[:: 1 if type(make()) is R2D2 else -1]
+    message = rf"model was saved by {own.__name__}, but {other.__name__} is to load it; use {own.__name__}.load"
+    for trust in (False, True):
+        with pytest.raises(ValueError, match=message):
+            other.load(tmp_path / "model", trust=trust)
+
+
+def test_a_users_subclass_and_its_base_load_each_others_zips(make: Make, tmp_path: Path) -> None:
+    class Mine(type(make())):  # type: ignore[misc]
+        pass
+
+    make(counters()).save(tmp_path / "base")
+    mine = Mine.load(tmp_path / "base", device="cpu")
+    assert type(mine) is Mine
+    mine.save(tmp_path / "mine")
+    assert type(Mine.load(tmp_path / "mine", device="cpu")) is Mine
+    type(make()).load(tmp_path / "mine", device="cpu")
+
+
+def test_a_zip_of_a_newer_version_gives_a_warning(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make(counters())
+    with monkeypatch.context() as patch:
+        patch.setattr("sb3_attn.recurrent_dqn.saving.__version__", "7.0.1")
+        model.save(tmp_path / "model")
+    with pytest.warns(UserWarning, match=rf"saved by sb3_attn 7.0.1, which is newer than {sb3_attn.__version__}"):
+        loaded = type(model).load(tmp_path / "model", device="cpu")
+    loaded.save(tmp_path / "model")
+    type(model).load(tmp_path / "model", device="cpu")  # without a warning, which would be an error
 
 
 def test_an_environment_with_other_spaces_is_refused(make: Make, tmp_path: Path) -> None:

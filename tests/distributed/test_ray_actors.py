@@ -17,7 +17,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 ray = pytest.importorskip("ray")
 
-from sb3_attn import R2D2
+from sb3_attn import R2D2, SaveCheckpoints
 from sb3_attn.distributed.codec import pack, unpack
 from sb3_attn.distributed.ray_actors import RemoteActor
 from sb3_attn.r2d2.actor import Actor, copy_parameters
@@ -208,6 +208,19 @@ def test_evaluation_checkpoints_and_zips_work_on_ray(cluster: None, tmp_path: Pa
     loaded = R2D2.load(next(tmp_path.glob("*.zip")), env=make_vec_env("MemoryChain-v0", 2))
     assert (loaded.n_actors, loaded.backend) == (2, "ray")
     loaded.learn(400)
+
+
+@pytest.mark.ray
+def test_a_checkpoint_can_be_resumed(cluster: None, tmp_path: Path) -> None:
+    model = make_r2d2_on_ray(backend_kwargs=dict(cpus_per_actor=0.5))
+    model.learn(600, SaveCheckpoints(tmp_path, save_freq=200))
+    assert model.step_ledger.n_restarts == 0
+    resumed = R2D2.load_checkpoint(tmp_path, make_vec_env("MemoryChain-v0", 2), device="cpu")
+    n_before = resumed.num_timesteps
+    assert 400 <= n_before <= 600
+    resumed.learn(1000 - n_before, reset_num_timesteps=False)
+    assert resumed.num_timesteps >= 1000
+    resumed.replay_buffer.check_valid()
 
 
 def test_packing_preserves_trajectories_and_shrinks_frames() -> None:

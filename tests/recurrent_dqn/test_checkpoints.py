@@ -14,10 +14,10 @@ from stable_baselines3.common.callbacks import ConvertCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_attn import RecurrentDQN
-from sb3_attn.recurrent_dqn.checkpoints import SaveCheckpoints, checkpoints
+from sb3_attn.recurrent_dqn.checkpoints import SaveCheckpoints, checkpoints, newest_valid
 from sb3_attn.recurrent_dqn.stopping import SIGNALS
 from tests.helpers.environments import Walk
-from tests.helpers.models import make_r2d2, make_rdqn
+from tests.helpers.models import make_rdqn
 
 KINDS: dict[str, dict[str, Any]] = {
     "lstm": {},
@@ -143,6 +143,17 @@ def test_without_a_whole_checkpoint_there_is_a_sentence(tmp_path: Path) -> None:
         RecurrentDQN.load_checkpoint(tmp_path / "elsewhere", make_env(), device="cpu")
 
 
+@pytest.mark.parametrize("key", ["algorithm", "format", "sb3_attn", "sha256"])
+def test_a_manifest_that_lacks_something_is_damaged(key: str, tmp_path: Path) -> None:
+    trained(tmp_path)
+    newest, before = checkpoints(tmp_path)[-1], checkpoints(tmp_path)[-2]
+    manifest = json.loads((newest / "manifest.json").read_text())
+    del manifest[key]
+    (newest / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.warns(UserWarning, match=rf"{newest.name} is damaged: manifest.json \('{key}'\)"):
+        assert newest_valid(tmp_path, "RecurrentDQN") == before
+
+
 @pytest.mark.parametrize(("key", "value"), [("algorithm", "DQN"), ("format", 2)])
 def test_a_checkpoint_of_another_kind_is_refused(key: str, value: Any, tmp_path: Path) -> None:
     trained(tmp_path)
@@ -206,8 +217,3 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_training(tmp_path: Pat
     with pytest.warns(UserWarning, match=r"no checkpoint was written at step 40: .*No space left.* Training goes on"):
         model = trained(tmp_path, steps=60)
     assert model.num_timesteps == 64 and not list(tmp_path.iterdir())
-
-
-def test_r2d2_has_none(tmp_path: Path) -> None:
-    with pytest.raises(NotImplementedError, match="use CheckpointCallback"):
-        make_r2d2().save_checkpoint(tmp_path)

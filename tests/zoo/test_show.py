@@ -159,7 +159,7 @@ def test_errors_end_the_command_with_a_sentence(tmp_path):
     assert "algo='dnq' is unknown; give dqn" in fails(["show", path, "--env", SEARCH, "--algo", "dnq", *out])
     assert "is not a key:value" in fails(["show", path, "--env", SEARCH, "--env-kwargs", "length=5", *out])
     (tmp_path / "text.zip").write_text("text")
-    assert "is not a model that Stable-Baselines3 saved" in fails(["show", tmp_path / "text.zip", "--env", SEARCH, *out])
+    assert "is damaged, or is no zip-file of SB3" in fails(["show", tmp_path / "text.zip", "--env", SEARCH, *out])
     assert not (tmp_path / "out").exists()
 
 

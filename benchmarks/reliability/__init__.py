@@ -1,0 +1,1 @@
+"""What happens to training and its files when something goes wrong."""
