@@ -65,6 +65,7 @@ DIAGNOSTIC_TESTS = "recurrent_dqn/test_diagnostics.py"
 DIAGNOSTICS = "recurrent_dqn/diagnostics.py"
 ALGORITHM = "recurrent_dqn/recurrent_dqn.py"
 HEADS = "recurrent_dqn/heads.py"
+VEC_ENVS = "algorithms/test_vec_envs.py"
 
 MUTANTS = [
     # ------------------------------------------------------------ GTrXL
@@ -406,8 +407,8 @@ products = d_weights * saved.sorted_weights
     Mutant(
         "state after the step stored",
         "recurrent_dqn/recurrent_dqn.py",
-        "core_state=state, episode_starts",
-        "core_state=next_state, episode_starts",
+        "dict(core_state=state",
+        "dict(core_state=next_state",
         ACTING,
     ),
     Mutant(
@@ -633,6 +634,28 @@ where episodes start
         'raise UnsafePickleError(f"{module}.{name}")',
         "return super().find_class(module, name)",
         "algorithms/test_hostile_files.py",
+    ),
+    # ------------------------------------------------------------ environments that misbehave
+    Mutant(
+        "steps: the number of rewards is not checked",
+        "recurrent_dqn/step_checks.py",
+        '("rewards", np.shape(rewards))',
+        '("rewards", rows)',
+        VEC_ENVS,
+    ),
+    Mutant(
+        "steps: a step without its final observation is stored",
+        ALGORITHM,
+        "stored = ~missing_final_observations(timeouts, infos)",
+        "missing_final_observations(timeouts, infos)",
+        VEC_ENVS,
+    ),
+    Mutant(
+        "steps: an actor sends a step without its final observation",
+        "r2d2/actor.py",
+        "trajectory.valid[t] = succeeded & ~trajectory.unknown_finals[t]",
+        "trajectory.valid[t] = succeeded",
+        VEC_ENVS,
     ),
 ]
 

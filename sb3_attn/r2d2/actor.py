@@ -18,6 +18,7 @@ from sb3_attn.r2d2.environments import FAILURE, EnvFn, RestartingEnv, monitored
 from sb3_attn.r2d2.trajectory import Trajectory, acting_td_errors
 from sb3_attn.recurrent_dqn import RecurrentDQNPolicy, RecurrentQNetwork
 from sb3_attn.recurrent_dqn.diagnostics import EpisodeValues
+from sb3_attn.recurrent_dqn.step_checks import check_step, missing_final_observations
 from sb3_attn.replay.core_states import is_window_start
 from sb3_attn.replay.sequence_buffer import SINGLE_KEY, as_dict
 
@@ -205,20 +206,24 @@ class Actor:
         q_values, largest_q_values = self._q_values[np.arange(n_envs), actions], self._q_values.max(axis=1)
 
         self._obs, rewards, dones, infos = self.env.step(actions)
+        n_steps = trajectory.n_sent - trajectory.n_steps + (t + 1) * n_envs
+        check_step(self.env, self._obs, rewards, dones, infos, f"{n_steps} of actor {self.index}")
         trajectory.rewards[t] = rewards if self._vec_normalize is None else self._vec_normalize.get_original_reward()
         trajectory.dones[t] = dones
-        final_values = np.zeros(n_envs, np.float32)
+        final_values, ended, timeouts = np.zeros(n_envs, np.float32), dones, np.zeros(n_envs, bool)
         if dones.any():
-            trajectory.valid[t] = [FAILURE not in info for info in infos]
-            trajectory.timeouts[t] = [info.get("TimeLimit.truncated", False) for info in infos] & trajectory.valid[t]
-            for k in np.flatnonzero(dones & trajectory.valid[t]):
+            succeeded = np.array([FAILURE not in info for info in infos])
+            ended = dones & succeeded
+            timeouts = ended & [info.get("TimeLimit.truncated", False) for info in infos]
+            trajectory.unknown_finals[t] = missing_final_observations(timeouts, infos)
+            trajectory.valid[t] = succeeded & ~trajectory.unknown_finals[t]
+            trajectory.timeouts[t] = timeouts & trajectory.valid[t]
+            for k in np.flatnonzero(ended):
                 trajectory.infos[t, int(k)] = {key: infos[k][key] for key in INFO_KEYS if key in infos[k]}
             if trajectory.timeouts[t].any():
                 final_values = self._final_values(trajectory, t, infos)
-        first_values, returns = self._episode_values.update(
-            largest_q_values, rewards, trajectory.timeouts[t], trajectory.episode_starts[t]
-        )
-        for k in np.flatnonzero(dones & trajectory.valid[t]):
+        first_values, returns = self._episode_values.update(largest_q_values, rewards, timeouts, trajectory.episode_starts[t])
+        for k in np.flatnonzero(ended):
             trajectory.episode_values.append((float(first_values[k]), float(returns[k])))
         self._advance(dones)
         return q_values, np.where(dones, final_values, self._q_values.max(axis=1))
@@ -252,12 +257,8 @@ class Actor:
     def _final_values(self, trajectory: Trajectory, t: int, infos: list[dict[str, Any]]) -> np.ndarray:
         """Record the final observations of truncated episodes; returns their values, ``[K]``, valid in these rows."""
         obs = {key: array.copy() for key, array in as_dict(self._obs).items()}
-        stored_obs = self._stored_obs()
         for k in np.flatnonzero(trajectory.timeouts[t]):
-            final = infos[k].get("terminal_observation")
-            if final is None:  # the VecEnv does not report it; like SB3, take the observation that the reset returned
-                trajectory.final_observations.append({key: array[k] for key, array in stored_obs.items()})
-                continue
+            final = infos[k]["terminal_observation"]
             for key, array in as_dict(final).items():
                 obs[key][k] = array
             if self._vec_normalize is not None:

@@ -46,6 +46,23 @@ def as_dict(observation: Any) -> dict[str, Any]:
     return observation if isinstance(observation, dict) else {SINGLE_KEY: observation}
 
 
+def take_rows(value: Any, rows: np.ndarray) -> Any:
+    """
+    Select environments in all arrays of the arguments of ``SequenceReplayBuffer.add``.
+
+    :param value: an argument, or a dict of arguments
+    :param rows: numbers of the environments, ``[n]``
+    :return: the same, with these rows only
+    """
+    if isinstance(value, dict):
+        return {key: take_rows(item, rows) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(take_rows(item, rows) for item in value)
+    if isinstance(value, list):
+        return [value[row] for row in rows]
+    return None if value is None else value[rows]
+
+
 def check_lengths(trace_length: int | None, burn_in_length: int, sequence_period: int | None) -> None:
     """
     Check that windows of these lengths cover every step.
