@@ -657,6 +657,20 @@ where episodes start
         "trajectory.valid[t] = succeeded",
         VEC_ENVS,
     ),
+    Mutant(
+        "replay: whole episodes as long as the ring",
+        "replay/sequence_buffer.py",
+        "max(self.buffer_size // 2, 1)",
+        "self.buffer_size",
+        "replay/test_sequence_buffer.py",
+    ),
+    Mutant(
+        "replay: the states are not counted as memory",
+        "replay/sequence_buffer.py",
+        "if is_first:  # only",
+        "if False:  # only",
+        "replay/test_sequence_buffer.py",
+    ),
 ]
 
 

@@ -163,3 +163,15 @@ def test_a_terminated_episode_without_its_final_observation_loses_nothing(make: 
     for name, array in with_finals.items():
         if not name.startswith("newest_next_observations"):
             np.testing.assert_array_equal(array, without[name], err_msg=name)
+
+
+# ---------------------------------------------------------------- no end
+
+
+def test_episodes_without_end_are_learned_from_when_they_are_taken_whole(make: Make) -> None:
+    whole = dict(trace_length=None, burn_in_length=0, sequence_period=None)
+    model = make(counters(2, length=10**6), **whole, buffer_size=80)
+    with pytest.warns(UserWarning, match=r"trace_length=None takes whole episodes, but one has more than \d+ steps"):
+        model.learn(200)
+    assert model._n_updates > 1 and model.replay_buffer.n_windows >= model.n_replay_envs
+    model.replay_buffer.check_valid()
