@@ -671,6 +671,23 @@ where episodes start
         "if False:  # only",
         "replay/test_sequence_buffer.py",
     ),
+    Mutant(
+        "subproc: an environment's exception is an answer",
+        "envs/subproc_vec_env.py",
+        "if isinstance(answer, _Failure):",
+        "if False:",
+        "envs/test_subproc_vec_env.py",
+    ),
+    Mutant(
+        "subproc: a process that hangs is not killed",
+        "envs/subproc_vec_env.py",
+        """\
+                self.process.kill()
+                raise TimeoutError""",
+        """\
+                raise TimeoutError""",
+        "envs/test_subproc_vec_env.py",
+    ),
 ]
 
 
