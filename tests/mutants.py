@@ -688,6 +688,20 @@ where episodes start
                 raise TimeoutError""",
         "envs/test_subproc_vec_env.py",
     ),
+    Mutant(
+        "r2d2: a second learn goes on after an error",
+        "r2d2/r2d2.py",
+        "last_obs, self._last_obs = self._last_obs, None",
+        "last_obs = self._last_obs",
+        VEC_ENVS,
+    ),
+    Mutant(
+        "r2d2: a second learn begins with an empty memory",
+        "r2d2/actor.py",
+        "self._obs is previous.obs",
+        "self._obs is None",
+        "algorithms/test_learning.py",
+    ),
 ]
 
 

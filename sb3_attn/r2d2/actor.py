@@ -106,6 +106,7 @@ class Actor:
     :param index: number of the actor
     :param env: environments to step; ``None`` means that it creates its own
     :param first_obs: returns the first observations of ``env``, if others reset that
+    :param previous: an actor of ``env``; this one goes on if ``first_obs`` returns the observations where that one stopped
     :param is_restart: whether it replaces a crashed actor
     :param device: device of the network
     :param current_env: ``[1]``, always holds the number of the environment that is being stepped, for a post-mortem
@@ -117,6 +118,7 @@ class Actor:
         index: int,
         env: VecEnv | None = None,
         first_obs: Callable[[], Any] | None = None,
+        previous: "Actor | None" = None,
         is_restart: bool = False,
         device: th.device | str = "cpu",
         current_env: np.ndarray | None = None,
@@ -131,7 +133,7 @@ class Actor:
             env = self._make_envs(current_env)
             env.seed(env_seed)
         self.env = env
-        self._first_obs = first_obs or env.reset
+        self._first_obs, self._previous = first_obs or env.reset, previous
         self._vec_normalize = unwrap_vec_normalize(env)
         n_envs = env.num_envs
         self.epsilons = ape_x_epsilons(spec.n_actors * n_envs)[index * n_envs : (index + 1) * n_envs]
@@ -153,6 +155,11 @@ class Actor:
 
         envs = DummyVecEnv([partial(restarting, k, env_fn) for k, env_fn in enumerate(self.spec.env_fns)])
         return BaseAlgorithm._wrap_env(envs, monitor_wrapper=False)
+
+    @property
+    def obs(self) -> Any:
+        """The current observations; ``None`` before the first step."""
+        return self._obs
 
     def load(self, parameters: Parameters) -> None:
         """
@@ -234,7 +241,11 @@ class Actor:
             self.env.close()
 
     def _begin(self) -> None:
-        self._obs = self._first_obs()
+        self._obs, previous, self._previous = self._first_obs(), self._previous, None
+        if previous is not None and self._obs is previous.obs:
+            for name in ("_episode_steps", "_state", "_next_state", "_q_values", "_episode_values"):
+                setattr(self, name, getattr(previous, name))
+            return
         n_envs = self.env.num_envs
         self._episode_steps = np.full(n_envs, -1)
         self._next_state: CoreState = self.q_net.initial_state(n_envs)

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecNormalize
 
 from sb3_attn import R2D2
-from tests.helpers.environments import POLICIES, counters, walks
+from tests.helpers.environments import POLICIES, Counter, counters, walks
 from tests.helpers.models import Make, make_r2d2, make_rdqn
 
 # Actors make their own environments, around which there is no VecEnv of a user
@@ -83,7 +83,29 @@ def test_a_step_of_the_wrong_shape_is_refused_and_not_stored(make: Make, name: s
     assert set(model.replay_buffer.pos) == ({5} if isinstance(model, R2D2) else {6})
     model.replay_buffer.check_valid()
     model.learn(40, reset_num_timesteps=False)
-    assert model._n_updates > 0
+    buffer = model.replay_buffer
+    buffer.check_valid()
+    assert model._n_updates > 0 and set(buffer.episode_steps[buffer.pos[0] - 20 : buffer.pos[0], 0]) == set(range(20))
+    if not is_dict:  # new episodes began
+        n_steps = np.round(buffer.observations[: buffer.pos[0], :, 0] * 5)
+        np.testing.assert_array_equal(n_steps, buffer.episode_steps[: buffer.pos[0]])
+
+
+@MAKES
+@pytest.mark.parametrize("n_steps", [1, 2, 7])
+def test_after_an_error_of_an_environment_new_episodes_begin(make: Make, n_steps: int) -> None:
+    class FailsOnce(Counter):
+        def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+            if (self.episode, self.steps) == (0, n_steps - 1):
+                raise ZeroDivisionError
+            return super().step(action)
+
+    env = DummyVecEnv([lambda: FailsOnce(10)])
+    model = make(env)
+    with pytest.raises(ZeroDivisionError):
+        model.learn(20)
+    model.learn(20, reset_num_timesteps=False)
+    assert env.get_attr("episode") == [1 + 20 // 10]
     model.replay_buffer.check_valid()
 
 

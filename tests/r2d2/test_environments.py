@@ -209,7 +209,9 @@ def test_the_options_of_the_first_reset_are_used() -> None:
 
 def test_environments_that_may_not_be_reset_early() -> None:
     env = DummyVecEnv([lambda: Monitor(Walk(), allow_early_resets=False)] * 2)
-    assert make_r2d2(env).learn(60).num_timesteps == 60
+    model = make_r2d2(env).learn(60)
+    assert model.learn(60, reset_num_timesteps=False).num_timesteps == 120
+    assert model.replay_buffer.pos.sum() == 120
 
 
 # ---------------------------------------------------------------- refusals
