@@ -1,6 +1,12 @@
 """Vectorized environments of a user's own that misbehave: what they return is refused, or what they leave out is not used."""
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -197,3 +203,49 @@ def test_episodes_without_end_are_learned_from_when_they_are_taken_whole(make: M
         model.learn(200)
     assert model._n_updates > 1 and model.replay_buffer.n_windows >= model.n_replay_envs
     model.replay_buffer.check_valid()
+
+
+# ---------------------------------------------------------------- Ctrl-C
+
+SCRIPT = """
+import sys
+from stable_baselines3.common.callbacks import CheckpointCallback, ConvertCallback
+from stable_baselines3.common.vec_env import SubprocVecEnv
+from sb3_attn import SaveCheckpoints
+from sb3_attn.envs import WatchedSubprocVecEnv
+from tests.helpers.environments import Walk
+from tests.helpers.models import make_r2d2, make_rdqn
+folder = sys.argv[1]
+model = {make}({vec_env}([Walk] * 2, start_method="fork"))
+report = ConvertCallback(lambda *_: model.num_timesteps != 200 or print("learning", flush=True) is None)
+model.learn(10**9, [report, {callback}])
+"""
+
+
+@pytest.mark.parametrize(
+    ("make", "vec_env", "callback"),
+    [
+        ("make_rdqn", "SubprocVecEnv", "SaveCheckpoints(folder, 10**8)"),
+        ("make_r2d2", "WatchedSubprocVecEnv", "CheckpointCallback(10**8, folder)"),
+    ],
+)
+def test_ctrl_c_in_a_terminal_writes_a_checkpoint(make: str, vec_env: str, callback: str, tmp_path: Path) -> None:
+    """It also reaches the processes of the environments, which then end."""
+    script = SCRIPT.format(make=make, vec_env=vec_env, callback=callback)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "learning\n"
+        os.killpg(process.pid, signal.SIGINT)
+        output, errors = process.communicate(timeout=30)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGINT and errors.rstrip().endswith("KeyboardInterrupt"), errors
+    assert "Once more ends at once" in output and len(list(tmp_path.iterdir())) == 1
