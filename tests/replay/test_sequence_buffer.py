@@ -183,6 +183,15 @@ def test_an_episode_that_outgrows_half_of_its_ring_is_cut_with_a_warning():
     assert windows == player.expected_windows() and {length for *_, length in windows} == {10}
 
 
+def test_a_pickle_of_an_earlier_version_still_takes_whole_episodes():
+    """Its windows were as long as its ring."""
+    buffer = SequenceReplayBuffer.__new__(SequenceReplayBuffer)
+    state = vars(make_buffer(40, trace_length=40))
+    del state["whole_episodes"]
+    buffer.__setstate__(state)
+    assert buffer.whole_episodes
+
+
 def test_an_empty_buffer_says_why_it_cannot_be_sampled():
     buffer = make_buffer(trace_length=5)
     play(buffer, [100], n_steps=4)
