@@ -65,6 +65,7 @@ DIAGNOSTIC_TESTS = "recurrent_dqn/test_diagnostics.py"
 DIAGNOSTICS = "recurrent_dqn/diagnostics.py"
 ALGORITHM = "recurrent_dqn/recurrent_dqn.py"
 HEADS = "recurrent_dqn/heads.py"
+VEC_ENVS = "algorithms/test_vec_envs.py"
 
 MUTANTS = [
     # ------------------------------------------------------------ GTrXL
@@ -406,8 +407,8 @@ products = d_weights * saved.sorted_weights
     Mutant(
         "state after the step stored",
         "recurrent_dqn/recurrent_dqn.py",
-        "core_state=state, episode_starts",
-        "core_state=next_state, episode_starts",
+        "dict(core_state=state",
+        "dict(core_state=next_state",
         ACTING,
     ),
     Mutant(
@@ -694,6 +695,73 @@ where episodes start
         "raise UnsafePickleError(name)",
         "pass",
         "zoo/test_run_folders.py",
+    ),
+    # ------------------------------------------------------------ environments that misbehave
+    Mutant(
+        "steps: the number of rewards is not checked",
+        "recurrent_dqn/step_checks.py",
+        '("rewards", np.shape(rewards))',
+        '("rewards", rows)',
+        VEC_ENVS,
+    ),
+    Mutant(
+        "steps: a step without its final observation is stored",
+        ALGORITHM,
+        "stored = ~missing_final_observations(timeouts, infos)",
+        "missing_final_observations(timeouts, infos)",
+        VEC_ENVS,
+    ),
+    Mutant(
+        "steps: an actor sends a step without its final observation",
+        "r2d2/actor.py",
+        "trajectory.valid[t] = succeeded & ~trajectory.unknown_finals[t]",
+        "trajectory.valid[t] = succeeded",
+        VEC_ENVS,
+    ),
+    Mutant(
+        "replay: whole episodes as long as the ring",
+        "replay/sequence_buffer.py",
+        "max(self.buffer_size // 2, 1)",
+        "self.buffer_size",
+        "replay/test_sequence_buffer.py",
+    ),
+    Mutant(
+        "replay: the states are not counted as memory",
+        "replay/sequence_buffer.py",
+        "if is_first:  # only",
+        "if False:  # only",
+        "replay/test_sequence_buffer.py",
+    ),
+    Mutant(
+        "subproc: an environment's exception is an answer",
+        "envs/subproc_vec_env.py",
+        "if isinstance(answer, _Failure):",
+        "if False:",
+        "envs/test_subproc_vec_env.py",
+    ),
+    Mutant(
+        "subproc: a process that hangs is not killed",
+        "envs/subproc_vec_env.py",
+        """\
+                self.process.kill()
+                raise TimeoutError""",
+        """\
+                raise TimeoutError""",
+        "envs/test_subproc_vec_env.py",
+    ),
+    Mutant(
+        "r2d2: a second learn goes on after an error",
+        "r2d2/r2d2.py",
+        "last_obs, self._last_obs = self._last_obs, None",
+        "last_obs = self._last_obs",
+        VEC_ENVS,
+    ),
+    Mutant(
+        "r2d2: a second learn begins with an empty memory",
+        "r2d2/actor.py",
+        "self._obs is previous.obs",
+        "self._obs is None",
+        "algorithms/test_learning.py",
     ),
 ]
 

@@ -38,7 +38,7 @@ OPTIONAL = ("rl_zoo3", "ray", "matplotlib", "imageio", "optuna", "popgym", "mini
 BASE_INSTALL = {"numpy", "torch", "gymnasium", "stable_baselines3", "sb3_contrib", "ale_py", "cloudpickle"}
 THIRD_PARTY = {
     "common": {"numpy", "torch"},
-    "envs": {"numpy", "gymnasium"},
+    "envs": {"numpy", "gymnasium", "stable_baselines3"},
     "attention": {"numpy", "torch"},
     "memory": {"numpy", "torch"},
 }

@@ -38,6 +38,11 @@ class SumTree:
         self._block_maxima = self._levels[0].reshape(-1, RADIX).max(axis=1)
 
     @property
+    def nbytes(self) -> int:
+        """Size of all arrays."""
+        return sum(level.nbytes for level in self._levels) + self._block_maxima.nbytes
+
+    @property
     def total(self) -> float:
         """Sum of all leaves."""
         return float(self._levels[-1].sum())

@@ -1,10 +1,11 @@
-"""Tasks for memory and for visual attention, registered with Gymnasium on import, and environment wrappers."""
+"""Tasks for memory and for visual attention, registered with Gymnasium on import, environment wrappers and a VecEnv."""
 
 import gymnasium as gym
 
 from sb3_attn.envs.memory_tasks import AssociativeRecall, MemoryChain, MemoryTask, RememberedSearch, TMaze
 from sb3_attn.envs.minigrid_rgb import dynamic_obstacles_rgb
 from sb3_attn.envs.remembered_glyph import RememberedGlyph
+from sb3_attn.envs.subproc_vec_env import WatchedSubprocVecEnv
 from sb3_attn.envs.visual_search import VisualSearch
 from sb3_attn.envs.wrappers import FlattenSpaces, PreviousActionReward
 
@@ -18,6 +19,7 @@ __all__ = [
     "RememberedSearch",
     "TMaze",
     "VisualSearch",
+    "WatchedSubprocVecEnv",
     "dynamic_obstacles_rgb",
 ]
 

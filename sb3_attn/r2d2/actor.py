@@ -18,6 +18,7 @@ from sb3_attn.r2d2.environments import FAILURE, EnvFn, RestartingEnv, monitored
 from sb3_attn.r2d2.trajectory import Trajectory, acting_td_errors
 from sb3_attn.recurrent_dqn import RecurrentDQNPolicy, RecurrentQNetwork
 from sb3_attn.recurrent_dqn.diagnostics import EpisodeValues
+from sb3_attn.recurrent_dqn.step_checks import check_step, missing_final_observations
 from sb3_attn.replay.core_states import is_window_start
 from sb3_attn.replay.sequence_buffer import SINGLE_KEY, as_dict
 
@@ -105,6 +106,7 @@ class Actor:
     :param index: number of the actor
     :param env: environments to step; ``None`` means that it creates its own
     :param first_obs: returns the first observations of ``env``, if others reset that
+    :param previous: an actor of ``env``; this one goes on if ``first_obs`` returns the observations where that one stopped
     :param is_restart: whether it replaces a crashed actor
     :param device: device of the network
     :param current_env: ``[1]``, always holds the number of the environment that is being stepped, for a post-mortem
@@ -116,6 +118,7 @@ class Actor:
         index: int,
         env: VecEnv | None = None,
         first_obs: Callable[[], Any] | None = None,
+        previous: "Actor | None" = None,
         is_restart: bool = False,
         device: th.device | str = "cpu",
         current_env: np.ndarray | None = None,
@@ -130,7 +133,7 @@ class Actor:
             env = self._make_envs(current_env)
             env.seed(env_seed)
         self.env = env
-        self._first_obs = first_obs or env.reset
+        self._first_obs, self._previous = first_obs or env.reset, previous
         self._vec_normalize = unwrap_vec_normalize(env)
         n_envs = env.num_envs
         self.epsilons = ape_x_epsilons(spec.n_actors * n_envs)[index * n_envs : (index + 1) * n_envs]
@@ -152,6 +155,11 @@ class Actor:
 
         envs = DummyVecEnv([partial(restarting, k, env_fn) for k, env_fn in enumerate(self.spec.env_fns)])
         return BaseAlgorithm._wrap_env(envs, monitor_wrapper=False)
+
+    @property
+    def obs(self) -> Any:
+        """The current observations; ``None`` before the first step."""
+        return self._obs
 
     def load(self, parameters: Parameters) -> None:
         """
@@ -216,20 +224,24 @@ class Actor:
         q_values, largest_q_values = self._q_values[np.arange(n_envs), actions], self._q_values.max(axis=1)
 
         self._obs, rewards, dones, infos = self.env.step(actions)
+        n_steps = trajectory.n_sent - trajectory.n_steps + (t + 1) * n_envs
+        check_step(self.env, self._obs, rewards, dones, infos, f"{n_steps} of actor {self.index}")
         trajectory.rewards[t] = rewards if self._vec_normalize is None else self._vec_normalize.get_original_reward()
         trajectory.dones[t] = dones
-        final_values = np.zeros(n_envs, np.float32)
+        final_values, ended, timeouts = np.zeros(n_envs, np.float32), dones, np.zeros(n_envs, bool)
         if dones.any():
-            trajectory.valid[t] = [FAILURE not in info for info in infos]
-            trajectory.timeouts[t] = [info.get("TimeLimit.truncated", False) for info in infos] & trajectory.valid[t]
-            for k in np.flatnonzero(dones & trajectory.valid[t]):
+            succeeded = np.array([FAILURE not in info for info in infos])
+            ended = dones & succeeded
+            timeouts = ended & [info.get("TimeLimit.truncated", False) for info in infos]
+            trajectory.unknown_finals[t] = missing_final_observations(timeouts, infos)
+            trajectory.valid[t] = succeeded & ~trajectory.unknown_finals[t]
+            trajectory.timeouts[t] = timeouts & trajectory.valid[t]
+            for k in np.flatnonzero(ended):
                 trajectory.infos[t, int(k)] = {key: infos[k][key] for key in INFO_KEYS if key in infos[k]}
             if trajectory.timeouts[t].any():
                 final_values = self._final_values(trajectory, t, infos)
-        first_values, returns = self._episode_values.update(
-            largest_q_values, rewards, trajectory.timeouts[t], trajectory.episode_starts[t]
-        )
-        for k in np.flatnonzero(dones & trajectory.valid[t]):
+        first_values, returns = self._episode_values.update(largest_q_values, rewards, timeouts, trajectory.episode_starts[t])
+        for k in np.flatnonzero(ended):
             trajectory.episode_values.append((float(first_values[k]), float(returns[k])))
         self._advance(dones)
         return q_values, np.where(dones, final_values, self._q_values.max(axis=1))
@@ -240,7 +252,11 @@ class Actor:
             self.env.close()
 
     def _begin(self) -> None:
-        self._obs = self._first_obs()
+        self._obs, previous, self._previous = self._first_obs(), self._previous, None
+        if previous is not None and self._obs is previous.obs:
+            for name in ("_episode_steps", "_state", "_next_state", "_q_values", "_episode_values"):
+                setattr(self, name, getattr(previous, name))
+            return
         n_envs = self.env.num_envs
         self._episode_steps = np.full(n_envs, -1)
         self._next_state: CoreState = self.q_net.initial_state(n_envs)
@@ -263,12 +279,8 @@ class Actor:
     def _final_values(self, trajectory: Trajectory, t: int, infos: list[dict[str, Any]]) -> np.ndarray:
         """Record the final observations of truncated episodes; returns their values, ``[K]``, valid in these rows."""
         obs = {key: array.copy() for key, array in as_dict(self._obs).items()}
-        stored_obs = self._stored_obs()
         for k in np.flatnonzero(trajectory.timeouts[t]):
-            final = infos[k].get("terminal_observation")
-            if final is None:  # the VecEnv does not report it; like SB3, take the observation that the reset returned
-                trajectory.final_observations.append({key: array[k] for key, array in stored_obs.items()})
-                continue
+            final = infos[k]["terminal_observation"]
             for key, array in as_dict(final).items():
                 obs[key][k] = array
             if self._vec_normalize is not None:

@@ -315,6 +315,8 @@ class R2D2(RecurrentDQN):
                 DQN.learn(self, total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
                 for trajectory in actors.drain():
                     collection.insert(trajectory, self.num_timesteps, self._n_updates)
+                if (actor := self._own_actor(collection)) is not None:
+                    self._last_obs = actor.obs
             except (EOFError, ConnectionError):
                 if not stop.is_set():  # Ctrl-C also reaches the processes of a SubprocVecEnv, which then end
                     raise
@@ -346,6 +348,7 @@ class R2D2(RecurrentDQN):
         if self.n_actors and self.backend == "ray":
             return
         self._seed_episodes(seed)
+        self._last_obs = None  # the next learn() resets the environments
         self.return_scale.reset(self.n_replay_envs)
         if self._collection is not None:
             actors = self._collection.actors
@@ -369,15 +372,28 @@ class R2D2(RecurrentDQN):
 
         spec, args = self.actor_spec(), (latest_parameters, self.rollout_length, self.actor_update_interval)
         if self.n_actors == 0:
-            # Every learn() begins new episodes. SB3 resets the environments once; they may not be reset a second time
-            self._last_obs = None
             assert self.env is not None, "actor_spec() has checked it"
+            # Goes on with the episodes of the last learn(), if that ended in order and nobody has reset the environments
+            # since. Otherwise SB3 resets them, once; they may not be reset a second time
+            previous = self._own_actor(self._collection)
+            if previous is None or previous.obs is not self._last_obs:
+                previous, self._last_obs = None, None
             if self.seed is not None or self._actors_seed is not None:
                 self.env.seed(spec.random_streams(0)[0])
-            return LocalActors([Actor(spec, 0, self.env, lambda: self._last_obs, device=self.device)], *args)
+            return LocalActors([Actor(spec, 0, self.env, self._take_last_obs, previous, device=self.device)], *args)
         if self.backend == "sync":
             return LocalActors([Actor(spec, index, device=self.device) for index in range(self.n_actors)], *args)
         return _ray_backend().RayActors(spec, *args, **self.backend_kwargs)
+
+    def _own_actor(self, collection: Collection | None) -> Actor | None:
+        """The actor that steps the learner's environments, if there is one."""
+        actors = None if collection is None else collection.actors
+        return actors.actors[0] if self.n_actors == 0 and isinstance(actors, LocalActors) else None
+
+    def _take_last_obs(self) -> Any:
+        """The last observation, which is out of date from now on, until `learn()` ends in order."""
+        last_obs, self._last_obs = self._last_obs, None
+        return last_obs
 
     def actor_spec(self) -> ActorSpec:
         """

@@ -10,7 +10,7 @@ import torch as th
 from sb3_attn.common import td
 from sb3_attn.recurrent_dqn.nan_checks import check_finite
 from sb3_attn.replay import PrioritizedSequenceReplayBuffer, SequenceReplayBuffer
-from sb3_attn.replay.sequence_buffer import SINGLE_KEY
+from sb3_attn.replay.sequence_buffer import SINGLE_KEY, take_rows
 
 
 class Trajectory:
@@ -53,7 +53,9 @@ class Trajectory:
         self.final_observations: list[dict[str, np.ndarray]] = []
         #: True where the observation is the first of its episode
         self.episode_starts = np.zeros(shape, bool)
-        #: False where the environment failed, so that nothing is known about the step
+        #: True where an episode was truncated without a final observation, so that the step has no target
+        self.unknown_finals = np.zeros(shape, bool)
+        #: False where a step is not stored: there, and where the environment failed, so that nothing is known about it
         self.valid = np.ones(shape, bool)
         #: True where a window may start, so that the core state is needed
         self.state_mask = np.zeros(shape, bool)
@@ -189,7 +191,7 @@ class InsertResult(NamedTuple):
 
 def insert_trajectory(buffer: SequenceReplayBuffer, trajectory: Trajectory) -> InsertResult:
     """
-    Store the steps of a trajectory, except those on which an environment failed.
+    Store the valid steps of a trajectory.
 
     :param buffer: the replay buffer, with K environments for each actor
     :param trajectory: of any actor
@@ -222,9 +224,11 @@ def insert_trajectory(buffer: SequenceReplayBuffer, trajectory: Trajectory) -> I
         }
         if td_errors is not None:
             step["td_errors"] = td_errors[t]
-        buffer.add(**(step if trajectory.valid[t].all() else _take(step, np.flatnonzero(trajectory.valid[t]))))
+        buffer.add(**(step if trajectory.valid[t].all() else take_rows(step, np.flatnonzero(trajectory.valid[t]))))
     n_inserted = int(trajectory.valid.sum())
-    rejected = Counter({"the environment failed": n_failed} if (n_failed := trajectory.n_steps - n_inserted) else {})
+    n_unknown = int(trajectory.unknown_finals.sum())
+    n_failed = trajectory.n_steps - n_inserted - n_unknown
+    rejected = +Counter({"the final observation is missing": n_unknown, "the environment failed": n_failed})  # without zeros
     return InsertResult(n_inserted, rejected, buffer.n_windows_added - n_windows)
 
 
@@ -233,14 +237,3 @@ def _spread(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
     rows = np.zeros((len(mask), *values.shape[1:]), values.dtype)
     rows[mask] = values
     return rows
-
-
-def _take(value: Any, rows: np.ndarray) -> Any:
-    """Select rows of all arrays in the arguments of ``buffer.add``."""
-    if isinstance(value, dict):
-        return {key: _take(item, rows) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return tuple(_take(item, rows) for item in value)
-    if isinstance(value, list):
-        return [value[row] for row in rows]
-    return None if value is None else value[rows]

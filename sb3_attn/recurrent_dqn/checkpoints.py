@@ -229,7 +229,7 @@ class SaveCheckpoints(BaseCallback):
         self._last = self.num_timesteps
         try:
             path = self.model.save_checkpoint(self.folder)
-        except ConnectionError:
+        except (ConnectionError, TimeoutError):
             raise  # it is written, but an environment does not answer
         except OSError as error:
             warnings.warn(f"no checkpoint was written at step {self._last}: {error}. Training goes on.", stacklevel=2)

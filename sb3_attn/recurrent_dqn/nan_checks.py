@@ -1,9 +1,11 @@
-"""Checks that stop training at the first NaN or infinity."""
+"""Checks that stop training at the first NaN or infinity, and at a step of the wrong shape."""
 
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_attn.recurrent_dqn.step_checks import check_step
 
 REMEDY = "fix the environment (or wrap it in VecCheckNan to find the cause) before training on."
 
@@ -47,20 +49,22 @@ def check_finite_update(name: str, value: float, num_timesteps: int, n_updates: 
         )
 
 
-class FiniteGuard(BaseCallback):
+class StepGuard(BaseCallback):
     """
-    Stops training when an environment returns NaN or infinity.
+    Stops training when an environment returns NaN or infinity, or arrays of the wrong shape.
 
     It is the first callback, so it runs before any other can save the model or the statistics of VecNormalize.
     """
 
     def _on_step(self) -> bool:
         locals_: dict[str, Any] = self.locals
-        check_finite("reward", locals_["rewards"], self.num_timesteps)
-        check_finite("observation", locals_["new_obs"], self.num_timesteps)
-        for i in np.flatnonzero(locals_["dones"]):
+        obs, rewards, dones, infos = (locals_[name] for name in ("new_obs", "rewards", "dones", "infos"))
+        check_step(locals_["env"], obs, rewards, dones, infos, self.num_timesteps)
+        check_finite("reward", rewards, self.num_timesteps)
+        check_finite("observation", obs, self.num_timesteps)
+        for i in np.flatnonzero(dones):
             # As in SB3, a VecEnv may leave the final observation out
-            final_obs = locals_["infos"][i].get("terminal_observation")
+            final_obs = infos[i].get("terminal_observation")
             if final_obs is not None:
                 check_finite("final observation", final_obs, self.num_timesteps, int(i))
         return True

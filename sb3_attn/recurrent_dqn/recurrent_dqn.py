@@ -4,7 +4,6 @@ import math
 import threading
 import warnings
 from collections.abc import Mapping
-from functools import partial
 from types import SimpleNamespace
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -27,7 +26,7 @@ from sb3_attn.recurrent_dqn.checkpoints import Checkpoints
 from sb3_attn.recurrent_dqn.darqn import DARQNPolicy
 from sb3_attn.recurrent_dqn.diagnostics import Diagnostics
 from sb3_attn.recurrent_dqn.heads import take_actions
-from sb3_attn.recurrent_dqn.nan_checks import FiniteGuard, check_finite, check_finite_update
+from sb3_attn.recurrent_dqn.nan_checks import StepGuard, check_finite, check_finite_update
 from sb3_attn.recurrent_dqn.policies import (
     CnnPolicy,
     FrozenFeaturesPolicy,
@@ -38,8 +37,10 @@ from sb3_attn.recurrent_dqn.policies import (
     RecurrentQNetwork,
 )
 from sb3_attn.recurrent_dqn.return_scale import ReturnScale
+from sb3_attn.recurrent_dqn.step_checks import check_observations, missing_final_observations
 from sb3_attn.recurrent_dqn.stopping import save_checkpoints, stop_request
 from sb3_attn.replay import PrioritizedSequenceReplayBuffer, SequenceReplayBuffer, SequenceReplayBufferSamples
+from sb3_attn.replay.sequence_buffer import take_rows
 from sb3_attn.version import __version__
 
 #: From the former name of an argument to the present one, for the zips and YAML files of earlier versions
@@ -283,7 +284,8 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN):
             # `_last_obs` is one step behind; without it SB3 resets the environments
             self._step_states, self._last_obs = None, None
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-        assert self._last_obs is not None, "SB3 has reset the environment"
+        assert self.env is not None and self._last_obs is not None, "SB3 has reset the environment"
+        check_observations(self.env, self._last_obs, self.num_timesteps)
         check_finite("observation", self._last_obs, self.num_timesteps)
         return result
 
@@ -293,8 +295,8 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN):
         return super()._init_callback([*self._guards(), *callback], progress_bar)
 
     def _guards(self) -> list[BaseCallback]:
-        """Callbacks that run before the user's, so that a NaN stops training before any of these saves the model."""
-        return [FiniteGuard()]
+        """Callbacks that run before the user's, so that a wrong step stops training before any of these saves the model."""
+        return [StepGuard()]
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
@@ -334,16 +336,24 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN):
         assert self._step_states is not None and self._step_values is not None, "_sample_action() comes first"
         assert self._last_episode_starts is not None, "learn() has reset the environment"
         state, next_state = self._step_states
-        # SB3's own method handles VecNormalize and final observations, then calls `replay_buffer.add`. Only that call has to
-        # know of the memory, so it gets an object whose `add` already has the state.
-        add = partial(replay_buffer.add, core_state=state, episode_starts=self._last_episode_starts)
-        recorder = cast(ReplayBuffer, SimpleNamespace(add=add))
-        super()._store_transition(recorder, buffer_action, new_obs, reward, dones, infos)
-        # Only now, so that a step which a callback keeps from being stored does not advance the memory either
-        self.return_scale.update(reward, dones)
-        timeouts = np.zeros_like(dones)
+        timeouts, stored = np.zeros_like(dones), np.ones_like(dones)
         if dones.any() and replay_buffer.handle_timeout_termination:
             timeouts = dones & [info.get("TimeLimit.truncated", False) for info in infos]
+            stored = ~missing_final_observations(timeouts, infos)
+
+        def add(*step: Any) -> None:
+            kwargs: dict[str, Any] = dict(core_state=state, episode_starts=self._last_episode_starts)
+            if not stored.all():
+                rows = np.flatnonzero(stored)
+                step, kwargs = take_rows(step, rows), take_rows(kwargs, rows) | {"env_indices": rows}
+            replay_buffer.add(*step, **kwargs)
+
+        # SB3's own method handles VecNormalize and final observations, then calls `replay_buffer.add`. Only that call has to
+        # know of the memory, so it gets an object whose `add` already has the state.
+        recorder = cast(ReplayBuffer, SimpleNamespace(add=add))
+        super()._store_transition(recorder, buffer_action, new_obs, reward, dones, list(infos))
+        # Only now, so that a step which a callback keeps from being stored does not advance the memory either
+        self.return_scale.update(reward, dones)
         self.diagnostics.add_step(self._step_values, reward, dones, timeouts, self._last_episode_starts)
         self._core_state, self._step_states = next_state, None
         self._last_episode_starts = dones

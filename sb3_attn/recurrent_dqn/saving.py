@@ -192,16 +192,14 @@ def _description(buffer: Any) -> dict[str, Any]:
     """The same properties of a replay buffer."""
     if not isinstance(buffer, SequenceReplayBuffer):
         return {"class": type(buffer).__name__}
-    # The buffer stores trace_length=None as its largest number of steps
-    whole_episodes = buffer.trace_length == buffer.buffer_size
     return {
         "class": type(buffer).__name__,
         "n_envs": buffer.n_envs,
         "observation_space": buffer.observation_space,
         "action_space": buffer.action_space,
-        "trace_length": None if whole_episodes else buffer.trace_length,
+        "trace_length": None if buffer.whole_episodes else buffer.trace_length,
         "burn_in_length": buffer.burn_in_length,
-        "sequence_period": None if whole_episodes else buffer.sequence_period,
+        "sequence_period": None if buffer.whole_episodes else buffer.sequence_period,
         "stored_state": buffer.stored_state,
     }
 

@@ -37,6 +37,11 @@ class CoreStateStore(FormerAttributeNames):
         self.arrays: tuple[np.ndarray, ...] | None = None
         self._next_entries = np.zeros(n_envs, np.int64)
 
+    @property
+    def nbytes(self) -> int:
+        """Size of all arrays."""
+        return self.entries.nbytes + self._next_entries.nbytes + sum(array.nbytes for array in self.arrays or ())
+
     def keep(
         self, core_state: tuple[Any, ...] | None, positions: np.ndarray, env_indices: np.ndarray, steps: np.ndarray
     ) -> None:

@@ -35,10 +35,14 @@ class PrioritizedSequenceReplayBuffer(SequenceReplayBuffer):
         for name, value in (("priority_exponent", priority_exponent), ("importance_exponent", importance_exponent)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name}={value} must lie between 0 and 1.")
+        self.td_errors: np.ndarray | None = None  # [buffer_size, n_envs], NaN if unknown; made when the first errors come
         super().__init__(*args, **kwargs)
         self.priority_exponent = priority_exponent
         self.importance_exponent = importance_exponent
-        self.td_errors: np.ndarray | None = None  # [buffer_size, n_envs], NaN if unknown; made when the first errors come
+
+    @property
+    def nbytes(self) -> int:
+        return super().nbytes + (0 if self.td_errors is None else self.td_errors.nbytes)
 
     def add(
         self,

@@ -1,11 +1,13 @@
 """Uniform replay of windows of consecutive steps."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common import buffers
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.vec_env import VecNormalize
@@ -44,6 +46,23 @@ def as_dict(observation: Any) -> dict[str, Any]:
     :return: a dict of arrays; an array lies under ``SINGLE_KEY``
     """
     return observation if isinstance(observation, dict) else {SINGLE_KEY: observation}
+
+
+def take_rows(value: Any, rows: np.ndarray) -> Any:
+    """
+    Select environments in all arrays of the arguments of ``SequenceReplayBuffer.add``.
+
+    :param value: an argument, or a dict of arguments
+    :param rows: numbers of the environments, ``[n]``
+    :return: the same, with these rows only
+    """
+    if isinstance(value, dict):
+        return {key: take_rows(item, rows) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(take_rows(item, rows) for item in value)
+    if isinstance(value, list):
+        return [value[row] for row in rows]
+    return None if value is None else value[rows]
 
 
 def check_lengths(trace_length: int | None, burn_in_length: int, sequence_period: int | None) -> None:
@@ -108,7 +127,8 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
     :param n_envs: number of environments
     :param optimize_memory_usage: changes nothing; every observation is stored once anyway
     :param handle_timeout_termination: bootstrap where an episode was truncated, rather than treat it as terminated
-    :param trace_length: number of trained steps in a window; ``None`` means whole episodes
+    :param trace_length: number of trained steps in a window; ``None`` means whole episodes, of which a ring has to hold two:
+        longer ones are cut into windows of half a ring, with a warning
     :param burn_in_length: largest number of steps before the trained ones that warm the memory up
     :param sequence_period: distance between the starts of two trained parts; ``None`` means ``trace_length``, so that each
         step lies in one window
@@ -142,7 +162,8 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
         self.buffer_size = max(buffer_size // n_envs, (trace_length or 1) + burn_in_length)
         self.optimize_memory_usage = optimize_memory_usage
         self.handle_timeout_termination = handle_timeout_termination
-        self.trace_length = trace_length or self.buffer_size
+        self.whole_episodes = trace_length is None
+        self.trace_length = trace_length or max(self.buffer_size // 2, 1)
         self.burn_in_length = burn_in_length
         self.sequence_period = sequence_period or self.trace_length
         self.stored_state = stored_state
@@ -176,6 +197,12 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
         #: Number of windows added since the buffer was made
         self.n_windows_added = 0
         self.reset()
+        self._check_memory(0)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Earlier versions took whole episodes by windows as long as the ring
+        state.setdefault("whole_episodes", state["trace_length"] == state["buffer_size"])
+        super().__setstate__(state)
 
     def reset(self) -> None:
         """Remove all steps."""
@@ -190,6 +217,25 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
         self._tree.update(self._leaf_indices(*starts), 0.0)
         self.timeouts[:] = False
         self._final_observations.clear()
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all arrays, without the final observations of truncated episodes, whose number is not known before."""
+        arrays = (*self._observations.values(), *self._newest_next_observations.values())
+        arrays += tuple(getattr(self, name) for name in STATE_ARRAYS)
+        return sum(array.nbytes for array in arrays) + self._tree.nbytes + self._core_states.nbytes
+
+    def _check_memory(self, nbytes_before: int) -> None:
+        """Warn if the buffer no longer fits into memory, as SB3's do; it is the pages written later that take it."""
+        if buffers.psutil is None:
+            return
+        available = buffers.psutil.virtual_memory().available
+        if nbytes_before <= available < self.nbytes:
+            warnings.warn(
+                "This system does not have apparently enough memory to store the complete replay buffer "
+                f"{self.nbytes / 1e9:.2f}GB > {available / 1e9:.2f}GB; lower buffer_size={self.buffer_size * self.n_envs}.",
+                stacklevel=3,
+            )
 
     @property
     def longest_window(self) -> int:
@@ -244,6 +290,13 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
             for env_index in env_indices[np.asarray(episode_starts, bool) & (self.open_lengths[env_indices] > 0)]:
                 self._close_episode(env_index, timeout=True)
         positions, steps = self.pos[env_indices], self.open_lengths[env_indices]
+        if self.whole_episodes and (steps == self.trace_length).any():
+            warnings.warn(
+                f"trace_length=None takes whole episodes, but one has more than {self.trace_length} steps, half of its "
+                f"environment's share of buffer_size={self.buffer_size * self.n_envs}, and is cut into such windows; "
+                "set a trace_length, or raise buffer_size.",
+                stacklevel=2,
+            )
         # Before anything is overwritten, since the old episode_steps tell which windows begin here
         self._discard(positions, env_indices)
 
@@ -257,7 +310,11 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
         self.timeouts[positions, env_indices] = False
         self.episode_steps[positions, env_indices] = steps
         if self.stored_state:
+            is_first = core_state is not None and self._core_states.arrays is None
+            nbytes_before = self.nbytes if is_first else 0
             self._core_states.keep(core_state, positions, env_indices, steps)
+            if is_first:  # only now is the size of the states known
+                self._check_memory(nbytes_before)
 
         self.pos[env_indices] = (positions + 1) % self.buffer_size
         self.full[env_indices] |= self.pos[env_indices] == 0

@@ -8,7 +8,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_attn import R2D2, DARQNPolicy
+from sb3_attn import DARQNPolicy
 from tests.helpers.environments import Counter, counters, walks
 from tests.helpers.models import Make, SumCore, assert_same, make_r2d2, make_rdqn, parameters
 
@@ -101,7 +101,7 @@ def test_no_window_spans_the_seam_of_two_calls_of_learn(make: Make, reset_num_ti
     buffer.check_valid()
     assert buffer.n_windows > 20
     # The same episode goes on only where the learner's environments have not been reset
-    continues = not isinstance(model, R2D2) and not reset_num_timesteps
+    continues = getattr(model, "n_actors", 0) == 0 and not reset_num_timesteps
     for seam in seams[:2]:
         assert (buffer.dones[seam - 1, env_indices] != continues).all()
         assert (buffer.timeouts[seam - 1, env_indices] != continues).all()
@@ -115,6 +115,21 @@ def test_no_window_spans_the_seam_of_two_calls_of_learn(make: Make, reset_num_ti
         last = position + buffer.window_lengths[position, env_index] - 1
         spanning += any(first < seam[env_index] <= last for seam in seams)
     assert (spanning > 0) == continues
+
+
+@pytest.mark.parametrize("make", [make_rdqn, make_r2d2])
+def test_the_memory_goes_on_over_the_seam_of_two_calls_of_learn(make: Make) -> None:
+    """The stored states are those of a plain loop over all observations."""
+    model = make(counters(1, length=1000), learning_starts=10**6, trace_length=4, burn_in_length=2, sequence_period=1)
+    for _ in range(2):
+        model.learn(20, reset_num_timesteps=False)
+    states, state = model.replay_buffer._core_states, model.q_net.initial_state(1)
+    for position, obs in enumerate(model.replay_buffer.observations[:40]):
+        if position > 0:
+            for array, expected in zip(states.get(np.array([position]), np.array([0])), state, strict=True):
+                np.testing.assert_allclose(array, expected, atol=1e-6)
+        with th.no_grad():
+            _, state = model.q_net(th.as_tensor(obs), state)
 
 
 # ---------------------------------------------------------------- environments

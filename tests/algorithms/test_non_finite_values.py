@@ -89,23 +89,6 @@ def test_a_final_observation_that_is_not_finite_stops_training(make: Make, trunc
             model.learn(40)
 
 
-@pytest.mark.parametrize("truncates", [True, False])
-@pytest.mark.parametrize("make", [make_rdqn, make_r2d2])
-def test_a_final_observation_that_is_not_there_is_not_checked(make: Make, truncates: bool) -> None:
-    """Stock DQN takes such vectorized environments; their last steps have the next episode's first observation."""
-
-    class WithoutFinalObservations(DummyVecEnv):
-        def step_wait(self) -> Any:
-            obs, rewards, dones, infos = super().step_wait()
-            for info in infos:
-                info.pop("terminal_observation", None)
-            return obs, rewards, dones, infos
-
-    model = make(WithoutFinalObservations([lambda: Counter(5, truncates)])).learn(40)
-    assert model._n_updates > 0
-    model.replay_buffer.check_valid()
-
-
 def test_the_key_of_a_dict_observation_is_named(make: Make) -> None:
     class BrokenKey(Counter):
         def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:

@@ -212,7 +212,7 @@ def test_the_size_of_a_trajectory_counts_all_arrays() -> None:
     n_finals, n_states = len(trajectory.final_observations), int(trajectory.state_mask.sum())
     assert n_finals > 0 and n_states > 0
     observations = (20 + 2 + n_finals) * 3 * 4
-    steps = 20 * (8 + 4 + 4 + 5)  # actions, rewards, errors, five masks
+    steps = 20 * (8 + 4 + 4 + 6)  # actions, rewards, errors, six masks
     assert trajectory.n_bytes == observations + steps + n_states * 2 * 6 * 4
 
 

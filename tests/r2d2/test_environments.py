@@ -15,8 +15,6 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
     SubprocVecEnv,
-    VecEnv,
-    VecEnvWrapper,
     VecFrameStack,
     VecNormalize,
     VecTransposeImage,
@@ -25,7 +23,7 @@ from stable_baselines3.common.vec_env import (
 import sb3_attn.envs  # noqa: F401  registers the tasks
 from sb3_attn.r2d2.environments import PickledEnv, env_fns_of, to_vec_env
 from tests.helpers.actors import make_actor
-from tests.helpers.environments import POLICIES, Walk
+from tests.helpers.environments import Walk
 from tests.helpers.models import assert_same, make_r2d2, parameters
 
 
@@ -211,35 +209,9 @@ def test_the_options_of_the_first_reset_are_used() -> None:
 
 def test_environments_that_may_not_be_reset_early() -> None:
     env = DummyVecEnv([lambda: Monitor(Walk(), allow_early_resets=False)] * 2)
-    assert make_r2d2(env).learn(60).num_timesteps == 60
-
-
-class WithoutFinalObservations(VecEnvWrapper):
-    """A ``VecEnv`` that does not report the final observations of episodes."""
-
-    def reset(self) -> Any:
-        return self.venv.reset()
-
-    def step_wait(self) -> Any:
-        obs, rewards, dones, infos = self.venv.step_wait()
-        for info in infos:
-            info.pop("terminal_observation", None)
-        return obs, rewards, dones, infos
-
-
-@pytest.mark.parametrize("kind", ["vector", "dict"])
-@pytest.mark.parametrize("normalize", [False, True])
-def test_without_final_observations_truncation_bootstraps_from_the_next_as_in_sb3(kind: str, normalize: bool) -> None:
-    env: VecEnv = WithoutFinalObservations(DummyVecEnv([partial(Walk, kind)] * 2))
-    if normalize:
-        env = VecNormalize(env, norm_obs_keys=["a"] if kind == "dict" else None)
-    model = make_r2d2(env, POLICIES[kind]).learn(160)
-    buffer = model.replay_buffer
-    assert len(buffer._final_observations) > 5
-    for (position, env_index), final in buffer._final_observations.items():
-        for key, array in final.items():
-            if position + 1 < buffer.pos[env_index]:
-                np.testing.assert_array_equal(array, buffer._observations[key][position + 1, env_index])
+    model = make_r2d2(env).learn(60)
+    assert model.learn(60, reset_num_timesteps=False).num_timesteps == 120
+    assert model.replay_buffer.pos.sum() == 120
 
 
 # ---------------------------------------------------------------- refusals

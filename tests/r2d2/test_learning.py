@@ -117,7 +117,7 @@ def test_only_windows_that_were_drawn_count() -> None:
         partial(Walk, longest=200),
         envs_per_actor=1,
         n_actors=1,
-        trace_length=None,
+        trace_length=8,
         burn_in_length=0,
         sequence_period=None,
         buffer_size=8,

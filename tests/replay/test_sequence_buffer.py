@@ -1,5 +1,7 @@
 """Windows against the history they were cut from."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch as th
@@ -39,6 +41,7 @@ def random_lengths(rng: np.random.Generator) -> dict:
 
 @pytest.mark.parametrize("buffer_class", [SequenceReplayBuffer, PrioritizedSequenceReplayBuffer])
 @pytest.mark.parametrize("seed", range(16))
+@pytest.mark.filterwarnings("ignore:trace_length=None takes whole episodes")
 def test_windows_stay_whole_when_the_ring_is_overwritten(seed, buffer_class):
     """Random lengths, environments, ends and seams: after every step the windows are just those that lie whole in the ring."""
     rng = np.random.default_rng(seed)
@@ -154,7 +157,7 @@ def test_windows_are_drawn_equally_often():
 
 
 def test_whole_episodes_are_one_window_each():
-    buffer = make_buffer(100, trace_length=None)
+    buffer = make_buffer(124, trace_length=None)
     player = play(buffer, [1, 30, 7, 62])
     assert player.sampled_windows() == {(0, 0, 0, 1), (0, 1, 0, 30), (0, 2, 0, 7), (0, 3, 0, 62)}
 
@@ -165,8 +168,76 @@ def test_an_open_episode_is_not_a_window_when_episodes_are_taken_whole():
     assert player.sampled_windows() == {(0, 0, 0, 7)}
 
 
+def test_an_episode_that_outgrows_half_of_its_ring_is_cut_with_a_warning():
+    """Else it would be no window before it ends, and lose its first step at once when it is one."""
+    buffer = make_buffer(40, 2, trace_length=None)
+    player = play(buffer, [10, 1000], n_steps=20)
+    with pytest.warns(
+        UserWarning, match=r"trace_length=None .* more than 10 steps, half .* buffer_size=40, .* set a trace_length"
+    ):
+        player.step()
+    for _ in range(100):  # without a further warning
+        player.step()
+        assert buffer.n_windows >= 2
+    windows = player.sampled_windows()
+    assert windows == player.expected_windows() and {length for *_, length in windows} == {10}
+
+
+def test_a_pickle_of_an_earlier_version_still_takes_whole_episodes():
+    """Its windows were as long as its ring."""
+    buffer = SequenceReplayBuffer.__new__(SequenceReplayBuffer)
+    state = vars(make_buffer(40, trace_length=40))
+    del state["whole_episodes"]
+    buffer.__setstate__(state)
+    assert buffer.whole_episodes
+
+
 def test_an_empty_buffer_says_why_it_cannot_be_sampled():
     buffer = make_buffer(trace_length=5)
     play(buffer, [100], n_steps=4)
     with pytest.raises(ValueError, match=r"no complete window yet \(4 steps per environment, trace_length=5\)"):
         buffer.sample(1)
+
+
+# ---------------------------------------------------------------- memory
+
+
+def all_arrays(value):
+    """Every array that an object holds, wherever."""
+    if isinstance(value, np.ndarray):
+        return [value]
+    if isinstance(value, dict):
+        return [array for item in value.values() for array in all_arrays(item)]
+    if isinstance(value, list | tuple):
+        return [array for item in value for array in all_arrays(item)]
+    return all_arrays(vars(value)) if type(value).__module__.startswith("sb3_attn.") else []
+
+
+def has_available(monkeypatch, n_bytes):
+    memory = SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=n_bytes))
+    monkeypatch.setattr("stable_baselines3.common.buffers.psutil", memory)
+
+
+@pytest.mark.parametrize("buffer_class", [SequenceReplayBuffer, PrioritizedSequenceReplayBuffer])
+def test_a_buffer_larger_than_memory_warns(buffer_class, monkeypatch):
+    """When it is made, or when it becomes known how large states are; not if it fits exactly."""
+    arguments = dict(buffer_class=buffer_class, trace_length=3, burn_in_length=2)
+    complete = make_buffer(100, 2, **arguments)
+    made = complete.nbytes
+    play(complete, [1000], n_steps=1)
+    assert (
+        complete.nbytes == sum(array.nbytes for array in all_arrays(complete) if array is not complete._burn_in_choices) > made
+    )
+
+    has_available(monkeypatch, made - 1)
+    with pytest.warns(
+        UserWarning, match=r"enough memory to store the complete replay buffer 0.00GB > .*; lower buffer_size=100"
+    ):
+        buffer = make_buffer(100, 2, **arguments)
+    play(buffer, [1000], n_steps=3)  # said once
+    has_available(monkeypatch, complete.nbytes - 1)
+    buffer = make_buffer(100, 2, **arguments)
+    with pytest.warns(UserWarning, match="enough memory"):
+        play(buffer, [1000], n_steps=1)
+    has_available(monkeypatch, complete.nbytes)
+    play(make_buffer(100, 2, **arguments), [1000], n_steps=3)

@@ -1,0 +1,84 @@
+"""Checks of the shapes that vectorized environments return, and of the final observations that they leave out."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv
+
+
+def check_step(env: VecEnv, obs: Any, rewards: Any, dones: Any, infos: Any, step: int | str) -> None:
+    """
+    Check the shapes of what ``VecEnv.step`` returned, before anything of it is stored.
+
+    :param env: the environments
+    :param obs: observations, which should be ``[n_envs, ...]``
+    :param rewards: rewards, ``[n_envs]``
+    :param dones: whether episodes ended, ``[n_envs]``
+    :param infos: a dict for each environment
+    :param step: number of the step, for the message
+    :raises ValueError: if a shape or a number of rows is wrong
+    """
+    rows = (env.num_envs,)
+    for name, shape in (("rewards", np.shape(rewards)), ("dones", np.shape(dones)), ("infos", (len(infos),))):
+        if shape != rows:
+            raise ValueError(_sentence(env, f"{name} of the shape {shape}", rows, step))
+    check_observations(env, obs, step)
+    for i in np.flatnonzero(dones):
+        if (final := infos[i].get("terminal_observation")) is not None:
+            _check_shapes(env, f"in infos[{i}] a terminal_observation", final, (), step)
+
+
+def check_observations(env: VecEnv, obs: Any, step: int | str) -> None:
+    """
+    Check the shapes of observations.
+
+    :param env: the environments that returned them
+    :param obs: observations, which should be ``[n_envs, ...]``
+    :param step: number of the step, for the message
+    :raises ValueError: if a shape or a key is wrong
+    """
+    _check_shapes(env, "observations", obs, (env.num_envs,), step)
+
+
+def missing_final_observations(timeouts: np.ndarray, infos: Any) -> np.ndarray:
+    """
+    Truncated episodes whose final observation the environments have left out; a warning says so.
+
+    The last step of such an episode has no target: its next observation is unknown, and the one that a reset returned belongs
+    to another episode. The step is not stored, so the episode ends one step earlier, with the observation before that step.
+
+    :param timeouts: whether the step truncated an episode, ``[n_envs]``
+    :param infos: those of the step
+    :return: bool ``[n_envs]``
+    """
+    missing = timeouts & [info.get("terminal_observation") is None for info in infos]
+    if missing.any():
+        warnings.warn(
+            "the environments give no terminal_observation in the infos of truncated episodes, so the last step of each is "
+            "not learned from; add it to the infos, as DummyVecEnv does.",
+            stacklevel=2,
+        )
+    return missing
+
+
+def _check_shapes(env: VecEnv, name: str, obs: Any, rows: tuple[int, ...], step: int | str) -> None:
+    space = env.observation_space
+    arrays, subspaces = {"": obs}, {"": space}
+    if isinstance(space, spaces.Dict):
+        arrays, subspaces = obs, dict(space.spaces)
+        if not isinstance(obs, dict) or obs.keys() != subspaces.keys():
+            found = f"the keys {list(obs)}" if isinstance(obs, dict) else f"the type {type(obs).__name__}"
+            raise ValueError(_sentence(env, f"{name} of {found}", f"a dict of {list(subspaces)}", step))
+    for key, subspace in subspaces.items():
+        shape, expected = np.shape(arrays[key]), (*rows, *(subspace.shape or ()))
+        if shape != expected:
+            raise ValueError(_sentence(env, f"{name}{f' {key!r}' if key else ''} of the shape {shape}", expected, step))
+
+
+def _sentence(env: VecEnv, found: str, expected: Any, step: int | str) -> str:
+    return (
+        f"the environments returned {found} at step {step}, but {expected} was expected from num_envs={env.num_envs} and "
+        f"observation_space={env.observation_space}; correct {type(env).__name__}, or what it wraps."
+    )
