@@ -66,6 +66,7 @@ DIAGNOSTICS = "recurrent_dqn/diagnostics.py"
 ALGORITHM = "recurrent_dqn/recurrent_dqn.py"
 HEADS = "recurrent_dqn/heads.py"
 VEC_ENVS = "algorithms/test_vec_envs.py"
+MASKS = "algorithms/test_action_masks.py"
 
 MUTANTS = [
     # ------------------------------------------------------------ GTrXL
@@ -613,12 +614,12 @@ products = d_weights * saved.sorted_weights
         "checkpoints: returns of open episodes go on",
         "recurrent_dqn/recurrent_dqn.py",
         """\
-where episodes start
         self.return_scale.reset(self.n_replay_envs)
-""",
+
+    def _excluded""",
         """\
-where episodes start
-""",
+
+    def _excluded""",
         "recurrent_dqn/test_checkpoints.py",
     ),
     Mutant(
@@ -707,8 +708,8 @@ where episodes start
     Mutant(
         "steps: a step without its final observation is stored",
         ALGORITHM,
-        "stored = ~missing_final_observations(timeouts, infos)",
-        "missing_final_observations(timeouts, infos)",
+        "stored = ~missing_final_observations(timeouts, infos, self.use_masking)",
+        "missing_final_observations(timeouts, infos, self.use_masking)",
         VEC_ENVS,
     ),
     Mutant(
@@ -762,6 +763,59 @@ where episodes start
         "self._obs is previous.obs",
         "self._obs is None",
         "algorithms/test_learning.py",
+    ),
+    # ------------------------------------------------------------ action masks
+    Mutant(
+        "masks: the next action may be invalid",
+        ALGORITHM,
+        "selector_values, target_values = mask_values(selector_values, masks), mask_values(target_values, masks)",
+        "target_values = mask_values(target_values, masks)",
+        MASKS,
+    ),
+    Mutant(
+        "masks: Munchausen values invalid actions",
+        ALGORITHM,
+        "selector_values, target_values = mask_values(selector_values, masks), mask_values(target_values, masks)",
+        "selector_values = mask_values(selector_values, masks)",
+        MASKS,
+    ),
+    Mutant(
+        "masks: random actions may be invalid",
+        ALGORITHM,
+        "explore, self.action_space, self._action_masks)",
+        "explore, self.action_space)",
+        MASKS,
+    ),
+    Mutant(
+        "masks: those of the next episode after a truncation",
+        "recurrent_dqn/masking.py",
+        "infos[k].get(ACTION_MASKS, masks[k])",
+        "masks[k]",
+        MASKS,
+    ),
+    Mutant(
+        "masks: those of the step before", ALGORITHM, "with_masks(next_obs, next_masks)", "with_masks(next_obs, masks)", MASKS
+    ),
+    Mutant(
+        "masks: actors take invalid actions at random",
+        "r2d2/actor.py",
+        "(self.rng.random(self._action_masks.shape) * self._action_masks)",
+        "self.rng.random(self._action_masks.shape)",
+        MASKS,
+    ),
+    Mutant(
+        "masks: rows without a valid action become NaN",
+        "common/action_masks.py",
+        "~(action_masks | ~action_masks.any(dim=-1, keepdim=True))",
+        "~action_masks",
+        MASKS,
+    ),
+    Mutant(
+        "masks: minus infinity in soft values",
+        "common/td.py",
+        "th.where(policy > 0, policy * (values - temperature * log_policy), 0.0)",
+        "(policy * (values - temperature * log_policy))",
+        MASKS,
     ),
 ]
 

@@ -186,7 +186,9 @@ def soft_values(values: th.Tensor, temperature: float = 0.03) -> th.Tensor:
     :return: ``[T, B, N]``
     """
     log_policy = th.log_softmax(values.mean(dim=-2, keepdim=True) / temperature, dim=-1)
-    return (log_policy.exp() * (values - temperature * log_policy)).sum(dim=-1)
+    policy = log_policy.exp()
+    # An action of probability 0 adds nothing, also if its value is minus infinity, as an invalid one's is
+    return th.where(policy > 0, policy * (values - temperature * log_policy), 0.0).sum(dim=-1)
 
 
 def sequence_priority(td_error: th.Tensor, mask: th.Tensor, eta: float = 0.9) -> th.Tensor:

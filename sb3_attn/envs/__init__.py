@@ -2,15 +2,18 @@
 
 import gymnasium as gym
 
+from sb3_attn.envs.card_order import CardOrder
 from sb3_attn.envs.memory_tasks import AssociativeRecall, MemoryChain, MemoryTask, RememberedSearch, TMaze
 from sb3_attn.envs.minigrid_rgb import dynamic_obstacles_rgb
 from sb3_attn.envs.remembered_glyph import RememberedGlyph
 from sb3_attn.envs.subproc_vec_env import WatchedSubprocVecEnv
 from sb3_attn.envs.visual_search import VisualSearch
-from sb3_attn.envs.wrappers import FlattenSpaces, PreviousActionReward
+from sb3_attn.envs.wrappers import FinalActionMasks, FlattenSpaces, PreviousActionReward
 
 __all__ = [
     "AssociativeRecall",
+    "CardOrder",
+    "FinalActionMasks",
     "FlattenSpaces",
     "MemoryChain",
     "MemoryTask",
@@ -23,7 +26,7 @@ __all__ = [
     "dynamic_obstacles_rgb",
 ]
 
-for task in (MemoryChain, TMaze, AssociativeRecall, RememberedSearch, RememberedGlyph):
+for task in (MemoryChain, TMaze, AssociativeRecall, RememberedSearch, RememberedGlyph, CardOrder):
     gym.register(id=f"{task.__name__}-v0", entry_point=f"{task.__module__}:{task.__name__}")
 
 # Variants have ids of their own, for the reason given below

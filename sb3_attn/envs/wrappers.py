@@ -8,6 +8,9 @@ from gymnasium import spaces
 
 _Wrapper: TypeAlias = gym.Wrapper[Any, Any, Any, Any]
 
+#: Key of an episode's last action masks in the info of its last step
+ACTION_MASKS = "action_masks"
+
 
 class PreviousActionReward(_Wrapper, gym.utils.RecordConstructorArgs):
     """
@@ -135,3 +138,25 @@ def _flat_box(space: spaces.Space[Any]) -> spaces.Box:
     flat = spaces.flatten_space(space)
     assert isinstance(flat, spaces.Box)
     return spaces.Box(flat.low.astype(np.float32), flat.high.astype(np.float32), dtype=np.float32)
+
+
+class FinalActionMasks(_Wrapper, gym.utils.RecordConstructorArgs):
+    """
+    Keeps the masks of an episode's final observation in the info of its last step, as ``info["action_masks"]``.
+
+    A vectorised environment resets at once, so that they could not be asked for afterwards, and the value after a truncation
+    is that of the best valid action. The environments of a ``DummyVecEnv`` get this wrapper by themselves; give it to those of
+    other processes, ``make_vec_env(..., wrapper_class=FinalActionMasks, vec_env_cls=SubprocVecEnv)``.
+
+    :param env: The environment, with a method ``action_masks()``.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        if terminated or truncated:
+            info[ACTION_MASKS] = np.array(self.get_wrapper_attr("action_masks")(), dtype=bool)
+        return obs, reward, terminated, truncated, info

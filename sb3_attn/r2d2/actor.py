@@ -12,15 +12,17 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 
+from sb3_attn.common.action_masks import mask_values
 from sb3_attn.common.core_state import CoreState
 from sb3_attn.common.exploration import ape_x_epsilons
 from sb3_attn.r2d2.environments import FAILURE, EnvFn, RestartingEnv, monitored
 from sb3_attn.r2d2.trajectory import Trajectory, acting_td_errors
 from sb3_attn.recurrent_dqn import RecurrentDQNPolicy, RecurrentQNetwork
 from sb3_attn.recurrent_dqn.diagnostics import EpisodeValues
+from sb3_attn.recurrent_dqn.masking import current_masks, following_masks, keep_final_masks
 from sb3_attn.recurrent_dqn.step_checks import check_step, missing_final_observations
 from sb3_attn.replay.core_states import is_window_start
-from sb3_attn.replay.sequence_buffer import SINGLE_KEY, as_dict
+from sb3_attn.replay.sequence_buffer import SINGLE_KEY, as_dict, with_masks
 
 #: Keys of an info that the learner receives when an episode ends
 INFO_KEYS = ("episode", "is_success")
@@ -68,6 +70,7 @@ class ActorSpec(NamedTuple):
     :param sequence_period: as in the replay buffer
     :param stored_state: as in the replay buffer
     :param max_env_restarts: number of failures of an environment that are tolerated
+    :param use_masking: whether the environments tell which actions are valid
     """
 
     env_fns: list[EnvFn]
@@ -82,6 +85,7 @@ class ActorSpec(NamedTuple):
     sequence_period: int
     stored_state: bool
     max_env_restarts: int
+    use_masking: bool = False
 
     def random_streams(self, index: int, is_restart: bool = False) -> tuple[int, np.random.Generator]:
         """
@@ -133,6 +137,8 @@ class Actor:
             env = self._make_envs(current_env)
             env.seed(env_seed)
         self.env = env
+        if spec.use_masking:
+            keep_final_masks(env)
         self._first_obs, self._previous = first_obs or env.reset, previous
         self._vec_normalize = unwrap_vec_normalize(env)
         n_envs = env.num_envs
@@ -143,6 +149,7 @@ class Actor:
         self._device = device
         self._episode_values = EpisodeValues(n_envs, spec.gamma, spec.return_kwargs["value_rescaling"])
         self._obs: Any = None
+        self._action_masks: np.ndarray | None = None
 
     def _make_envs(self, current_env: np.ndarray | None) -> VecEnv:
         def restarting(k: int, env_fn: EnvFn) -> gym.Env:
@@ -218,7 +225,10 @@ class Actor:
                 trajectory.core_states.append(tuple(field.cpu().numpy()[mask] for field in self._state))
 
         explore = self.rng.random(n_envs) < self.epsilons
-        random_actions = self.rng.integers(self.q_net.action_space.n, size=n_envs)
+        if self._action_masks is None:
+            random_actions = self.rng.integers(self.q_net.action_space.n, size=n_envs)
+        else:  # the valid action with the largest of as many random numbers
+            random_actions = (self.rng.random(self._action_masks.shape) * self._action_masks).argmax(axis=1)
         actions = np.where(explore, random_actions, self._q_values.argmax(axis=1))
         trajectory.actions[t] = actions
         q_values, largest_q_values = self._q_values[np.arange(n_envs), actions], self._q_values.max(axis=1)
@@ -233,7 +243,7 @@ class Actor:
             succeeded = np.array([FAILURE not in info for info in infos])
             ended = dones & succeeded
             timeouts = ended & [info.get("TimeLimit.truncated", False) for info in infos]
-            trajectory.unknown_finals[t] = missing_final_observations(timeouts, infos)
+            trajectory.unknown_finals[t] = missing_final_observations(timeouts, infos, self.spec.use_masking)
             trajectory.valid[t] = succeeded & ~trajectory.unknown_finals[t]
             trajectory.timeouts[t] = timeouts & trajectory.valid[t]
             for k in np.flatnonzero(ended):
@@ -254,7 +264,7 @@ class Actor:
     def _begin(self) -> None:
         self._obs, previous, self._previous = self._first_obs(), self._previous, None
         if previous is not None and self._obs is previous.obs:
-            for name in ("_episode_steps", "_state", "_next_state", "_q_values", "_episode_values"):
+            for name in ("_episode_steps", "_state", "_next_state", "_q_values", "_action_masks", "_episode_values"):
                 setattr(self, name, getattr(previous, name))
             return
         n_envs = self.env.num_envs
@@ -266,33 +276,40 @@ class Actor:
         """Compute state and Q-values of the current observation."""
         self._episode_steps = np.where(dones, 0, self._episode_steps + 1)
         self._state = self._next_state
+        if self.spec.use_masking:
+            self._action_masks = current_masks(self.env, int(self.q_net.action_space.n), self.n_sent)
         with th.no_grad():
             if dones.any():
                 self._state = self.q_net.reset_rows(self._state, th.as_tensor(dones, device=self._device))
-            self._q_values, self._next_state = self._forward(self._obs, self._state)
+            self._q_values, self._next_state = self._forward(self._obs, self._state, self._action_masks)
 
-    def _forward(self, obs: Any, state: CoreState) -> tuple[np.ndarray, CoreState]:
+    def _forward(self, obs: Any, state: CoreState, action_masks: np.ndarray | None) -> tuple[np.ndarray, CoreState]:
         tensor, _ = self.q_net.obs_to_tensor(obs)
         q_values, next_state = self.q_net(tensor, state)
+        if action_masks is not None:
+            q_values = mask_values(q_values, th.as_tensor(action_masks, device=self._device))
         return q_values.cpu().numpy(), next_state
 
     def _final_values(self, trajectory: Trajectory, t: int, infos: list[dict[str, Any]]) -> np.ndarray:
         """Record the final observations of truncated episodes; returns their values, ``[K]``, valid in these rows."""
         obs = {key: array.copy() for key, array in as_dict(self._obs).items()}
+        masks = None if self._action_masks is None else following_masks(self._action_masks, trajectory.timeouts[t], infos)
         for k in np.flatnonzero(trajectory.timeouts[t]):
             final = infos[k]["terminal_observation"]
             for key, array in as_dict(final).items():
                 obs[key][k] = array
             if self._vec_normalize is not None:
                 final = self._vec_normalize.unnormalize_obs(final)
+            final = with_masks(final, None if masks is None else masks[k])
             trajectory.final_observations.append({key: np.array(array) for key, array in as_dict(final).items()})
         is_dict = isinstance(self.env.observation_space, spaces.Dict)
         with th.no_grad():
-            return self._forward(obs if is_dict else obs[SINGLE_KEY], self._next_state)[0].max(axis=1)
+            return self._forward(obs if is_dict else obs[SINGLE_KEY], self._next_state, masks)[0].max(axis=1)
 
     def _stored_obs(self) -> dict[str, np.ndarray]:
         """The current observation as the replay stores it, before VecNormalize."""
-        return as_dict(self._obs if self._vec_normalize is None else self._vec_normalize.get_original_obs())
+        obs = self._obs if self._vec_normalize is None else self._vec_normalize.get_original_obs()
+        return as_dict(with_masks(obs, self._action_masks))
 
     def _td_errors(self, trajectory: Trajectory, q_values: np.ndarray, next_values: np.ndarray) -> np.ndarray:
         discounts = self.spec.gamma * (1 - (trajectory.dones & ~trajectory.timeouts)).astype(np.float32)

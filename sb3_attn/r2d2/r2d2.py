@@ -83,6 +83,8 @@ class R2D2(RecurrentDQN):
     :param munchausen_alpha: weight of the log-probability of the action taken, which Munchausen DQN adds to the reward; 0
         means DQN. The initial priorities of windows leave it out
     :param munchausen_temperature: temperature of the policy that has these probabilities, in the unit of the rewards
+    :param use_masking: whether only actions count that the environments' method ``action_masks()`` says are valid, as in
+        sb3-contrib's MaskablePPO: in acting, in targets and in the replay; ``None`` means if they have this method
     :param trace_length: number of trained steps in a window; ``None`` means whole episodes
     :param burn_in_length: largest number of steps before them that warm up the memory, without gradient; ``None`` means
         40, or 0 for whole episodes
@@ -121,6 +123,8 @@ class R2D2(RecurrentDQN):
     :raises ValueError: if arguments are out of range or contradict each other; the message says what to change
     """
 
+    #: What the running ``learn()`` needs to collect experience
+    _collection: Collection | None = None
     #: Seed of the actors' random streams since the last checkpoint, instead of ``seed``
     _actors_seed: int | None = None
 
@@ -148,6 +152,7 @@ class R2D2(RecurrentDQN):
         reward_scaling: bool | None = False,
         munchausen_alpha: float = 0.0,
         munchausen_temperature: float = 0.03,
+        use_masking: bool | None = None,
         trace_length: int | None = 80,
         burn_in_length: int | None = None,
         sequence_period: int | None = PAPER_SEQUENCE_PERIOD,
@@ -200,6 +205,7 @@ class R2D2(RecurrentDQN):
             reward_scaling=reward_scaling,
             munchausen_alpha=munchausen_alpha,
             munchausen_temperature=munchausen_temperature,
+            use_masking=use_masking,
             trace_length=trace_length,
             burn_in_length=burn_in_length,
             sequence_period=sequence_period,
@@ -230,7 +236,6 @@ class R2D2(RecurrentDQN):
         self.n_windows_inserted = 0
         #: Number of windows sampled
         self.n_windows_sampled = 0
-        self._collection: Collection | None = None
         if _init_setup_model:
             self.package_version = __version__
             self._check_buffer_size()
@@ -420,6 +425,7 @@ class R2D2(RecurrentDQN):
             sequence_period=self.replay_buffer.sequence_period,
             stored_state=self.replay_buffer.stored_state,
             max_env_restarts=self.max_env_restarts,
+            use_masking=self.use_masking,
         )
 
     def _streams_seed(self) -> tuple[int, ...]:

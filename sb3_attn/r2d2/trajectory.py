@@ -10,7 +10,7 @@ import torch as th
 from sb3_attn.common import td
 from sb3_attn.recurrent_dqn.nan_checks import check_finite
 from sb3_attn.replay import PrioritizedSequenceReplayBuffer, SequenceReplayBuffer
-from sb3_attn.replay.sequence_buffer import SINGLE_KEY, take_rows
+from sb3_attn.replay.sequence_buffer import MASKS_KEY, SINGLE_KEY, take_rows
 
 
 class Trajectory:
@@ -95,7 +95,8 @@ class Trajectory:
         for t in range(n_steps):
             after = self.observations_after(t)
             infos = [self.infos.get((t, k), {}) for k in range(n_envs)]
-            yield after if is_dict else after[SINGLE_KEY], self.rewards[t], self.dones[t], infos
+            obs = {key: array for key, array in after.items() if key != MASKS_KEY} if is_dict else after[SINGLE_KEY]
+            yield obs, self.rewards[t], self.dones[t], infos
 
     def check_finite(self, num_timesteps: int) -> None:
         """

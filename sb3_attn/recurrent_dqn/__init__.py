@@ -1,5 +1,6 @@
 from sb3_attn.recurrent_dqn.checkpoints import SaveCheckpoints
 from sb3_attn.recurrent_dqn.darqn import DARQNPolicy
+from sb3_attn.recurrent_dqn.maskable_dqn import MaskableDQN
 from sb3_attn.recurrent_dqn.policies import (
     CnnPolicy,
     FrozenFeaturesPolicy,
@@ -16,6 +17,7 @@ __all__ = [
     "DARQNPolicy",
     "FrozenFeaturesPolicy",
     "ImpalaPolicy",
+    "MaskableDQN",
     "MlpPolicy",
     "MultiInputPolicy",
     "RecurrentDQN",

@@ -22,6 +22,7 @@ from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from sb3_attn.common.action_masks import check_masks, mask_values
 from sb3_attn.common.bfloat16 import bfloat16_if
 from sb3_attn.common.core_state import CoreState, map_state, state_from_arrays, where_rows
 from sb3_attn.common.observations import batch_size, map_obs
@@ -403,6 +404,8 @@ class RecurrentDQNPolicy(DQNPolicy):
             )
         self.ema_decay = ema_decay
         self._n_stateless_calls = 0  # calls of `predict` in a row that had no state
+        #: What `predict` returned last with masks: sb3-contrib's `evaluate_policy`, which gives masks, does not hand it on
+        self._kept_state: tuple[np.ndarray, ...] | None = None
         self._build(lr_schedule)
 
     def _check_observation_space(self, observation_space: spaces.Space, extractor: type[BaseFeaturesExtractor]) -> None:
@@ -438,16 +441,19 @@ class RecurrentDQNPolicy(DQNPolicy):
         if self.q_net_ema is not None:
             self.q_net_ema.update_parameters(self.q_net)
 
-    def forward(self, obs: PyTorchObs, state: CoreState) -> tuple[th.Tensor, CoreState]:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, obs: PyTorchObs, state: CoreState, action_masks: th.Tensor | None = None
+    ) -> tuple[th.Tensor, CoreState]:
         """
         One greedy step.
 
         :param obs: ``[B, ...]``
         :param state: the memory before it
+        :param action_masks: True on valid actions, bool ``[B, A]``; ``None`` means that all are
         :return: actions ``[B]`` and the memory after it
         """
         q_values, state = self.acting_net(obs, state)
-        return q_values.argmax(dim=1), state
+        return mask_values(q_values, action_masks).argmax(dim=1), state
 
     def predict(
         self,
@@ -455,6 +461,7 @@ class RecurrentDQNPolicy(DQNPolicy):
         state: tuple[np.ndarray, ...] | None = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
+        action_masks: np.ndarray | None = None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """
         Greedy actions, given observations and the memory of the steps before them.
@@ -463,6 +470,7 @@ class RecurrentDQNPolicy(DQNPolicy):
         :param state: the state that the last call returned; ``None`` at the start of all episodes
         :param episode_start: whether the observation is an episode's first, so that the memory is reset, bool ``[B]``
         :param deterministic: makes no difference here; the algorithm's ``predict`` explores
+        :param action_masks: True on valid actions, ``[B, A]``; ``None`` means that all are
         :return: the actions, and the memory after the step as numpy arrays, batch axis first
         :raises ValueError: if the observation has a NaN or an infinity, or the arguments do not fit each other
         """
@@ -476,11 +484,14 @@ class RecurrentDQNPolicy(DQNPolicy):
         arrays = observation.values() if isinstance(observation, dict) else [observation]
         if any(np.asarray(array).dtype.kind == "f" and not np.isfinite(array).all() for array in arrays):
             raise ValueError(f"predict() was given observation={observation}, which is not finite; fix the environment.")
-        self._warn_if_forgetful(state, episode_start)
+        if action_masks is not None and state is None and episode_start is not None and not np.all(episode_start):
+            state = self._kept_state
         obs_tensor, vectorized_env = self.obs_to_tensor(observation)
         n_envs = batch_size(obs_tensor)
         with th.no_grad():
             core_state = self.acting_net.state_or_initial(state, n_envs)
+            if core_state:  # that of a core that remembers nothing is empty
+                self._warn_if_forgetful(state, episode_start)
             # evaluate_policy passes both: at an episode's start the state is still that of the last episode
             if state is not None and episode_start is not None:
                 rows = np.asarray(episode_start, dtype=bool).reshape(-1)
@@ -488,9 +499,15 @@ class RecurrentDQNPolicy(DQNPolicy):
                     raise ValueError(f"episode_start={episode_start} does not fit {n_envs} observations; give one each.")
                 if rows.any():
                     core_state = self.acting_net.reset_rows(core_state, th.as_tensor(rows, device=self.device))
-            actions, core_state = self(obs_tensor, core_state)
-        action = actions.cpu().numpy()
-        return action if vectorized_env else action.squeeze(axis=0), map_state(_to_numpy, core_state)
+            masks = None
+            if action_masks is not None:
+                n_actions = int(self.q_net.action_space.n)
+                masks = th.as_tensor(check_masks(action_masks, n_envs, n_actions), device=self.device)
+            actions, core_state = self(obs_tensor, core_state, masks)
+        action, new_state = actions.cpu().numpy(), map_state(_to_numpy, core_state)
+        if action_masks is not None:
+            self._kept_state = new_state
+        return action if vectorized_env else action.squeeze(axis=0), new_state
 
     def _warn_if_forgetful(self, state: tuple[np.ndarray, ...] | None, episode_start: np.ndarray | None) -> None:
         """Warn once if calls follow each other without a state, which is never intended in a loop over an episode's steps."""

@@ -18,6 +18,7 @@ from stable_baselines3.common.utils import ConstantSchedule
 from stable_baselines3.dqn import DQN
 
 from sb3_attn.common import td
+from sb3_attn.common.action_masks import mask_values
 from sb3_attn.common.core_state import CoreState
 from sb3_attn.common.exploration import ape_x_epsilons
 from sb3_attn.common.former_names import accept_former_arguments, rename_attributes
@@ -26,6 +27,7 @@ from sb3_attn.recurrent_dqn.checkpoints import Checkpoints
 from sb3_attn.recurrent_dqn.darqn import DARQNPolicy
 from sb3_attn.recurrent_dqn.diagnostics import Diagnostics
 from sb3_attn.recurrent_dqn.heads import take_actions
+from sb3_attn.recurrent_dqn.masking import current_masks, following_masks, is_masked, keep_final_masks, replace_randomly
 from sb3_attn.recurrent_dqn.nan_checks import StepGuard, check_finite, check_finite_update
 from sb3_attn.recurrent_dqn.policies import (
     CnnPolicy,
@@ -40,7 +42,7 @@ from sb3_attn.recurrent_dqn.return_scale import ReturnScale
 from sb3_attn.recurrent_dqn.step_checks import check_observations, missing_final_observations
 from sb3_attn.recurrent_dqn.stopping import save_checkpoints, stop_request
 from sb3_attn.replay import PrioritizedSequenceReplayBuffer, SequenceReplayBuffer, SequenceReplayBufferSamples
-from sb3_attn.replay.sequence_buffer import take_rows
+from sb3_attn.replay.sequence_buffer import take_rows, with_masks
 from sb3_attn.version import __version__
 
 #: From the former name of an argument to the present one, for the zips and YAML files of earlier versions
@@ -105,6 +107,8 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN):
     :param munchausen_alpha: weight of the log-probability of the action taken, which Munchausen DQN adds to the reward
         (Vieillard et al. 2020, who have 0.9); 0 means DQN
     :param munchausen_temperature: temperature of the policy that has these probabilities, in the unit of the rewards
+    :param use_masking: whether only actions count that the environments' method ``action_masks()`` says are valid, as in
+        sb3-contrib's MaskablePPO: in acting, in targets and in the replay; ``None`` means if they have this method
     :param stats_window_size: Window size for the rollout logging, specifying the number of episodes to average
         the reported success rate, mean episode length, and mean reward over
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
@@ -129,11 +133,13 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN):
         "DARQNPolicy": DARQNPolicy,
         "FrozenFeaturesPolicy": FrozenFeaturesPolicy,
     }
-    former_defaults: ClassVar[Mapping[str, Any]] = {"reward_scaling": False, "trace_tolerance": None}
+    former_defaults: ClassVar[Mapping[str, Any]] = {"reward_scaling": False, "trace_tolerance": None, "use_masking": False}
     #: Version of this package that made the model; ``None`` if that was before zips told it
     package_version: str | None = None
     #: Whether ``learn()`` is to end, while it runs
     _stop: threading.Event | None = None
+    #: Which actions are valid at the current observations, ``[n_envs, A]``; ``None`` without masks
+    _action_masks: np.ndarray | None = None
     q_net: RecurrentQNetwork
     q_net_target: RecurrentQNetwork
     policy: RecurrentDQNPolicy
@@ -174,6 +180,7 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN):
         reward_scaling: bool | None = None,
         munchausen_alpha: float = 0.0,
         munchausen_temperature: float = 0.03,
+        use_masking: bool | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -229,6 +236,7 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN):
         self.reward_scaling = not value_rescaling if reward_scaling is None else reward_scaling
         self.munchausen_alpha = munchausen_alpha
         self.munchausen_temperature = munchausen_temperature
+        self.use_masking = use_masking  # type: ignore[assignment]  # until _setup_model() decides
         self.return_scale = ReturnScale(gamma)
         # The memory of the environments that act: before the current observation; and during a step, before and after it
         self._core_state: CoreState | None = None
@@ -248,6 +256,7 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN):
         rename_attributes(self.__dict__, FORMER_ARGUMENTS)
         if self.package_version is None:
             self.policy_kwargs = FORMER_POLICY_DEFAULTS | self.policy_kwargs
+        self.use_masking = is_masked(self.env, self.use_masking)
         self._check_arguments()
         if self.replay_buffer is None:  # SB3 would build one without the lengths
             self.replay_buffer = self.replay_buffer_class(
@@ -260,6 +269,7 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN):
                 burn_in_length=self.burn_in_length,
                 sequence_period=self.sequence_period,
                 stored_state=self.stored_state,
+                use_masking=self.use_masking,
                 **self.replay_buffer_kwargs,
             )
         with warnings.catch_warnings():
@@ -287,7 +297,20 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN):
         assert self.env is not None and self._last_obs is not None, "SB3 has reset the environment"
         check_observations(self.env, self._last_obs, self.num_timesteps)
         check_finite("observation", self._last_obs, self.num_timesteps)
+        if self.use_masking:
+            keep_final_masks(self.env)
+        self._action_masks = self._current_masks()
         return result
+
+    def _current_masks(self) -> np.ndarray | None:
+        """Which actions are valid now, ``[n_envs, A]``; ``None`` without masks."""
+        assert self.env is not None, "You must set the environment before calling learn()"
+        return current_masks(self.env, self.n_actions, self.num_timesteps) if self.use_masking else None
+
+    @property
+    def n_actions(self) -> int:
+        """Number of actions A."""
+        return int(self.action_space.n)  # type: ignore[attr-defined]  # _check_arguments() has seen to it
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         if not isinstance(callback, list):
@@ -308,6 +331,8 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN):
             if self._last_episode_starts.any():
                 state = self.q_net.reset_rows(state, th.as_tensor(self._last_episode_starts, device=self.device))
             q_values, next_state = self.q_net(obs, state)
+        if self._action_masks is not None:
+            q_values = mask_values(q_values, th.as_tensor(self._action_masks, device=self.device))
         step_values, greedy_actions = q_values.max(dim=1)
         self._step_states, self._step_values = (state, next_state), step_values.cpu().numpy()
         # Epsilon comes after the forward pass: the memory must see every observation, also where the action is random
@@ -316,13 +341,8 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN):
         else:
             epsilons = ape_x_epsilons(n_envs) if self.per_env_epsilons else self.exploration_rate
             explore = np.random.rand(n_envs) < epsilons
-        actions = self._replace_randomly(greedy_actions.cpu().numpy(), explore)
+        actions = replace_randomly(greedy_actions.cpu().numpy(), explore, self.action_space, self._action_masks)
         return actions, actions  # for the environments and for the buffer
-
-    def _replace_randomly(self, actions: np.ndarray, explore: np.ndarray) -> np.ndarray:
-        actions = np.array(actions)
-        actions[explore] = [self.action_space.sample() for _ in range(explore.sum())]
-        return actions
 
     def _store_transition(
         self,
@@ -336,12 +356,15 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN):
         assert self._step_states is not None and self._step_values is not None, "_sample_action() comes first"
         assert self._last_episode_starts is not None, "learn() has reset the environment"
         state, next_state = self._step_states
+        masks, self._action_masks = self._action_masks, self._current_masks()
+        next_masks = None if self._action_masks is None else following_masks(self._action_masks, dones, infos)
         timeouts, stored = np.zeros_like(dones), np.ones_like(dones)
         if dones.any() and replay_buffer.handle_timeout_termination:
             timeouts = dones & [info.get("TimeLimit.truncated", False) for info in infos]
-            stored = ~missing_final_observations(timeouts, infos)
+            stored = ~missing_final_observations(timeouts, infos, self.use_masking)
 
-        def add(*step: Any) -> None:
+        def add(obs: Any, next_obs: Any, *rest: Any) -> None:
+            step = (with_masks(obs, masks), with_masks(next_obs, next_masks), *rest)
             kwargs: dict[str, Any] = dict(core_state=state, episode_starts=self._last_episode_starts)
             if not stored.all():
                 rows = np.flatnonzero(stored)
@@ -349,7 +372,7 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN):
             replay_buffer.add(*step, **kwargs)
 
         # SB3's own method handles VecNormalize and final observations, then calls `replay_buffer.add`. Only that call has to
-        # know of the memory, so it gets an object whose `add` already has the state.
+        # know of memory and masks, so it gets an object whose `add` already has them.
         recorder = cast(ReplayBuffer, SimpleNamespace(add=add))
         super()._store_transition(recorder, buffer_action, new_obs, reward, dones, list(infos))
         # Only now, so that a step which a callback keeps from being stored does not advance the memory either
@@ -437,6 +460,9 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN):
         :param selector_values: what chooses the next actions, ``[T + 1, B, N, actions]``
         :param target_values: what values them, ``[T + 1, B, N, actions]``
         """
+        if batch.action_masks is not None:
+            masks = batch.action_masks.unsqueeze(-2)
+            selector_values, target_values = mask_values(selector_values, masks), mask_values(target_values, masks)
         next_actions = selector_values[1:].mean(dim=-2).argmax(dim=-1)
         next_values = take_actions(target_values[1:], next_actions)
         q_values = take_actions(target_values[:-1], batch.actions).mean(dim=-1)
@@ -473,6 +499,7 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN):
         state: tuple[np.ndarray, ...] | None = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
+        action_masks: np.ndarray | None = None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """
         Epsilon-greedy actions, given observations and the memory of the steps before them.
@@ -481,12 +508,20 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN):
         :param state: the state that the last call returned; ``None`` at the start of all episodes
         :param episode_start: whether the observation is an episode's first, so that the memory is reset, bool ``[B]``
         :param deterministic: whether to take greedy actions only; the memory advances either way
+        :param action_masks: True on valid actions, ``[B, A]``; ``None`` means that all are
         :return: the actions, and the memory after the step as numpy arrays, batch axis first
         """
-        actions, state = self.policy.predict(observation, state, episode_start, deterministic)
+        if self.use_masking and action_masks is None:
+            warnings.warn(
+                "predict() was called without action_masks, so that it may take invalid actions; evaluate by sb3_contrib's "
+                "MaskableEvalCallback and maskable.evaluation.evaluate_policy.",
+                stacklevel=2,
+            )
+        actions, state = self.policy.predict(observation, state, episode_start, deterministic, action_masks)
         if not deterministic:
             explore = np.asarray(np.random.rand(*actions.shape) < self.exploration_rate)
-            actions = self._replace_randomly(actions, explore)
+            masks = None if action_masks is None else np.reshape(action_masks, (-1, self.n_actions))
+            actions = replace_randomly(actions, explore, self.action_space, masks)
         return actions, state
 
     def learn(
@@ -532,8 +567,10 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN):
 
     def _begin_episodes(self, seed: int) -> None:
         super()._begin_episodes(seed)  # acting resets its memory where episodes start
+        self._action_masks = self._current_masks()
         self.return_scale.reset(self.n_replay_envs)
 
     def _excluded_save_params(self) -> list[str]:
         # The memory of running episodes, which a loaded model does not continue, and what belongs to this process
-        return [*super()._excluded_save_params(), "_core_state", "_step_states", "_step_values", "_stop", "diagnostics"]
+        of_episodes = ["_core_state", "_step_states", "_step_values", "_action_masks"]
+        return [*super()._excluded_save_params(), *of_episodes, "_stop", "diagnostics"]

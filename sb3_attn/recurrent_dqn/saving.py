@@ -39,6 +39,7 @@ class SaveAndLoad(OffPolicyAlgorithm):
     burn_in_length: int
     sequence_period: int | None
     stored_state: bool
+    use_masking: bool
 
     @property
     @abstractmethod
@@ -168,6 +169,7 @@ class SaveAndLoad(OffPolicyAlgorithm):
             "burn_in_length": self.burn_in_length,
             "sequence_period": self.sequence_period or self.trace_length,
             "stored_state": self.stored_state,
+            "use_masking": self.use_masking,
         }
 
 
@@ -201,6 +203,7 @@ def _description(buffer: Any) -> dict[str, Any]:
         "burn_in_length": buffer.burn_in_length,
         "sequence_period": None if buffer.whole_episodes else buffer.sequence_period,
         "stored_state": buffer.stored_state,
+        "use_masking": buffer.use_masking,
     }
 
 

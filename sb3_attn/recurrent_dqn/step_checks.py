@@ -7,6 +7,8 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_attn.envs.wrappers import ACTION_MASKS
+
 
 def check_step(env: VecEnv, obs: Any, rewards: Any, dones: Any, infos: Any, step: int | str) -> None:
     """
@@ -42,15 +44,16 @@ def check_observations(env: VecEnv, obs: Any, step: int | str) -> None:
     _check_shapes(env, "observations", obs, (env.num_envs,), step)
 
 
-def missing_final_observations(timeouts: np.ndarray, infos: Any) -> np.ndarray:
+def missing_final_observations(timeouts: np.ndarray, infos: Any, use_masking: bool = False) -> np.ndarray:
     """
-    Truncated episodes whose final observation the environments have left out; a warning says so.
+    Truncated episodes whose final observation, or its action masks, the environments have left out; a warning says so.
 
     The last step of such an episode has no target: its next observation is unknown, and the one that a reset returned belongs
     to another episode. The step is not stored, so the episode ends one step earlier, with the observation before that step.
 
     :param timeouts: whether the step truncated an episode, ``[n_envs]``
     :param infos: those of the step
+    :param use_masking: whether masks are needed
     :return: bool ``[n_envs]``
     """
     missing = timeouts & [info.get("terminal_observation") is None for info in infos]
@@ -60,6 +63,13 @@ def missing_final_observations(timeouts: np.ndarray, infos: Any) -> np.ndarray:
             "not learned from; add it to the infos, as DummyVecEnv does.",
             stacklevel=2,
         )
+    if use_masking and (without_masks := timeouts & [info.get(ACTION_MASKS) is None for info in infos]).any():
+        warnings.warn(
+            "the environments give no action_masks in the infos of truncated episodes, so the last step of each is not "
+            "learned from; wrap each environment in sb3_attn.FinalActionMasks.",
+            stacklevel=2,
+        )
+        missing |= without_masks
     return missing
 
 

@@ -25,6 +25,8 @@ class SequenceReplayBufferSamples(NamedTuple):
     episode_starts: th.Tensor
     #: Observations of the trained steps and the one after the last, ``[T + 1, B, ...]``
     observations: PyTorchObs
+    #: Which actions are valid at these observations, bool ``[T + 1, B, A]``; ``None`` if the replay has no masks
+    action_masks: th.Tensor | None
     #: ``[T, B]``, int64
     actions: th.Tensor
     #: r_{t+1}, ``[T, B]``

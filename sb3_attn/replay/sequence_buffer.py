@@ -20,6 +20,9 @@ from sb3_attn.replay.samples import SequenceReplayBufferSamples
 #: The key under which a Box observation is stored, so that it is a Dict with one key
 SINGLE_KEY = "observation"
 
+#: The key under which action masks are stored, with a space that keeps it apart from those of environments
+MASKS_KEY = "action masks"
+
 Observation = np.ndarray | dict[str, np.ndarray]
 
 
@@ -46,6 +49,17 @@ def as_dict(observation: Any) -> dict[str, Any]:
     :return: a dict of arrays; an array lies under ``SINGLE_KEY``
     """
     return observation if isinstance(observation, dict) else {SINGLE_KEY: observation}
+
+
+def with_masks(obs: Any, action_masks: np.ndarray | None) -> Any:
+    """
+    Add masks to observations, in the form in which the replay stores both.
+
+    :param obs: an array ``[n, ...]``, or a dict of arrays
+    :param action_masks: ``[n, A]``; ``None`` leaves the observations as they are
+    :return: the observations, a dict if there are masks
+    """
+    return obs if action_masks is None else {**as_dict(obs), MASKS_KEY: action_masks}
 
 
 def take_rows(value: Any, rows: np.ndarray) -> Any:
@@ -133,10 +147,14 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
     :param sequence_period: distance between the starts of two trained parts; ``None`` means ``trace_length``, so that each
         step lies in one window
     :param stored_state: store core states; otherwise ``SequenceReplayBufferSamples.core_state`` is empty
+    :param use_masking: store action masks as well; each observation given to ``add`` is then a dict that has them under the
+        key ``MASKS_KEY``
     :raises ValueError: if a length is not positive, or the period leaves steps out
     """
 
     former_attributes = {"n_registered": "n_windows_added"}
+
+    use_masking = False  # of a saved buffer that is older than masks
 
     #: Next position to write in each ring, and whether the ring has been filled once, ``[n_envs]``
     pos: np.ndarray  # type: ignore[assignment]
@@ -155,6 +173,7 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
         burn_in_length: int = 0,
         sequence_period: int | None = None,
         stored_state: bool = True,
+        use_masking: bool = False,
     ) -> None:
         # Not ReplayBuffer's own constructor: it allocates every observation twice
         super(ReplayBuffer, self).__init__(buffer_size, observation_space, action_space, device, n_envs)
@@ -167,11 +186,15 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
         self.burn_in_length = burn_in_length
         self.sequence_period = sequence_period or self.trace_length
         self.stored_state = stored_state
+        self.use_masking = use_masking
 
         rings = (self.buffer_size, n_envs)
         shapes = self.obs_shape if isinstance(self.obs_shape, dict) else {SINGLE_KEY: self.obs_shape}
         obs_spaces = as_dict(getattr(observation_space, "spaces", observation_space))
         self._observations = {key: np.zeros((*rings, *shapes[key]), obs_spaces[key].dtype) for key in shapes}
+        if use_masking:
+            assert isinstance(action_space, spaces.Discrete), "RecurrentDQN has refused all others"
+            self._observations[MASKS_KEY] = np.zeros((*rings, int(action_space.n)), bool)
         self.actions = np.zeros((*rings, self.action_dim), self._maybe_cast_dtype(action_space.dtype))
         self.rewards = np.zeros(rings, np.float32)
         self.dones = np.zeros(rings, bool)
@@ -251,7 +274,8 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
     @property
     def observations(self) -> Observation:  # type: ignore[override]
         """The stored observations ``[buffer_size, n_envs, ...]``."""
-        return self._observations if isinstance(self.observation_space, spaces.Dict) else self._observations[SINGLE_KEY]
+        observations = {key: ring for key, ring in self._observations.items() if key != MASKS_KEY}
+        return observations if isinstance(self.observation_space, spaces.Dict) else observations[SINGLE_KEY]
 
     def size(self) -> int:
         """Number of steps in the fullest ring."""
@@ -432,6 +456,8 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
         positions = (starts + np.minimum(time, lengths - 1)) % self.buffer_size
 
         rewards = self._normalize_reward(self.rewards[positions, env_indices], env)
+        observations = self._trained_observations(starts, env_indices, lengths)
+        masks = observations.pop(MASKS_KEY, None)
         terminations = self.dones[positions, env_indices] & ~self.timeouts[positions, env_indices] & mask
 
         return SequenceReplayBufferSamples(
@@ -439,7 +465,8 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
             burn_in_lengths=burn_in_lengths,
             core_state=tuple(map(self._tensor, self._core_states.get(burn_in_starts, env_indices))),
             episode_starts=self._tensor(first_steps == burn_in_lengths),
-            observations=self._obs_to_torch(self._trained_observations(starts, env_indices, lengths), env),
+            observations=self._obs_to_torch(observations, env),
+            action_masks=None if masks is None else self._tensor(masks),
             actions=self._tensor(self.actions[positions, env_indices, 0]).long(),
             rewards=self._tensor(np.where(mask, rewards, 0.0).astype(np.float32)),
             terminations=self._tensor(terminations.astype(np.float32)),
@@ -483,7 +510,7 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
         """Observations of some steps before the trained ones, left-aligned, ``[longest, B, ...]``."""
         time = np.arange(lengths.max())[:, None]
         positions = (starts - lengths + np.minimum(time, lengths)) % self.buffer_size
-        return {key: ring[positions, env_indices] for key, ring in self._observations.items()}
+        return {key: ring[positions, env_indices] for key, ring in self._observations.items() if key != MASKS_KEY}
 
     def _trained_observations(self, starts: np.ndarray, env_indices: np.ndarray, lengths: np.ndarray) -> dict[str, np.ndarray]:
         """Observations of the trained steps and the one after the last, ``[T + 1, B, ...]``; padding repeats that one."""

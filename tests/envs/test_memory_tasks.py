@@ -11,9 +11,9 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.env_util import make_vec_env
 
-from sb3_attn.envs import AssociativeRecall, MemoryChain, MemoryTask, RememberedGlyph, RememberedSearch, TMaze
+from sb3_attn.envs import AssociativeRecall, CardOrder, MemoryChain, MemoryTask, RememberedGlyph, RememberedSearch, TMaze
 
-IDS = ["MemoryChain-v0", "TMaze-v0", "AssociativeRecall-v0", "RememberedSearch-v0", "RememberedGlyph-v0"]
+IDS = ["MemoryChain-v0", "TMaze-v0", "AssociativeRecall-v0", "RememberedSearch-v0", "RememberedGlyph-v0", "CardOrder-v0"]
 Oracle = Callable[[MemoryTask, list[np.ndarray]], int]  # all observations of the episode so far -> the best action
 
 
@@ -46,6 +46,12 @@ def glyph_oracle(env: MemoryTask, history: list[np.ndarray]) -> int:
     return int(np.argmax([white[:12].sum(), white[:, :12].sum(), white[-12:].sum(), white[:, -12:].sum()]))  # the bar's side
 
 
+def order_oracle(env: MemoryTask, history: list[np.ndarray]) -> int:
+    assert isinstance(env, CardOrder)
+    shown = [int(obs.argmax()) for obs in history[: env.cards]]
+    return shown[len(history) - 1 - env.cards] if len(history) > env.cards else env.cards
+
+
 TASKS: list[tuple[str, dict, Oracle]] = [
     ("MemoryChain-v0", {}, chain_oracle),
     ("MemoryChain-v0", {"length": 1}, chain_oracle),
@@ -58,6 +64,8 @@ TASKS: list[tuple[str, dict, Oracle]] = [
     ("RememberedSearch-v0", {"kinds": 4, "blanks": 0}, search_oracle),
     ("RememberedGlyph-v0", {}, glyph_oracle),
     ("RememberedGlyph-v0", {"delay": 1, "n_distractors": 48}, glyph_oracle),
+    ("CardOrder-v0", {}, order_oracle),
+    ("CardOrder-v0", {"cards": 2}, order_oracle),
 ]
 
 
@@ -167,7 +175,40 @@ def test_the_best_memoryless_policy_reaches_the_ceiling(env_id: str, policy: Cal
 
 
 def test_ceilings_of_the_registered_tasks() -> None:
-    assert [gym.make(env_id).unwrapped.memoryless_ceiling for env_id in IDS] == [0.0, 0.5, 0.0625, 0.625, 0.25]
+    assert [gym.make(env_id).unwrapped.memoryless_ceiling for env_id in IDS] == [0.0, 0.5, 0.0625, 0.625, 0.25, 0.2]
+
+
+def test_no_policy_of_observation_and_masks_beats_the_ceiling_of_card_order() -> None:
+    """Exhaustive for three cards: all choices among the cards that are left, over all orders."""
+    env = CardOrder(cards=3)
+    seeds, hands = {}, [hand for n in (1, 2, 3) for hand in itertools.combinations(range(3), n)]
+    for seed in range(200):
+        env.reset(seed=seed)
+        seeds.setdefault(tuple(env._order), seed)
+    assert len(seeds) == 6
+    for choice in itertools.product(*hands):
+        policy, returns = dict(zip(hands, choice, strict=True)), []
+        for seed in seeds.values():
+            env.reset(seed=seed)
+            total, over = 0.0, False
+            while not over:
+                valid = tuple(np.flatnonzero(env.action_masks()))
+                _, reward, over, _, _ = env.step(np.int64(3 if valid == (3,) else policy[valid]))
+                total += reward
+            returns.append(total)
+        assert np.mean(returns) == pytest.approx(env.memoryless_ceiling)
+
+
+def test_an_invalid_card_ends_the_episode() -> None:
+    env = CardOrder(cards=3)
+    env.reset(seed=0)
+    assert env.action_masks().tolist() == [False, False, False, True]
+    assert env.step(np.int64(0))[1:] == (0.0, True, False, {"is_success": False})
+    env.reset(seed=0)
+    for action in (3, 3, 3, 1):
+        assert not env.step(np.int64(action))[2]
+    assert env.action_masks().tolist() == [True, False, True, False]
+    assert env.step(np.int64(1))[2]
 
 
 def test_the_cue_is_gone_after_the_first_step() -> None:

@@ -119,3 +119,33 @@ class ConstantObservation(gym.Env[Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
         return np.ones(2, np.float32), 0.0, False, False, {}
+
+
+def valid_actions(obs: Any) -> np.ndarray:
+    """The masks of ``MaskedWalk``: those actions whose number is positive, or else the first; ``[..., 3]``."""
+    masks = np.asarray(obs) > 0
+    masks[..., 0] |= ~masks.any(axis=-1)
+    return masks
+
+
+class MaskedWalk(Walk):
+    """A ``Walk`` whose observation tells which actions are valid; it counts the invalid ones that all copies were given."""
+
+    n_invalid = 0
+
+    def _observe(self) -> Any:
+        self.obs = super()._observe()
+        return self.obs
+
+    def action_masks(self) -> np.ndarray:
+        return valid_actions(self.obs["a"] if isinstance(self.obs, dict) else self.obs)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        MaskedWalk.n_invalid += not self.action_masks()[action]
+        return super().step(action)
+
+
+def masked_walks(n_envs: int = 2, **kwargs: Any) -> DummyVecEnv:
+    """Vectorized environments with masks."""
+    MaskedWalk.n_invalid = 0
+    return DummyVecEnv([partial(MaskedWalk, **kwargs)] * n_envs)

@@ -222,7 +222,7 @@ def test_vec_normalize_acts_on_normalized_and_sends_original_observations() -> N
     seen = []
     actor = make_actor(model)
     original = actor._forward
-    actor._forward = lambda obs, state: seen.append(np.array(obs)) or original(obs, state)  # type: ignore[method-assign]
+    actor._forward = lambda obs, *rest: seen.append(np.array(obs)) or original(obs, *rest)  # type: ignore[method-assign]
     trajectory = actor.collect(25)
     courses = follow_actor(actor, [trajectory])
     finals = [step.next_obs for steps in zip(*courses, strict=True) for step in steps if step.truncated]

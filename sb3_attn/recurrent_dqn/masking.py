@@ -1,0 +1,105 @@
+"""
+Environments in which not every action is always valid, by the protocol of sb3-contrib's MaskablePPO.
+
+An environment, or the wrapper ``ActionMasker`` around it, has a method ``action_masks()`` that tells which actions are valid
+now. In the replay the masks are one more part of the observations.
+"""
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
+from stable_baselines3.common.env_util import is_wrapped
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
+
+from sb3_attn.envs.wrappers import ACTION_MASKS, FinalActionMasks
+
+
+def is_masked(env: VecEnv | None, use_masking: bool | None) -> bool:
+    """
+    Decide whether there are masks.
+
+    :param env: the environments, if there are any yet
+    :param use_masking: whether to use their masks; ``None`` means if they have any
+    :return: whether to use them
+    :raises ValueError: if there are none to use
+    """
+    if env is None or use_masking is False:
+        return bool(use_masking)
+    is_supported = is_masking_supported(env)
+    if use_masking and not is_supported:
+        raise ValueError(
+            f"use_masking={use_masking}, but the environments have no method action_masks(); wrap each in "
+            "sb3_contrib.common.wrappers.ActionMasker, or give use_masking=False."
+        )
+    return is_supported
+
+
+def keep_final_masks(env: VecEnv) -> None:
+    """
+    Wrap the environments of a ``DummyVecEnv`` in ``FinalActionMasks``.
+
+    :param env: the environments
+    """
+    while isinstance(env, VecEnvWrapper):
+        env = env.venv
+    if isinstance(env, DummyVecEnv):
+        env.envs = [each if is_wrapped(each, FinalActionMasks) else FinalActionMasks(each) for each in env.envs]
+
+
+def current_masks(env: VecEnv, n_actions: int, num_timesteps: int) -> np.ndarray:
+    """
+    Ask the environments for the masks of their current observations.
+
+    :param env: n environments
+    :param n_actions: number of actions A
+    :param num_timesteps: number of steps so far, for the error
+    :return: True on valid actions, bool ``[n, A]``
+    :raises ValueError: if the shape is another, or no action is valid
+    """
+    masks = get_action_masks(env).astype(bool)
+    if masks.shape != (env.num_envs, n_actions):
+        raise ValueError(
+            f"action_masks() returned shape {masks.shape[1:]} at step {num_timesteps}; return one bool for each of the "
+            f"{n_actions} actions."
+        )
+    if not (has_valid := masks.any(axis=1)).all():
+        raise ValueError(
+            f"action_masks() of environment {int(np.argmin(has_valid))} has no valid action at step {num_timesteps}; end the "
+            "episode there, or leave one valid."
+        )
+    return masks
+
+
+def following_masks(masks: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
+    """
+    The masks of the observations that followed a step, where those of new episodes are replaced by the final ones.
+
+    :param masks: of the current observations, ``[n, A]``
+    :param dones: whether episodes ended, ``[n]``
+    :param infos: with the final masks where they did, if these are known
+    :return: ``[n, A]``
+    """
+    masks = masks.copy()
+    for k in np.flatnonzero(dones):
+        masks[k] = infos[k].get(ACTION_MASKS, masks[k])
+    return masks
+
+
+def replace_randomly(
+    actions: np.ndarray, explore: np.ndarray, action_space: spaces.Space, action_masks: np.ndarray | None = None
+) -> np.ndarray:
+    """
+    Explore.
+
+    :param actions: the greedy actions, ``[n]``, or a single one
+    :param explore: where a random action takes their place, bool of the same shape
+    :param action_space: draws the random actions
+    :param action_masks: True on the actions to draw from, ``[n, A]``; ``None`` means all
+    :return: the actions to take
+    """
+    actions = np.array(actions)
+    masks = [None] * explore.sum() if action_masks is None else action_masks[np.atleast_1d(explore)].astype(np.int8)
+    actions[explore] = [action_space.sample(mask) for mask in masks]
+    return actions
