@@ -39,7 +39,7 @@ class Task(NamedTuple):
 KINDS = {"end to end": None, "frozen, random": FrozenEncoder.random, "frozen, autoencoder": FrozenEncoder.autoencoder}
 TASKS = {
     "RememberedGlyph-v0": Task(
-        {"end to end": 14_000, "frozen, random": 60_000, "frozen, autoencoder": 60_000},
+        {"end to end": 12_000, "frozen, random": 40_000, "frozen, autoencoder": 36_000},
         {"trace_length": 4, "burn_in_length": 20, "batch_size": 32},  # its episodes have 21 steps
     ),
     "MiniGrid-MemoryS7-v0": Task(

@@ -13,6 +13,7 @@ import os
 import pickle
 import resource
 import runpy
+import shutil
 import signal
 import subprocess
 import time
@@ -33,7 +34,8 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback,
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
-from benchmarks.reliability.forks import in_fork, kill
+from benchmarks.reliability.disk import may_mount, mounted, new_disk
+from benchmarks.reliability.forks import in_fork, kill, stopped
 from benchmarks.runner import Benchmark, Context, Options, Row, Settings, Variants
 from sb3_attn import R2D2, RecurrentDQN, SaveCheckpoints
 
@@ -157,6 +159,37 @@ def killed(kind: str) -> Fault:
             yield outcome
         for _ in range(len(list(folder.iterdir())) - 1):
             yield "temporary file left at the end"
+
+    return fault
+
+
+def power_lost(after_first_save: bool) -> Fault:
+    """
+    The power fails right after the first save has returned, or at a random moment while a file is saved again and again.
+
+    What is on the disk then is a copy of the file that a file system lies in, without what the system has not written yet.
+    """
+
+    def fault(algorithm: str, folder: Path, n: int, rng: np.random.Generator) -> Iterator[str]:
+        if not may_mount():
+            yield "not tried, since only root may mount a file system"
+            return
+        file = File("model", algorithm, folder)
+        name, disk, copy, saved = file.path.name, folder / "disk", folder / "copy", folder / "saved"
+        for _ in range(n):
+            saved.unlink(missing_ok=True)
+            with new_disk(disk) as mount:
+                file.path = mount / name
+
+                def save() -> None:
+                    file.save()
+                    saved.touch()
+
+                with stopped(save, until=saved.exists, seconds=0 if after_first_save else rng.uniform(0, 0.5)):
+                    shutil.copyfile(disk, copy)
+            with mounted(copy) as mount:
+                file.path = mount / name
+                yield file.outcome() if file.path.exists() else "no file"
 
     return fault
 
@@ -433,6 +466,8 @@ def resumed_exactly(algorithm: str, folder: Path, n: int, rng: np.random.Generat
 FAULTS: dict[str, tuple[Fault, int]] = {
     "kill -9 while a model is saved": (killed("model"), 300),
     "kill -9 while a replay is saved": (killed("replay"), 300),
+    "power lost after the first save": (power_lost(after_first_save=True), 20),
+    "power lost while a model is saved": (power_lost(after_first_save=False), 20),
     "disk full while a model is saved": (full_disk("model"), 1),
     "disk full while a replay is saved": (full_disk("replay"), 1),
     "damaged zip": (damaged("model"), 300),

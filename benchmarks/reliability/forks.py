@@ -4,7 +4,8 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 #: Seconds after which something hangs
 LONGEST = 60
@@ -76,3 +77,29 @@ def kill(function: Callable[[], object], seconds: float) -> None:
     time.sleep(seconds)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
+
+
+@contextmanager
+def stopped(function: Callable[[], object], until: Callable[[], bool], seconds: float) -> Iterator[None]:
+    """
+    Call a function again and again in a copy of this process, which stands still in the block, and ends after it.
+
+    :param function: what to call
+    :param until: says whether the time starts
+    :param seconds: time from then until the process is stopped
+    """
+
+    def repeat() -> None:
+        while True:
+            function()
+
+    pid = fork(repeat)
+    while not until():
+        time.sleep(0.001)
+    time.sleep(seconds)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
