@@ -63,6 +63,7 @@ GROUPS = {
     },
     "reliability": {
         "faults": "what happens to files and training when something goes wrong, in stock DQN, RecurrentDQN and R2D2",
+        "soak": "a long run that is killed and resumed again and again, against one that is left alone",
     },
 }
 QUICK_SCALE = 0.05
