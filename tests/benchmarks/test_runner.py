@@ -17,7 +17,7 @@ from benchmarks.speed.turns import in_turn, medians, ratio
 
 FOLDER = Path(runner.__file__).parent
 NAMES = [name for members in GROUPS.values() for name in members]
-HELPERS = {"zoo", "turns", "forks"}
+HELPERS = {"zoo", "turns", "disk", "forks"}
 
 
 def load(name: str) -> Benchmark:
