@@ -237,7 +237,7 @@ def plot(variants: Variants, path: Path) -> None:
             iqm, interval = library.get_interval_estimates(
                 {label: curves[:, None, :]},
                 lambda scores: np.array([metrics.aggregate_iqm(scores[..., point]) for point in range(scores.shape[-1])]),
-                reps=2000,
+                reps=500,
             )
             steps = variants[name][0].settings["n_steps"] * (1 + np.arange(curves.shape[1])) / curves.shape[1]
             axis.plot(steps, iqm[label], label=label)

@@ -47,6 +47,7 @@ OURS = dict(
     trace_tolerance=0.01,
     munchausen_alpha=0.0,
     munchausen_temperature=0.03,
+    use_masking=None,
     exploration_fraction=0.2,
     exploration_initial_eps=1.0,
     exploration_final_eps=0.05,
