@@ -21,6 +21,7 @@ from sb3_attn import R2D2, SaveCheckpoints
 from sb3_attn.distributed.codec import pack, unpack
 from sb3_attn.distributed.ray_actors import RemoteActor
 from sb3_attn.r2d2.actor import Actor, copy_parameters
+from sb3_attn.replay.sequence_buffer import MASKS_KEY
 from tests.helpers.models import assert_same, make_r2d2_on_ray, parameters
 
 
@@ -90,6 +91,16 @@ def test_actors_work_ahead_of_the_learner(cluster: None) -> None:
     assert model.step_ledger.n_steps_inserted >= 2000
     assert sum(model.step_ledger.n_steps_rejected.values()) <= 2 * 2 * 2 * 10  # actors x calls x environments x steps
     assert model.n_windows_sampled == pytest.approx(2 * model.n_windows_inserted, rel=0.1)
+
+
+@pytest.mark.ray
+def test_actors_take_valid_actions_and_send_masks(cluster: None) -> None:
+    model = make_r2d2_on_ray("CardOrder-v0").learn(600)
+    replay = model.replay_buffer
+    for env_index, n_steps in enumerate(replay.pos):
+        masks = replay._observations[MASKS_KEY][:n_steps, env_index]
+        assert np.take_along_axis(masks, replay.actions[:n_steps, env_index], axis=-1).all()
+        assert (masks.sum(axis=-1) < model.n_actions).any()
 
 
 @pytest.mark.ray
