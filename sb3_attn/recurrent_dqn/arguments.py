@@ -3,6 +3,8 @@
 from abc import abstractmethod
 
 from gymnasium import spaces
+from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn import DQN
 
 from sb3_attn.recurrent_dqn.policies import RecurrentDQNPolicy
@@ -37,6 +39,16 @@ class ArgumentChecks(DQN):
     @abstractmethod
     def n_replay_envs(self) -> int:
         """Number of environments that fill the replay buffer."""
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        wrapped = DQN._wrap_env(env, verbose, monitor_wrapper)
+        if not isinstance(wrapped.action_space, spaces.Discrete):  # SB3 says so without a remedy
+            raise ValueError(
+                f"action_space={wrapped.action_space} is not Discrete; sb3_attn.envs.FlattenSpaces around the environment "
+                "makes MultiDiscrete actions Discrete, and continuous ones need another algorithm."
+            )
+        return wrapped
 
     def _check_arguments(self) -> None:
         """
