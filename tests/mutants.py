@@ -789,7 +789,7 @@ products = d_weights * saved.sorted_weights
     Mutant(
         "masks: those of the next episode after a truncation",
         "recurrent_dqn/masking.py",
-        "infos[k].get(ACTION_MASKS, masks[k])",
+        "np.asarray(infos[k].get(ACTION_MASKS, masks[k]))",
         "masks[k]",
         MASKS,
     ),

@@ -142,7 +142,7 @@ def _flat_box(space: spaces.Space[Any]) -> spaces.Box:
 
 class FinalActionMasks(_Wrapper, gym.utils.RecordConstructorArgs):
     """
-    Keeps the masks of an episode's final observation in the info of its last step, as ``info["action_masks"]``.
+    Keeps the masks of a truncated episode's final observation in the info of its last step, as ``info["action_masks"]``.
 
     A vectorised environment resets at once, so that they could not be asked for afterwards, and the value after a truncation
     is that of the best valid action. The environments of a ``DummyVecEnv`` get this wrapper by themselves; give it to those of
@@ -157,6 +157,6 @@ class FinalActionMasks(_Wrapper, gym.utils.RecordConstructorArgs):
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = self.env.step(action)
-        if terminated or truncated:
+        if truncated and not terminated:  # nothing is chosen after a termination, where masks may be undefined
             info[ACTION_MASKS] = np.array(self.get_wrapper_attr("action_masks")(), dtype=bool)
         return obs, reward, terminated, truncated, info

@@ -10,11 +10,13 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 
 from sb3_attn.common.action_masks import mask_values
 from sb3_attn.common.core_state import CoreState
 from sb3_attn.common.exploration import ape_x_epsilons
+from sb3_attn.envs import FinalActionMasks
 from sb3_attn.r2d2.environments import FAILURE, EnvFn, RestartingEnv, monitored
 from sb3_attn.r2d2.trajectory import Trajectory, acting_td_errors
 from sb3_attn.recurrent_dqn import RecurrentDQNPolicy, RecurrentQNetwork
@@ -85,7 +87,7 @@ class ActorSpec(NamedTuple):
     sequence_period: int
     stored_state: bool
     max_env_restarts: int
-    use_masking: bool = False
+    use_masking: bool
 
     def random_streams(self, index: int, is_restart: bool = False) -> tuple[int, np.random.Generator]:
         """
@@ -153,8 +155,10 @@ class Actor:
 
     def _make_envs(self, current_env: np.ndarray | None) -> VecEnv:
         def restarting(k: int, env_fn: EnvFn) -> gym.Env:
-            name, monitored_env_fn = f"environment {k} of actor {self.index}", partial(monitored, env_fn)
-            return RestartingEnv(monitored_env_fn, name, self.spec.max_env_restarts, on_use=partial(note, k))
+            name, make = f"environment {k} of actor {self.index}", partial(monitored, env_fn)
+            if self.spec.use_masking:  # in the wrapper that catches failures, as a broken environment may have no masks
+                make = partial(_with_final_masks, make)
+            return RestartingEnv(make, name, self.spec.max_env_restarts, on_use=partial(note, k))
 
         def note(k: int) -> None:
             if current_env is not None:
@@ -227,7 +231,7 @@ class Actor:
         explore = self.rng.random(n_envs) < self.epsilons
         if self._action_masks is None:
             random_actions = self.rng.integers(self.q_net.action_space.n, size=n_envs)
-        else:  # the valid action with the largest of as many random numbers
+        else:  # each action draws a number; the valid one with the largest is taken
             random_actions = (self.rng.random(self._action_masks.shape) * self._action_masks).argmax(axis=1)
         actions = np.where(explore, random_actions, self._q_values.argmax(axis=1))
         trajectory.actions[t] = actions
@@ -277,7 +281,7 @@ class Actor:
         self._episode_steps = np.where(dones, 0, self._episode_steps + 1)
         self._state = self._next_state
         if self.spec.use_masking:
-            self._action_masks = current_masks(self.env, int(self.q_net.action_space.n), self.n_sent)
+            self._action_masks = current_masks(self.env, int(self.q_net.action_space.n), f"of actor {self.index}")
         with th.no_grad():
             if dones.any():
                 self._state = self.q_net.reset_rows(self._state, th.as_tensor(dones, device=self._device))
@@ -318,3 +322,8 @@ class Actor:
         if self._vec_normalize is not None:  # the learner trains on normalized rewards, and the replay stores original ones
             rewards = self._vec_normalize.normalize_reward(rewards)
         return acting_td_errors(q_values, rewards, discounts, next_values, starts, **self.spec.return_kwargs)
+
+
+def _with_final_masks(make: EnvFn) -> gym.Env:
+    env = make()
+    return env if is_wrapped(env, FinalActionMasks) else FinalActionMasks(env)

@@ -83,8 +83,8 @@ class R2D2(RecurrentDQN):
     :param munchausen_alpha: weight of the log-probability of the action taken, which Munchausen DQN adds to the reward; 0
         means DQN. The initial priorities of windows leave it out
     :param munchausen_temperature: temperature of the policy that has these probabilities, in the unit of the rewards
-    :param use_masking: whether only actions count that the environments' method ``action_masks()`` says are valid, as in
-        sb3-contrib's MaskablePPO: in acting, in targets and in the replay; ``None`` means if they have this method
+    :param use_masking: whether acting, targets and replay are restricted to the actions that the environments' method
+        ``action_masks()`` declares valid, as in sb3-contrib's MaskablePPO; ``None`` means if they have this method
     :param trace_length: number of trained steps in a window; ``None`` means whole episodes
     :param burn_in_length: largest number of steps before them that warm up the memory, without gradient; ``None`` means
         40, or 0 for whole episodes

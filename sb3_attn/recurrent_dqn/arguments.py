@@ -76,7 +76,8 @@ class ArgumentChecks(DQN):
                 f"{'uniform' if self.prioritized_replay else 'prioritized'}; make both say the same (a zip keeps its class)."
             )
         # Arguments in the wrong place, and lengths
-        if taken := {"trace_length", "burn_in_length", "sequence_period", "stored_state"} & self.replay_buffer_kwargs.keys():
+        of_algorithm = {"trace_length", "burn_in_length", "sequence_period", "stored_state", "use_masking"}
+        if taken := of_algorithm & self.replay_buffer_kwargs.keys():
             raise ValueError(
                 f"replay_buffer_kwargs={self.replay_buffer_kwargs}: give {sorted(taken)} to the algorithm instead."
             )
@@ -93,7 +94,14 @@ class ArgumentChecks(DQN):
         for name in ("batch_size", "n_steps", "target_update_interval"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        # Kinds of return
+        self._check_returns()
+
+    def _check_returns(self) -> None:
+        """
+        Check the kinds of return, and the unit in which values are learned.
+
+        :raises ValueError: if an argument does not fit
+        """
         if self.td_lambda is not None and not 0 <= self.td_lambda <= 1:
             raise ValueError(f"td_lambda={self.td_lambda} must lie between 0 and 1, or be None for n-step returns.")
         if self.td_lambda is not None and self.n_steps > 1:
@@ -101,11 +109,15 @@ class ArgumentChecks(DQN):
                 f"td_lambda={self.td_lambda} and n_steps={self.n_steps} are two kinds of return; pass td_lambda=None "
                 "for n-step returns, or n_steps=1."
             )
+        if self.trace_length is not None and self.n_steps > self.trace_length:
+            raise ValueError(
+                f"n_steps={self.n_steps} is more than trace_length={self.trace_length}, and returns end with the window; "
+                "lower the one or raise the other."
+            )
         if self.trace_tolerance is not None and self.trace_tolerance < 0:
             raise ValueError(
                 f"trace_tolerance={self.trace_tolerance} must be at least 0, or None for traces that are never cut."
             )
-        # The unit in which values are learned
         if self.reward_scaling and self.value_rescaling:
             raise ValueError("reward_scaling=True and value_rescaling=True are two ways to one end; leave one of them out.")
         if not 0 <= self.munchausen_alpha <= 1:

@@ -1,11 +1,14 @@
 """DQN with action masks, without a memory."""
 
-from typing import Any
+from typing import Any, TypeVar
 
-from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.torch_layers import NatureCNN
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
-from sb3_attn.recurrent_dqn.policies import CnnPolicy, RecurrentDQNPolicy
+from sb3_attn.recurrent_dqn.policies import RecurrentDQNPolicy
 from sb3_attn.recurrent_dqn.recurrent_dqn import RecurrentDQN
+
+SelfMaskableDQN = TypeVar("SelfMaskableDQN", bound="MaskableDQN")
 
 #: What makes RecurrentDQN's network that of DQN, and its update
 DQN_NETWORK: dict[str, Any] = dict(core="identity", encoder_arch=[], dueling=False, skip_connection=False, ema_decay=0.0)
@@ -18,8 +21,9 @@ class MaskableDQN(RecurrentDQN):
     """
     Stable-Baselines3's DQN with action masks, by the protocol of sb3-contrib's MaskablePPO.
 
-    It is ``RecurrentDQN`` with a core that remembers nothing and with what DQN does not have switched off, so that it learns
-    as DQN does, bit for bit, where all actions are valid. Features extractors are chosen by ``policy_kwargs``.
+    It is ``RecurrentDQN`` with a core that remembers nothing and with what DQN does not have switched off. Where all actions
+    are valid it learns as DQN does; with one environment and SB3's Adam (``policy_kwargs=dict(optimizer_kwargs={})``) the
+    same, bit for bit. Features extractors are chosen by ``policy_kwargs``.
 
     :param policy: The policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy)
     :param env: The environment to learn from, with a method ``action_masks()`` (if registered in Gym, can be str)
@@ -61,7 +65,10 @@ class MaskableDQN(RecurrentDQN):
         policy_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        net_arch: list[int] = [] if policy in ("CnnPolicy", CnnPolicy) else [64, 64]  # as SB3 has them
+        policy_class = self.policy_aliases[policy] if isinstance(policy, str) and policy in self.policy_aliases else policy
+        default_extractor = getattr(policy_class, "default_features_extractor", None)
+        extractor = (policy_kwargs or {}).get("features_extractor_class") or default_extractor
+        net_arch: list[int] = [] if extractor is NatureCNN else [64, 64]  # as SB3 has them
         super().__init__(
             policy,
             env,
@@ -81,3 +88,14 @@ class MaskableDQN(RecurrentDQN):
             policy_kwargs=DQN_NETWORK | {"net_arch": net_arch} | (policy_kwargs or {}),
             **(DQN_UPDATE | kwargs),
         )
+
+    def learn(
+        self: SelfMaskableDQN,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "MaskableDQN",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfMaskableDQN:
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)

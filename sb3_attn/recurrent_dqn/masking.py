@@ -23,11 +23,14 @@ def is_masked(env: VecEnv | None, use_masking: bool | None) -> bool:
     :param env: the environments, if there are any yet
     :param use_masking: whether to use their masks; ``None`` means if they have any
     :return: whether to use them
-    :raises ValueError: if there are none to use
+    :raises ValueError: if ``use_masking`` is True and the environments have no masks
     """
     if env is None or use_masking is False:
         return bool(use_masking)
-    is_supported = is_masking_supported(env)
+    try:
+        is_supported = is_masking_supported(env)
+    except NotImplementedError:  # a VecEnv that does not give attributes
+        is_supported = False
     if use_masking and not is_supported:
         raise ValueError(
             f"use_masking={use_masking}, but the environments have no method action_masks(); wrap each in "
@@ -48,26 +51,26 @@ def keep_final_masks(env: VecEnv) -> None:
         env.envs = [each if is_wrapped(each, FinalActionMasks) else FinalActionMasks(each) for each in env.envs]
 
 
-def current_masks(env: VecEnv, n_actions: int, num_timesteps: int) -> np.ndarray:
+def current_masks(env: VecEnv, n_actions: int, where: str) -> np.ndarray:
     """
     Ask the environments for the masks of their current observations.
 
     :param env: n environments
     :param n_actions: number of actions A
-    :param num_timesteps: number of steps so far, for the error
+    :param where: "at step 100", for example, for the error
     :return: True on valid actions, bool ``[n, A]``
     :raises ValueError: if the shape is another, or no action is valid
     """
     masks = get_action_masks(env).astype(bool)
     if masks.shape != (env.num_envs, n_actions):
         raise ValueError(
-            f"action_masks() returned shape {masks.shape[1:]} at step {num_timesteps}; return one bool for each of the "
-            f"{n_actions} actions."
+            f"action_masks() returned shape {masks.shape[1:]} {where}; return one bool for each of the {n_actions} actions, "
+            "or give use_masking=False."
         )
     if not (has_valid := masks.any(axis=1)).all():
         raise ValueError(
-            f"action_masks() of environment {int(np.argmin(has_valid))} has no valid action at step {num_timesteps}; end the "
-            "episode there, or leave one valid."
+            f"action_masks() of environment {int(np.argmin(has_valid))} has no valid action {where}; end the episode "
+            "there, or leave one valid."
         )
     return masks
 
@@ -80,10 +83,16 @@ def following_masks(masks: np.ndarray, dones: np.ndarray, infos: list[dict[str, 
     :param dones: whether episodes ended, ``[n]``
     :param infos: with the final masks where they did, if these are known
     :return: ``[n, A]``
+    :raises ValueError: if final masks have another shape
     """
     masks = masks.copy()
     for k in np.flatnonzero(dones):
-        masks[k] = infos[k].get(ACTION_MASKS, masks[k])
+        final = np.asarray(infos[k].get(ACTION_MASKS, masks[k]))
+        if final.shape != masks.shape[1:]:
+            raise ValueError(
+                f"infos[{k}]['action_masks'] has shape {final.shape}; give one bool for each of the {masks.shape[1]} actions."
+            )
+        masks[k] = final
     return masks
 
 

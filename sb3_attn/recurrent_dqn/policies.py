@@ -467,7 +467,8 @@ class RecurrentDQNPolicy(DQNPolicy):
         Greedy actions, given observations and the memory of the steps before them.
 
         :param observation: the input observation
-        :param state: the state that the last call returned; ``None`` at the start of all episodes
+        :param state: the state that the last call returned; ``None`` at the start of all episodes. With ``action_masks`` and
+            after the start, ``None`` means the state that the last call returned: sb3-contrib's evaluation does not keep it
         :param episode_start: whether the observation is an episode's first, so that the memory is reset, bool ``[B]``
         :param deterministic: makes no difference here; the algorithm's ``predict`` explores
         :param action_masks: True on valid actions, ``[B, A]``; ``None`` means that all are
@@ -484,10 +485,10 @@ class RecurrentDQNPolicy(DQNPolicy):
         arrays = observation.values() if isinstance(observation, dict) else [observation]
         if any(np.asarray(array).dtype.kind == "f" and not np.isfinite(array).all() for array in arrays):
             raise ValueError(f"predict() was given observation={observation}, which is not finite; fix the environment.")
-        if action_masks is not None and state is None and episode_start is not None and not np.all(episode_start):
-            state = self._kept_state
         obs_tensor, vectorized_env = self.obs_to_tensor(observation)
         n_envs = batch_size(obs_tensor)
+        if action_masks is not None and state is None and episode_start is not None and not np.all(episode_start):
+            state = self._kept_state if self._kept_state and len(self._kept_state[0]) == n_envs else None
         with th.no_grad():
             core_state = self.acting_net.state_or_initial(state, n_envs)
             if core_state:  # that of a core that remembers nothing is empty

@@ -107,8 +107,8 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN):
     :param munchausen_alpha: weight of the log-probability of the action taken, which Munchausen DQN adds to the reward
         (Vieillard et al. 2020, who have 0.9); 0 means DQN
     :param munchausen_temperature: temperature of the policy that has these probabilities, in the unit of the rewards
-    :param use_masking: whether only actions count that the environments' method ``action_masks()`` says are valid, as in
-        sb3-contrib's MaskablePPO: in acting, in targets and in the replay; ``None`` means if they have this method
+    :param use_masking: whether acting, targets and replay are restricted to the actions that the environments' method
+        ``action_masks()`` declares valid, as in sb3-contrib's MaskablePPO; ``None`` means if they have this method
     :param stats_window_size: Window size for the rollout logging, specifying the number of episodes to average
         the reported success rate, mean episode length, and mean reward over
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
@@ -297,7 +297,7 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN):
         assert self.env is not None and self._last_obs is not None, "SB3 has reset the environment"
         check_observations(self.env, self._last_obs, self.num_timesteps)
         check_finite("observation", self._last_obs, self.num_timesteps)
-        if self.use_masking:
+        if is_masked(self.env, self.use_masking):
             keep_final_masks(self.env)
         self._action_masks = self._current_masks()
         return result
@@ -305,7 +305,7 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN):
     def _current_masks(self) -> np.ndarray | None:
         """Which actions are valid now, ``[n_envs, A]``; ``None`` without masks."""
         assert self.env is not None, "You must set the environment before calling learn()"
-        return current_masks(self.env, self.n_actions, self.num_timesteps) if self.use_masking else None
+        return current_masks(self.env, self.n_actions, f"at step {self.num_timesteps}") if self.use_masking else None
 
     @property
     def n_actions(self) -> int:

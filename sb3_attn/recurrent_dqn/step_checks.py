@@ -44,7 +44,7 @@ def check_observations(env: VecEnv, obs: Any, step: int | str) -> None:
     _check_shapes(env, "observations", obs, (env.num_envs,), step)
 
 
-def missing_final_observations(timeouts: np.ndarray, infos: Any, use_masking: bool = False) -> np.ndarray:
+def missing_final_observations(timeouts: np.ndarray, infos: Any, use_masking: bool) -> np.ndarray:
     """
     Truncated episodes whose final observation, or its action masks, the environments have left out; a warning says so.
 

@@ -20,7 +20,7 @@ from sb3_attn.replay.samples import SequenceReplayBufferSamples
 #: The key under which a Box observation is stored, so that it is a Dict with one key
 SINGLE_KEY = "observation"
 
-#: The key under which action masks are stored, with a space that keeps it apart from those of environments
+#: The key under which action masks are stored; the blank in it keeps it apart from those of environments
 MASKS_KEY = "action masks"
 
 Observation = np.ndarray | dict[str, np.ndarray]
@@ -28,16 +28,9 @@ Observation = np.ndarray | dict[str, np.ndarray]
 
 #: Attributes of the buffer that are arrays and change
 STATE_ARRAYS = (
-    *(
-        "actions",
-        "rewards",
-        "dones",
-        "timeouts",
-        "episode_steps",
-        "window_lengths",
-        "window_ids",
-    ),  # [buffer_size, n_envs, ...]
-    *("pos", "full", "open_lengths"),  # [n_envs]
+    # [buffer_size, n_envs, ...], then [n_envs]
+    *("actions", "rewards", "dones", "timeouts", "episode_steps", "window_lengths", "window_ids"),
+    *("pos", "full", "open_lengths"),
 )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from sb3_contrib.common.maskable.utils import get_action_masks
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces
@@ -161,7 +162,8 @@ class _Recorder:
                 self.frames.append(np.asarray(self.env.get_images()[0]))
             if self.probe is not None:
                 self.probes.append(self.probe(self.env))
-            actions, next_state = self.model.predict(observations, state, starts, deterministic)
+            masks = {"action_masks": get_action_masks(self.env)} if getattr(self.model, "use_masking", False) else {}
+            actions, next_state = self.model.predict(observations, state, starts, deterministic, **masks)
             self._record_weights(observations, state, next_state)
             observations, rewards, starts, _ = self.env.step(actions)
             if normalize is not None:

@@ -16,6 +16,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 
+from sb3_attn.recurrent_dqn import MaskableDQN
 from sb3_attn.recurrent_dqn.safe_loading import RefusedFileError, load_pickle, safe_objects
 from sb3_attn.recurrent_dqn.saving import SaveAndLoad
 from sb3_attn.viz.recording import wrap_env
@@ -26,7 +27,7 @@ gym.register_envs(ale_py)
 #: Ours and those that can attend, by RL Zoo's names. Where a policy fits several, the first is taken: ours come first, since
 #: their policies are subclasses of DQN's.
 LOADABLE: dict[str, type[BaseAlgorithm]] = {name: algorithm.model_class for name, algorithm in ALGORITHMS.items()}
-LOADABLE |= {"qrdqn": QRDQN, "dqn": DQN, "ppo": PPO}
+LOADABLE |= {"maskable_dqn": MaskableDQN, "qrdqn": QRDQN, "dqn": DQN, "ppo": PPO}
 
 #: Replacements for what is not needed to act: pickled functions are the first thing to break between versions of Python
 NOT_NEEDED = {"learning_rate": 0.0, "lr_schedule": lambda _: 0.0, "clip_range": lambda _: 0.0}
@@ -54,7 +55,7 @@ def load_model(
     Load a model to look at, not to train: it gets no replay buffer.
 
     :param path: as given to ``model.save``
-    :param algo: a key of ``LOADABLE``; ``None`` takes the first algorithm that has the saved policy
+    :param algo: a key of ``LOADABLE``; ``None`` takes the algorithm that the zip names, or the first that has the saved policy
     :param device: Device on which the code should run
     :param trust: as for ``RecurrentDQN.load``, for the zips of all algorithms
     :return: the model
@@ -70,6 +71,8 @@ def load_model(
     except (ValueError, KeyError, AssertionError, UnpicklingError) as error:
         raise ValueError(f"{path} is not a model that Stable-Baselines3 saved ({error}); give another file.") from error
     fitting = [name for name, algorithm in LOADABLE.items() if _has_policy(algorithm, policy_class)]
+    saved_by = str(data.get("saved_by")).partition(" ")[0]
+    fitting.sort(key=lambda name: LOADABLE[name].__name__ != saved_by)
     name = algo or next(iter(fitting), None)
     if name is None or name not in fitting:
         raise ValueError(f"{path} was saved with {policy_class.__name__}, {_misfit(name, fitting)}.")

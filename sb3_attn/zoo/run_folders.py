@@ -45,7 +45,7 @@ WRAPPERS: dict[str, tuple[str, ...]] = {
         *("ActionNoiseWrapper", "ActionSmoothingWrapper", "DelayedRewardWrapper", "FrameSkip", "HistoryWrapper"),
         *("HistoryWrapperObsDict", "MaskVelocityWrapper", "TruncatedOnSuccessWrapper", "YAMLCompatResizeObservation"),
     ),
-    "sb3_attn.envs": ("FlattenSpaces", "PreviousActionReward"),
+    "sb3_attn.envs": ("FinalActionMasks", "FlattenSpaces", "PreviousActionReward"),
     "sb3_attn.extractors": ("VecFrozenFeatures",),
     "sb3_contrib.common.wrappers": ("TimeFeatureWrapper",),
     "stable_baselines3.common.atari_wrappers": (

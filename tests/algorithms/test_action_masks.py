@@ -16,10 +16,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from sb3_attn import R2D2, FinalActionMasks, RecurrentDQN
 from sb3_attn.common import td
 from sb3_attn.common.action_masks import mask_values
+from sb3_attn.envs import CardOrder
 from sb3_attn.replay import SequenceReplayBufferSamples
 from sb3_attn.replay.sequence_buffer import MASKS_KEY
+from sb3_attn.viz.recording import record_episode
 from tests.helpers.environments import MaskedWalk, Walk, masked_walks, valid_actions, walks
-from tests.helpers.models import Make, assert_same, make_rdqn, parameters
+from tests.helpers.models import Make, assert_same, make_r2d2, make_rdqn, parameters
 
 ALL_RANDOM, GREEDY = ({"exploration_initial_eps": e, "exploration_final_eps": e} for e in (1.0, 0.0))
 
@@ -246,10 +248,10 @@ def test_masks_that_cannot_be_are_refused(make: Make) -> None:
         def action_masks(self) -> np.ndarray:
             return np.array(self.wrong_masks) if self.steps == 1 else super().action_masks()
 
-    with pytest.raises(ValueError, match=r"action_masks\(\) returned shape \(2,\) at step \d+; return one bool for each"):
+    with pytest.raises(ValueError, match=r"action_masks\(\) returned shape \(2,\) (at step \d+|of actor \d); return one bool for each"):
         make(DummyVecEnv([Wrong])).learn(50)
     Wrong.wrong_masks = [False] * 3
-    with pytest.raises(ValueError, match=r"action_masks\(\) of environment 0 has no valid action at step \d+"):
+    with pytest.raises(ValueError, match=r"action_masks\(\) of environment 0 has no valid action (at step \d+|of actor \d)"):
         make(DummyVecEnv([Wrong])).learn(50)
     with pytest.raises(ValueError, match=r"use_masking=True, but the environments have no method action_masks\(\)"):
         make(walks(), use_masking=True)
@@ -289,3 +291,79 @@ def test_an_environment_alone_is_wrapped_once(make: Make) -> None:
     assert isinstance(env, DummyVecEnv)
     for each in env.envs:
         assert isinstance(each, FinalActionMasks) and not isinstance(each.env, FinalActionMasks)
+
+
+def test_masks_are_not_asked_for_after_a_termination(make: Make) -> None:
+    class Strict(MaskedWalk):
+        over = False
+
+        def reset(self, **kwargs: Any) -> tuple[Any, dict]:
+            self.over = False
+            return super().reset(**kwargs)
+
+        def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+            result = super().step(action)
+            self.over = result[2]
+            return result
+
+        def action_masks(self) -> np.ndarray:
+            assert not self.over, "nobody is to move"
+            return super().action_masks()
+
+    assert make(DummyVecEnv([Strict] * 2)).learn(100).use_masking
+
+
+def test_an_environment_that_fails_may_have_no_masks() -> None:
+    class Fragile(MaskedWalk):
+        is_broken = False
+
+        def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+            if self.np_random.random() < 0.1:
+                self.is_broken = True
+                raise RuntimeError("broken")
+            return super().step(action)
+
+        def action_masks(self) -> np.ndarray:
+            assert not self.is_broken
+            return super().action_masks()
+
+    model = make_r2d2(Fragile, n_actors=1, max_env_restarts=1000)
+    assert model.learn(200).step_ledger.n_steps_rejected["the environment failed"] > 3
+
+
+def test_a_vec_env_that_gives_no_attributes_has_no_masks() -> None:
+    class Mute(DummyVecEnv):
+        def has_attr(self, attr_name: str) -> bool:
+            raise NotImplementedError
+
+    assert not make_rdqn(Mute([Walk])).learn(30).use_masking
+
+
+def test_environments_that_come_later_need_masks_too(make: Make) -> None:
+    model = make(masked_walks())
+    model.set_env(walks())
+    with pytest.raises(ValueError, match=r"use_masking=True, but the environments have no method action_masks\(\)"):
+        model.learn(20)
+
+
+def test_final_masks_of_a_wrong_shape_are_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(self: FinalActionMasks, action: Any) -> tuple[Any, Any, bool, bool, dict]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        return obs, reward, terminated, truncated, info | {"action_masks": [True, False]}
+
+    monkeypatch.setattr(FinalActionMasks, "step", step)
+    with pytest.raises(ValueError, match=r"\['action_masks'\] has shape \(2,\); give one bool for each of the 3 actions"):
+        make(masked_walks()).learn(100)
+
+
+def test_a_state_of_another_number_of_environments_is_not_gone_on_with() -> None:
+    model = make_rdqn(masked_walks())
+    model.predict(np.zeros((1, 3)), episode_start=np.ones(1, bool), action_masks=np.ones((1, 3)), deterministic=True)
+    starts = np.array([True, False])
+    _, state = model.predict(np.zeros((2, 3)), episode_start=starts, action_masks=np.ones((2, 3)), deterministic=True)
+    assert len(state[0]) == 2
+
+
+def test_recorded_episodes_have_valid_actions(make: Make) -> None:
+    model = make(DummyVecEnv([CardOrder] * 2))
+    assert len(record_episode(model, CardOrder(), sources=[])) == 10

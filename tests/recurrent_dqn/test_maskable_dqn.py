@@ -1,15 +1,19 @@
 """DQN with masks: SB3's where all actions are valid, and never an invalid action."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch as th
 from sb3_contrib.common.maskable.evaluation import evaluate_policy
 from stable_baselines3 import DQN
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_attn import MaskableDQN, SoftAttentionExtractor
+from sb3_attn import R2D2, MaskableDQN, SoftAttentionExtractor
+from sb3_attn.zoo.loading import load_model
 from tests.helpers.environments import SPACES, Counter, MaskedWalk, masked_walks
+from tests.helpers.models import make_r2d2
 
 SMALL = dict(learning_starts=50, target_update_interval=60, buffer_size=300, seed=3, device="cpu")
 ADAM = dict(optimizer_kwargs={})  # SB3's, not the fused one, whose rounding differs
@@ -27,11 +31,14 @@ def test_it_is_stock_dqn_where_all_actions_are_valid() -> None:
     assert [getattr(defaults[0], name) for name in shared] == [getattr(defaults[1], name) for name in shared]
 
 
-def test_the_networks_are_those_of_stock_dqn_for_images() -> None:
+@pytest.mark.parametrize("extractor", [None, SoftAttentionExtractor])
+@pytest.mark.parametrize("policy", ["CnnPolicy", "MlpPolicy"])
+def test_the_networks_are_those_of_stock_dqn(policy: str, extractor: Any) -> None:
     def env() -> Counter:
         return Counter(space=SPACES["image"])
 
-    stock, ours = DQN("CnnPolicy", DummyVecEnv([env]), **SMALL), MaskableDQN("CnnPolicy", DummyVecEnv([env]), **SMALL)
+    kwargs = {} if extractor is None else {"features_extractor_class": extractor}
+    stock, ours = (make(policy, DummyVecEnv([env]), policy_kwargs=kwargs, **SMALL) for make in (DQN, MaskableDQN))
     shapes = [[tuple(p.shape) for p in model.q_net.parameters()] for model in (stock, ours)]
     assert shapes[0] == shapes[1]
 
@@ -51,3 +58,17 @@ def test_it_takes_our_extractors() -> None:
     kwargs = dict(features_extractor_class=SoftAttentionExtractor)
     model = MaskableDQN("CnnPolicy", DummyVecEnv([lambda: Counter(space=SPACES["image"])]), policy_kwargs=kwargs, **SMALL)
     assert isinstance(model.learn(60).q_net.features_extractor, SoftAttentionExtractor)
+
+
+def test_more_rewards_than_a_window_has_are_refused() -> None:
+    with pytest.raises(ValueError, match="n_steps=3 is more than trace_length=1"):
+        MaskableDQN("MlpPolicy", "CartPole-v1", n_steps=3, **SMALL)
+
+
+def test_its_logs_and_its_zip_have_its_name(tmp_path: Path) -> None:
+    model = MaskableDQN("MlpPolicy", "CardOrder-v0", tensorboard_log=str(tmp_path), **SMALL).learn(20)
+    assert (tmp_path / "MaskableDQN_1").is_dir()
+    model.save(tmp_path / "model")
+    assert type(load_model(tmp_path / "model")) is MaskableDQN
+    make_r2d2().save(tmp_path / "r2d2")
+    assert type(load_model(tmp_path / "r2d2")) is R2D2
