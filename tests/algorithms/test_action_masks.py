@@ -248,7 +248,7 @@ def test_masks_that_cannot_be_are_refused(make: Make) -> None:
         def action_masks(self) -> np.ndarray:
             return np.array(self.wrong_masks) if self.steps == 1 else super().action_masks()
 
-    with pytest.raises(ValueError, match=r"action_masks\(\) returned shape \(2,\) (at step \d+|of actor \d); return one bool for each"):
+    with pytest.raises(ValueError, match=r"action_masks\(\) returned shape \(2,\) (at step \d+|of actor \d); return one bool"):
         make(DummyVecEnv([Wrong])).learn(50)
     Wrong.wrong_masks = [False] * 3
     with pytest.raises(ValueError, match=r"action_masks\(\) of environment 0 has no valid action (at step \d+|of actor \d)"):
