@@ -1,12 +1,15 @@
 """Connections to a Ray cluster: an open one, one to attach to, or one that is started on this machine."""
 
 import os
+import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from tempfile import TemporaryDirectory
 
 import ray
 from ray._private import ray_constants
+from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]  # it is written in Cython
 
 #: Bytes of shared memory of a cluster we start. It only holds what is on the way between two processes, never the replay
 OBJECT_STORE_MEMORY = 256 * 2**20
@@ -32,6 +35,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 ONE_THREAD = {"env_vars": {"OMP_NUM_THREADS": "1"}}
 
 _n_users = 0  # number of blocks that share the connection opened here
+_resources = ExitStack()  # what is to be done at the end of that connection
 
 
 @contextmanager
@@ -45,7 +49,8 @@ def connect(n_cpus: float, what: str, address: str | None = None, allow_unauthen
     :param n_cpus: number of CPUs that the block will use in total
     :param what: what uses them, for an error, such as ``"4 actors"``
     :param address: address of a cluster to attach to; ``None`` means that of the environment variable ``RAY_ADDRESS``, and
-        without one a cluster is started, on loopback and with all processors of this machine
+        without one a cluster is started, on loopback and with all processors of this machine, which asks for a token and
+        whose files other users of the machine cannot read
     :param allow_unauthenticated: attach even if anyone on the network may run code on the cluster
     :return: a context manager
     :raises RuntimeError: if other machines can reach the cluster and it does not require Ray's token
@@ -66,19 +71,44 @@ def _connection(address: str | None, allow_unauthenticated: bool) -> Iterator[No
     if not ray.is_initialized():
         address = address or os.environ.get("RAY_ADDRESS") or "local"
         if address == "local":
-            _start()
+            _resources.enter_context(_private_token())
+            _start(_resources.enter_context(_private_folder()))
         else:
             _attach(address, allow_unauthenticated)
+        _resources.callback(ray.shutdown)
     _n_users += 1
     try:
         yield
     finally:
         _n_users -= 1
         if not _n_users:
-            ray.shutdown()
+            _resources.close()
 
 
-def _start() -> None:
+@contextmanager
+def _private_token() -> Iterator[None]:
+    """Have a token that only this process and those it starts know; Ray saves its own where others can read it."""
+    if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        yield
+        return
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    AuthenticationTokenLoader.instance().reset_cache()
+    try:
+        yield
+    finally:
+        del os.environ["RAY_AUTH_TOKEN"]
+        AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextmanager
+def _private_folder() -> Iterator[str]:
+    """A folder for Ray's files that nobody else can look into; Ray makes its own for everyone."""
+    # Not tempfile's own choice, which on macOS is a path too long for the sockets in it
+    with TemporaryDirectory(prefix="ray", dir="/tmp" if os.path.isdir("/tmp") else None, ignore_cleanup_errors=True) as folder:
+        yield os.path.join(folder, "ray")
+
+
+def _start(folder: str) -> None:
     for name, value in {**START_TIMEOUTS, "RAY_USAGE_STATS_ENABLED": "0"}.items():
         os.environ.setdefault(name, value)
     # Otherwise Ray listens on all interfaces, even if `_node_ip_address` is on loopback. On macOS and Windows Ray itself
@@ -86,7 +116,7 @@ def _start() -> None:
     listens_to_others = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
     try:
-        ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_MEMORY)
+        ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_MEMORY, _temp_dir=folder)
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = listens_to_others
 

@@ -1,11 +1,13 @@
 """The choice of a Ray cluster, its lifetime, and clusters that are refused."""
 
 import os
+import stat
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -82,6 +84,32 @@ def test_without_ray_the_error_says_what_to_install() -> None:
     code = "import sys; sys.modules['ray'] = None; import sb3_attn.distributed"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.stderr.endswith("needs Ray, which is not installed; pip install 'sb3_attn[ray]'.\n")
+
+
+def test_a_token_is_for_the_time_of_a_cluster_unless_the_user_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    tokens = set()
+    for _ in range(2):
+        with cluster._private_token():
+            tokens.add(os.environ["RAY_AUTH_TOKEN"])
+        assert "RAY_AUTH_TOKEN" not in os.environ
+    assert len(tokens) == 2 and all(len(token) == 64 for token in tokens)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "the user's")
+    with cluster._private_token():
+        assert os.environ["RAY_AUTH_TOKEN"] == "the user's"
+    assert os.environ["RAY_AUTH_TOKEN"] == "the user's"
+
+
+@pytest.mark.ray
+def test_nobody_else_reads_the_files_of_our_cluster() -> None:
+    """Ray gives everyone all rights to its own folder, so the one around it has to be private."""
+    with connect(1, "a test"):
+        session = Path(ray._private.worker._global_node.get_session_dir_path())
+        folder = session.parents[1]
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        asked = ray.remote(lambda: os.environ["RAY_AUTH_TOKEN"]).remote()
+        assert ray.get(asked) == os.environ["RAY_AUTH_TOKEN"]  # so processes of the cluster have it, too
+    assert not folder.exists()
 
 
 @pytest.mark.ray
