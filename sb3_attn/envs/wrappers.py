@@ -1,5 +1,7 @@
 """Environment wrappers: observations for agents with memory, and spaces that Stable-Baselines3's DQN supports."""
 
+import functools
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import gymnasium as gym
@@ -87,7 +89,8 @@ class FlattenSpaces(_Wrapper, gym.utils.RecordConstructorArgs):
 
     - Observations: a ``Tuple``, or a ``Dict`` that contains a ``Tuple`` or ``Dict``, becomes one flat ``Box`` of float32, with
       discrete parts one-hot. (Gymnasium's ``FlattenObservation`` also flattens images, and makes discrete parts int64.)
-    - Actions: ``MultiDiscrete`` becomes the ``Discrete`` of all combinations, with the last component changing fastest.
+    - Actions: ``MultiDiscrete`` becomes the ``Discrete`` of all combinations, with the last component changing fastest. So do
+      the masks of an environment that has them as for MaskablePPO, those of the components one after the other.
 
     With this wrapper POPGym's tasks, except those with continuous actions, run under ``DQN("MlpPolicy")`` and
     ``RecurrentDQN("MlpPolicy")``. (POPGym's own wrappers of this kind do not accept an environment from ``gym.make``.) In RL
@@ -124,6 +127,20 @@ class FlattenSpaces(_Wrapper, gym.utils.RecordConstructorArgs):
             action = (np.reshape(components, inner.shape) + inner.start).astype(inner.dtype)
         observation, reward, terminated, truncated, info = self.env.step(action)
         return self._flat(observation), reward, terminated, truncated, info
+
+    @property
+    def action_masks(self) -> Callable[[], np.ndarray]:
+        """The method of the environment, if it has one, for the flat actions: valid are those whose components all are."""
+        inner = self.env.get_wrapper_attr("action_masks")  # an AttributeError means that there are no masks
+        return lambda: self._flat_masks(np.asarray(inner(), dtype=bool))
+
+    def _flat_masks(self, masks: np.ndarray) -> np.ndarray:
+        inner = self.env.action_space
+        if not isinstance(inner, spaces.MultiDiscrete):
+            return masks
+        sizes = inner.nvec.ravel()
+        components = np.split(masks, np.cumsum(sizes)[:-1])  # as MaskablePPO has them, one after the other
+        return np.ravel(functools.reduce(np.logical_and.outer, components))
 
     def _flat(self, observation: Any) -> Any:
         if not self._flatten_observation:

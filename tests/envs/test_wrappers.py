@@ -6,11 +6,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from sb3_contrib.common.maskable.utils import is_masking_supported
 from stable_baselines3 import DQN
 from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_attn.envs import FlattenSpaces, MemoryChain, PreviousActionReward
+from sb3_attn.envs import CardOrder, FlattenSpaces, MemoryChain, PreviousActionReward
 
 
 class Recorder(gym.Env[Any, Any]):
@@ -176,3 +178,42 @@ def test_wrappers_are_recorded_in_the_spec() -> None:
 def test_unsupported_spaces_are_refused(wrap: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         wrap()
+
+
+class Combination(gym.Env):
+    """Two components of 2 and 3, whose masks are for MaskablePPO."""
+
+    observation_space = spaces.Box(-1, 1, (1,), np.float32)
+    action_space = spaces.MultiDiscrete([2, 3])
+    taken: Any = None
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        self.taken = tuple(action)
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
+    def action_masks(self) -> np.ndarray:
+        return np.array([True, False, True, False, True])
+
+
+def test_masks_of_components_become_those_of_their_combinations() -> None:
+    env = FlattenSpaces(Combination())
+    env.reset()
+    masks = env.get_wrapper_attr("action_masks")()
+    valid = []
+    for action in range(6):
+        env.step(action)
+        first, second = env.env.taken  # type: ignore[attr-defined]
+        components = [True, False][first] and [True, False, True][second]
+        valid.append(components)
+    assert masks.tolist() == valid == [True, False, True, False, False, False]
+
+
+def test_masks_of_discrete_actions_stay_and_none_are_invented() -> None:
+    assert FlattenSpaces(CardOrder()).action_masks().tolist() == CardOrder().action_masks().tolist()
+    assert is_masking_supported(FlattenSpaces(CardOrder()))
+    assert not is_masking_supported(FlattenSpaces(gym.make("CartPole-v1")))
+    assert not is_masking_supported(DummyVecEnv([lambda: FlattenSpaces(gym.make("CartPole-v1"))]))
