@@ -21,6 +21,7 @@ from sb3_attn.recurrent_dqn import (
     RecurrentDQN,
     RecurrentDQNPolicy,
     SaveCheckpoints,
+    StepGuard,
 )
 from sb3_attn.replay import PrioritizedSequenceReplayBuffer, SequenceReplayBuffer
 from sb3_attn.version import __version__
@@ -37,6 +38,7 @@ __all__ = [
     "RecurrentDQNPolicy",
     "SaveCheckpoints",
     "SequenceReplayBuffer",
+    "StepGuard",
     "__version__",
     *dqn.__all__,
     *extractors.__all__,

@@ -1,6 +1,7 @@
 from sb3_attn.recurrent_dqn.checkpoints import SaveCheckpoints
 from sb3_attn.recurrent_dqn.darqn import DARQNPolicy
 from sb3_attn.recurrent_dqn.maskable_dqn import MaskableDQN
+from sb3_attn.recurrent_dqn.nan_checks import StepGuard
 from sb3_attn.recurrent_dqn.policies import (
     CnnPolicy,
     FrozenFeaturesPolicy,
@@ -24,4 +25,5 @@ __all__ = [
     "RecurrentDQNPolicy",
     "RecurrentQNetwork",
     "SaveCheckpoints",
+    "StepGuard",
 ]

@@ -53,7 +53,8 @@ class StepGuard(BaseCallback):
     """
     Stops training when an environment returns NaN or infinity, or arrays of the wrong shape.
 
-    It is the first callback, so it runs before any other can save the model or the statistics of VecNormalize.
+    In ``RecurrentDQN`` it is the first callback, so it runs before any other can save the model or the statistics of
+    VecNormalize. It works with any of SB3's algorithms: put it first.
     """
 
     def _on_step(self) -> bool:

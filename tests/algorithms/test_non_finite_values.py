@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_attn import R2D2, RecurrentDQN
+from sb3_attn import R2D2, RecurrentDQN, StepGuard
 from tests.helpers.environments import Counter, counters
 from tests.helpers.models import Make, make_r2d2, make_rdqn
 
@@ -165,3 +167,12 @@ def test_statistics_that_are_not_finite_are_not_saved(make: Make, tmp_path: Path
     saved = list(tmp_path.glob("*vecnormalize*.pkl"))
     assert len(saved) == (5 if isinstance(model, R2D2) else 6)
     assert all(np.isfinite(VecNormalize.load(str(path), counters()).ret_rms.var) for path in saved)
+
+
+@pytest.mark.parametrize("algorithm", [DQN, PPO])
+def test_the_guard_stops_algorithms_of_sb3(algorithm: type[BaseAlgorithm]) -> None:
+    kwargs: dict[str, Any] = {"n_steps": 16} if algorithm is PPO else {"learning_starts": 0}
+    model = algorithm("MlpPolicy", DummyVecEnv([lambda: Broken("observation", np.nan)]), device="cpu", **kwargs)
+    with pytest.raises(ValueError, match="environment 0 returned a non-finite observation at step 7: "):
+        model.learn(64, StepGuard())
+    assert all(parameter.isfinite().all() for parameter in model.policy.parameters())
