@@ -171,7 +171,7 @@ def test_statistics_that_are_not_finite_are_not_saved(make: Make, tmp_path: Path
 
 @pytest.mark.parametrize("algorithm", [DQN, PPO])
 def test_the_guard_stops_algorithms_of_sb3(algorithm: type[BaseAlgorithm]) -> None:
-    kwargs: dict[str, Any] = {"n_steps": 16} if algorithm is PPO else {"learning_starts": 0}
+    kwargs: dict[str, Any] = {"n_steps": 16, "batch_size": 16} if algorithm is PPO else {"learning_starts": 0}
     model = algorithm("MlpPolicy", DummyVecEnv([lambda: Broken("observation", np.nan)]), device="cpu", **kwargs)
     with pytest.raises(ValueError, match="environment 0 returned a non-finite observation at step 7: "):
         model.learn(64, StepGuard())
