@@ -48,7 +48,26 @@ def train(arguments: list[str], trust: Trust) -> None:
 
     config = default_config(_value(arguments, "--algo"), _value(arguments, "--env"))
     defaults = [] if config is None else ["--conf-file", str(config)]
-    _call_function("rl_zoo3.train", "train", defaults + arguments, trust)
+    with masked_evaluations():
+        _call_function("rl_zoo3.train", "train", defaults + arguments, trust)
+
+
+@contextlib.contextmanager
+def masked_evaluations() -> Iterator[None]:
+    """Have SB3's ``EvalCallback``, which RL Zoo evaluates with, give action masks to models that use them."""
+    from sb3_contrib.common.maskable.evaluation import evaluate_policy as evaluate_with_masks
+    from stable_baselines3.common import callbacks
+
+    original = callbacks.evaluate_policy
+
+    def evaluate(model: Any, *args: Any, **kwargs: Any) -> Any:
+        return (evaluate_with_masks if getattr(model, "use_masking", False) else original)(model, *args, **kwargs)
+
+    callbacks.evaluate_policy = evaluate
+    try:
+        yield
+    finally:
+        callbacks.evaluate_policy = original
 
 
 def optimize(arguments: list[str], trust: Trust) -> None:

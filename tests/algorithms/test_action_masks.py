@@ -11,6 +11,7 @@ import torch as th
 from sb3_contrib.common.maskable.callbacks import MaskableEvalCallback
 from sb3_contrib.common.maskable.evaluation import evaluate_policy
 from sb3_contrib.common.wrappers import ActionMasker
+from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_attn import R2D2, FinalActionMasks, RecurrentDQN
@@ -20,6 +21,7 @@ from sb3_attn.envs import CardOrder
 from sb3_attn.replay import SequenceReplayBufferSamples
 from sb3_attn.replay.sequence_buffer import MASKS_KEY
 from sb3_attn.viz.recording import record_episode
+from sb3_attn.zoo.cli import masked_evaluations
 from tests.helpers.environments import MaskedWalk, Walk, masked_walks, valid_actions, walks
 from tests.helpers.models import Make, assert_same, make_r2d2, make_rdqn, parameters
 
@@ -367,3 +369,14 @@ def test_a_state_of_another_number_of_environments_is_not_gone_on_with() -> None
 def test_recorded_episodes_have_valid_actions(make: Make) -> None:
     model = make(DummyVecEnv([CardOrder] * 2))
     assert len(record_episode(model, CardOrder(), sources=[])) == 10
+
+
+def test_the_evaluations_of_the_zoo_give_masks() -> None:
+    model = make_rdqn(masked_walks())
+    with masked_evaluations():
+        model.learn(60, EvalCallback(masked_walks(1), eval_freq=10, verbose=0, warn=False))
+        make_rdqn(walks()).learn(40, EvalCallback(walks(1), eval_freq=10, verbose=0, warn=False))
+    assert MaskedWalk.n_invalid == 0
+    with pytest.warns(UserWarning, match="without action_masks"):
+        model.learn(20, EvalCallback(masked_walks(1), eval_freq=5, verbose=0, warn=False))
+    assert MaskedWalk.n_invalid > 0
