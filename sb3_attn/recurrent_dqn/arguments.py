@@ -109,11 +109,6 @@ class ArgumentChecks(DQN):
                 f"td_lambda={self.td_lambda} and n_steps={self.n_steps} are two kinds of return; pass td_lambda=None "
                 "for n-step returns, or n_steps=1."
             )
-        if self.trace_length is not None and self.n_steps > self.trace_length:
-            raise ValueError(
-                f"n_steps={self.n_steps} is more than trace_length={self.trace_length}, and returns end with the window; "
-                "lower the one or raise the other."
-            )
         if self.trace_tolerance is not None and self.trace_tolerance < 0:
             raise ValueError(
                 f"trace_tolerance={self.trace_tolerance} must be at least 0, or None for traces that are never cut."

@@ -43,6 +43,7 @@ class MaskableDQN(RecurrentDQN):
     :param max_grad_norm: The maximum value for the gradient clipping
     :param policy_kwargs: additional arguments for the policy: ``net_arch``, ``features_extractor_class``, ...
     :param kwargs: further arguments of ``RecurrentDQN``, such as ``seed``, ``verbose``, ``device`` and ``use_masking``
+    :raises ValueError: as ``RecurrentDQN`` does, and if ``n_steps`` is more than ``trace_length``, which is 1 here
     """
 
     def __init__(
@@ -65,6 +66,12 @@ class MaskableDQN(RecurrentDQN):
         policy_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        n_steps, trace_length = kwargs.get("n_steps", 1), kwargs.get("trace_length", 1)
+        if trace_length is not None and n_steps > trace_length:
+            raise ValueError(
+                f"n_steps={n_steps}, but returns end with the window, and trace_length={trace_length}; give at least "
+                f"trace_length={n_steps}, too."
+            )
         policy_class = self.policy_aliases[policy] if isinstance(policy, str) and policy in self.policy_aliases else policy
         default_extractor = getattr(policy_class, "default_features_extractor", None)
         extractor = (policy_kwargs or {}).get("features_extractor_class") or default_extractor

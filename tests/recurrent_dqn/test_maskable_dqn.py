@@ -61,8 +61,9 @@ def test_it_takes_our_extractors() -> None:
 
 
 def test_more_rewards_than_a_window_has_are_refused() -> None:
-    with pytest.raises(ValueError, match="n_steps=3 is more than trace_length=1"):
+    with pytest.raises(ValueError, match=r"n_steps=3, but returns end .* give at least trace_length=3"):
         MaskableDQN("MlpPolicy", "CartPole-v1", n_steps=3, **SMALL)
+    assert MaskableDQN("MlpPolicy", "CartPole-v1", n_steps=3, trace_length=3, **SMALL).n_steps == 3
 
 
 def test_its_logs_and_its_zip_have_its_name(tmp_path: Path) -> None:
