@@ -11,7 +11,7 @@ N_BYTES = 32 * 2**20
 
 
 def may_mount() -> bool:
-    """Whether this process may mount file systems."""
+    """Tell whether this process is allowed to mount file systems."""
     return hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("mkfs.ext4") is not None
 
 

@@ -37,7 +37,7 @@ class CardOrder(MemoryTask):
         return 1.0 / self.cards
 
     def action_masks(self) -> np.ndarray:
-        """Which actions are valid now, bool ``[cards + 1]``; after the end all are."""
+        """Mask of the actions that are valid now, bool ``[cards + 1]``; at the end of the episode all are."""
         if self.elapsed_steps == self.episode_length:
             return np.ones(self.cards + 1, dtype=bool)
         masks = np.zeros(self.cards + 1, dtype=bool)

@@ -269,7 +269,7 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN):
                 burn_in_length=self.burn_in_length,
                 sequence_period=self.sequence_period,
                 stored_state=self.stored_state,
-                use_masking=self.use_masking,
+                **({"use_masking": True} if self.use_masking else {}),  # a class of the user's need not know of masks
                 **self.replay_buffer_kwargs,
             )
         with warnings.catch_warnings():
@@ -303,7 +303,7 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN):
         return result
 
     def _current_masks(self) -> np.ndarray | None:
-        """Which actions are valid now, ``[n_envs, A]``; ``None`` without masks."""
+        """Masks of the actions that are valid now, ``[n_envs, A]``; ``None`` if masks are not used."""
         assert self.env is not None, "You must set the environment before calling learn()"
         return current_masks(self.env, self.n_actions, f"at step {self.num_timesteps}") if self.use_masking else None
 

@@ -18,7 +18,7 @@ from sb3_attn import R2D2, FinalActionMasks, RecurrentDQN
 from sb3_attn.common import td
 from sb3_attn.common.action_masks import mask_values
 from sb3_attn.envs import CardOrder
-from sb3_attn.replay import SequenceReplayBufferSamples
+from sb3_attn.replay import SequenceReplayBuffer, SequenceReplayBufferSamples
 from sb3_attn.replay.sequence_buffer import MASKS_KEY
 from sb3_attn.viz.recording import record_episode
 from sb3_attn.zoo.cli import masked_evaluations
@@ -87,6 +87,17 @@ def test_masks_that_are_all_true_change_nothing(make: Make) -> None:
     with_masks, without = (make(DummyVecEnv([env] * 2), **kwargs).learn(200) for env in (Free, Walk))
     assert with_masks.use_masking and not without.use_masking
     assert_same(parameters(with_masks), parameters(without))
+
+
+def test_a_buffer_of_the_users_need_not_know_of_masks() -> None:
+    class Own(SequenceReplayBuffer):
+        def __init__(
+            self, buffer_size: int, observation_space: Any, action_space: Any, *, device: Any, n_envs: int, **lengths: Any
+        ) -> None:
+            assert lengths.keys() == {"trace_length", "burn_in_length", "sequence_period", "stored_state"}
+            super().__init__(buffer_size, observation_space, action_space, device, n_envs, **lengths)
+
+    assert isinstance(make_rdqn(walks(), replay_buffer_class=Own).learn(40).replay_buffer, Own)
 
 
 def test_nothing_is_stored_without_masks(make: Make) -> None:
