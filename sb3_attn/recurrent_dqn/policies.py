@@ -34,7 +34,7 @@ from sb3_attn.memory.registry import get_core_class
 from sb3_attn.recurrent_dqn.heads import Head, make_head
 from sb3_attn.replay import SequenceReplayBufferSamples
 
-#: Size of the observations, in numbers, that are encoded together: 64 grey images of 84 by 84 pixels
+#: Size of the observations, in numbers, that a CPU encodes together: 64 grey images of 84 by 84 pixels
 MAX_NUMBERS_ENCODED_AT_ONCE = 64 * 84 * 84
 
 
@@ -270,10 +270,12 @@ class RecurrentQNetwork(QNetwork):
         """Features by a function of single steps ``[B, ...]``, applied to T steps, ``[T, B, ...]``."""
         # SB3's preprocessing knows one batch axis only, so time and batch are flattened into one: [T, B, ...] -> [T B, ...]
         rows = map_obs(lambda array: array.flatten(0, 1), obs)
-        # The activations of convolutions over all images at once would not fit into the cache, and in each update torch would
-        # get their memory from the system and return it
-        n_numbers = sum(array[0].numel() for array in (rows.values() if isinstance(rows, dict) else [rows]))
-        n_rows = max(MAX_NUMBERS_ENCODED_AT_ONCE // n_numbers, 1)
+        n_rows = batch_size(rows)
+        if self.device.type == "cpu":
+            # The activations of convolutions over all images at once would not fit into the cache, and in each update torch
+            # would get their memory from the system and return it
+            n_numbers = sum(array[0].numel() for array in (rows.values() if isinstance(rows, dict) else [rows]))
+            n_rows = max(MAX_NUMBERS_ENCODED_AT_ONCE // n_numbers, 1)
         parts = [map_obs(itemgetter(slice(start, start + n_rows)), rows) for start in range(0, batch_size(rows), n_rows)]
         with bfloat16_if(self.bf16_features, self.device):
             features = th.cat([function(part) for part in parts])
