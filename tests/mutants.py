@@ -611,6 +611,20 @@ products = d_weights * saved.sorted_weights
         "recurrent_dqn/test_checkpoints.py",
     ),
     Mutant(
+        "checkpoints: the random actions of resumed episodes begin anew",
+        "recurrent_dqn/recurrent_dqn.py",
+        'self.action_space.np_random.bit_generator.state = own["action_space"]',
+        "pass",
+        "recurrent_dqn/test_environment_states.py",
+    ),
+    Mutant(
+        "checkpoints: episodes go on in a time limit of their own",
+        "recurrent_dqn/environment_states.py",
+        'TimeLimit: ("_elapsed_steps",)',
+        "TimeLimit: ()",
+        "recurrent_dqn/test_environment_states.py",
+    ),
+    Mutant(
         "checkpoints: returns of open episodes go on",
         "recurrent_dqn/recurrent_dqn.py",
         """\
