@@ -599,6 +599,13 @@ products = d_weights * saved.sorted_weights
         "algorithms/test_non_finite_values.py",
     ),
     Mutant(
+        "signals: training goes on after one",
+        "recurrent_dqn/stopping.py",
+        "return not self._stop.is_set()",
+        "return True",
+        "algorithms/test_save_on_signal.py",
+    ),
+    Mutant(
         "checkpoints: environments are not reseeded",
         "recurrent_dqn/checkpoints.py",
         """\
