@@ -705,6 +705,13 @@ products = d_weights * saved.sorted_weights
         "algorithms/test_hostile_files.py",
     ),
     Mutant(
+        "run folders: videos are written through links",
+        "zoo/run_folders.py",
+        '(folder, *folder.glob("*")), None)',
+        "(), None)",
+        "zoo/test_run_folders.py",
+    ),
+    Mutant(
         "run folders: normalize is evaluated",
         "zoo/run_folders.py",
         '= _literal(settings["normalize"])',
