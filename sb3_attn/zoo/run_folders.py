@@ -268,7 +268,7 @@ def check_videos(folder: Path) -> None:
         for path in (videos, *videos.glob("*")):
             if videos.is_symlink() or not re.fullmatch(r"[\w.+-]+", path.name):
                 raise RefusedFileError(
-                    f"{str(path)!r} is a link, or has a name that RL Zoo does not give; remove it, or give another folder (-o)."
+                    f"{str(path)!r} is a link, or has a name that RL Zoo does not give; remove it, or give another -o."
                 )
 
 
