@@ -707,8 +707,8 @@ products = d_weights * saved.sorted_weights
     Mutant(
         "run folders: videos are written through links",
         "zoo/run_folders.py",
-        '(folder, *folder.glob("*")), None)',
-        "(), None)",
+        '(folder, *folder.glob("*"))), None)',
+        "()), None)",
         "zoo/test_run_folders.py",
     ),
     Mutant(

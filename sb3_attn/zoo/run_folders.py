@@ -125,8 +125,8 @@ class SettingsLoader(yaml.SafeLoader):
                 self._check_plain(item)
         elif value is not None and not isinstance(value, bool | int | float | str):
             named = value if hasattr(value, "__qualname__") else type(value)
-            if (name := f"{named.__module__}.{named.__qualname__}") not in self.trusted:
-                raise UnsafePickleError(name)
+            if (full_name := f"{named.__module__}.{named.__qualname__}") not in self.trusted:
+                raise UnsafePickleError(full_name)
 
 
 PYTHON = "tag:yaml.org,2002:python/"
