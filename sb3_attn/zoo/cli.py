@@ -91,7 +91,8 @@ def record_training(arguments: list[str], trust: Trust) -> None:
 
     arguments = _folder_default(arguments) + arguments
     if trust is not True and not _value(arguments, "-o", "--output-folder"):
-        check_videos(Path(_value(arguments, "-f", "--folder"), _value(arguments, "--algo")))
+        # With RL Zoo's defaults
+        check_videos(Path(_value(arguments, "-f", "--folder") or "rl-trained-agents", _value(arguments, "--algo") or "ppo"))
     with _our_subprocesses(trust), _ffmpeg_on_path():
         _run_module("rl_zoo3.record_training", arguments, trust)
 
