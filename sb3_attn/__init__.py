@@ -21,6 +21,7 @@ from sb3_attn.recurrent_dqn import (
     RecurrentDQN,
     RecurrentDQNPolicy,
     SaveCheckpoints,
+    SaveOnSignal,
     StepGuard,
 )
 from sb3_attn.replay import PrioritizedSequenceReplayBuffer, SequenceReplayBuffer
@@ -37,6 +38,7 @@ __all__ = [
     "RecurrentDQN",
     "RecurrentDQNPolicy",
     "SaveCheckpoints",
+    "SaveOnSignal",
     "SequenceReplayBuffer",
     "StepGuard",
     "__version__",

@@ -599,6 +599,13 @@ products = d_weights * saved.sorted_weights
         "algorithms/test_non_finite_values.py",
     ),
     Mutant(
+        "signals: training goes on after one",
+        "recurrent_dqn/stopping.py",
+        "return not self._stop.is_set()",
+        "return True",
+        "algorithms/test_save_on_signal.py",
+    ),
+    Mutant(
         "checkpoints: environments are not reseeded",
         "recurrent_dqn/checkpoints.py",
         """\
@@ -609,6 +616,20 @@ products = d_weights * saved.sorted_weights
         self.action_space.seed(seed)
 """,
         "recurrent_dqn/test_checkpoints.py",
+    ),
+    Mutant(
+        "checkpoints: the random actions of resumed episodes begin anew",
+        "recurrent_dqn/recurrent_dqn.py",
+        'self.action_space.np_random.bit_generator.state = own["action_space"]',
+        "pass",
+        "recurrent_dqn/test_environment_states.py",
+    ),
+    Mutant(
+        "checkpoints: episodes go on in a time limit of their own",
+        "recurrent_dqn/environment_states.py",
+        'TimeLimit: ("_elapsed_steps",)',
+        "TimeLimit: ()",
+        "recurrent_dqn/test_environment_states.py",
     ),
     Mutant(
         "checkpoints: returns of open episodes go on",
@@ -658,8 +679,8 @@ products = d_weights * saved.sorted_weights
     Mutant(
         "loading: the checksums of a zip are not looked at",
         "recurrent_dqn/safe_loading.py",
-        "if damaged := archive.testzip():",
-        "if damaged := None:",
+        "content = io.BytesIO(archive.read(name))",
+        "content = io.BytesIO()",
         "algorithms/test_saving.py",
     ),
     Mutant(
@@ -682,6 +703,13 @@ products = d_weights * saved.sorted_weights
         "member.compress_type == zipfile.ZIP_DEFLATED and not _has_true_size(archive, member)",
         "False",
         "algorithms/test_hostile_files.py",
+    ),
+    Mutant(
+        "run folders: videos are written through links",
+        "zoo/run_folders.py",
+        '(folder, *folder.glob("*"))), None)',
+        "()), None)",
+        "zoo/test_run_folders.py",
     ),
     Mutant(
         "run folders: normalize is evaluated",

@@ -1,5 +1,6 @@
 """Small tasks that cannot be solved without memory, each with the best return that is possible without it."""
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from itertools import combinations_with_replacement
@@ -78,6 +79,25 @@ class MemoryTask(gym.Env[np.ndarray, np.int64], ABC):
         terminated = self.elapsed_steps == self.episode_length
         info = {"is_success": bool(np.isclose(sum(self._rewards), self.best_return))} if terminated else {}
         return self._observations[-1].copy(), self._rewards[-1], terminated, False, info
+
+    def get_state(self) -> dict[str, Any]:
+        """
+        The state of the episode and of the random numbers, so that ``SaveCheckpoints`` need not end the episode.
+
+        :return: a copy, as plain data
+        """
+        own = {name: value for name, value in vars(self).items() if name.startswith("_") and name != "_np_random"}
+        return copy.deepcopy(own) | {"np_random": self.np_random.bit_generator.state}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """
+        Go on where another environment was.
+
+        :param state: from ``get_state`` of one that was made with the same arguments
+        """
+        own = copy.deepcopy(state)
+        self.np_random.bit_generator.state = own.pop("np_random")
+        vars(self).update(own)
 
     def render(self) -> np.ndarray | None:
         if self.render_mode is None:
@@ -311,6 +331,9 @@ class RememberedSearch(MemoryTask):
         self._kind_of = self.np_random.permutation(self.kinds)  # of each row
         self._value_of = self.np_random.integers(self.VALUES, size=self.kinds)
         self.target = int(self.np_random.integers(self.kinds))
+
+    def get_state(self) -> dict[str, Any]:
+        return super().get_state() | {"target": self.target}
 
     def _observe(self) -> np.ndarray:
         obs = np.zeros((self.kinds, self.kinds + self.VALUES), dtype=np.float32)

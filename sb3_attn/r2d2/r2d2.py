@@ -345,6 +345,9 @@ class R2D2(RecurrentDQN):
         """
         return super().save_checkpoint(folder)
 
+    def _running_episodes(self) -> None:
+        return None  # actors carry more from step to step than environments do, so they begin new episodes
+
     def _seed_episodes(self, seed: int) -> None:
         super()._seed_episodes(seed)
         self._actors_seed = seed

@@ -12,6 +12,7 @@ from sb3_attn.recurrent_dqn.policies import (
     RecurrentQNetwork,
 )
 from sb3_attn.recurrent_dqn.recurrent_dqn import RecurrentDQN
+from sb3_attn.recurrent_dqn.stopping import SaveOnSignal
 
 __all__ = [
     "CnnPolicy",
@@ -25,5 +26,6 @@ __all__ = [
     "RecurrentDQNPolicy",
     "RecurrentQNetwork",
     "SaveCheckpoints",
+    "SaveOnSignal",
     "StepGuard",
 ]

@@ -2,8 +2,9 @@
 Checkpoints from which training goes on exactly as it would have without the interruption.
 
 A checkpoint is a folder: the model's zip, the replay as plain arrays, the random generators, the statistics of VecNormalize,
-and a manifest with a checksum of each. Environments are not saved. Instead, both the run that goes on and the one that
-resumes begin new episodes at a checkpoint, seeded by a number from the run's own generator.
+the states of environments that can give them, and a manifest with a checksum of each. Other environments are not saved.
+Instead, both the run that goes on and the one that resumes begin new episodes at a checkpoint, seeded by a number from the
+run's own generator.
 """
 
 import hashlib
@@ -11,9 +12,10 @@ import json
 import random
 import shutil
 import warnings
+from abc import abstractmethod
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch as th
@@ -29,10 +31,11 @@ from sb3_attn.version import __version__
 
 SelfCheckpoints = TypeVar("SelfCheckpoints", bound="Checkpoints")
 
-FORMAT = 1
+#: Checkpoints of format 1 have no states of environments
+FORMAT, FORMATS = 2, (1, 2)
 PREFIX = "checkpoint_"
 MODEL, REPLAY, GENERATORS, NORMALIZATION = "model.zip", "replay.npz", "generators.npz", "normalization.npz"
-MANIFEST = "manifest.json"
+EPISODES, MANIFEST = "episodes.json", "manifest.json"
 
 
 class Checkpoints(SaveAndLoad):
@@ -46,18 +49,22 @@ class Checkpoints(SaveAndLoad):
         """
         Save all that training needs to go on from here: model, replay, random generators, statistics of VecNormalize.
 
-        Environments are not saved. They begin new episodes now, with a seed from NumPy's generator, and again when the
-        checkpoint is loaded, with the same seed. So on a CPU the run that is resumed equals the one that goes on bit for bit,
-        if the environments draw all their random numbers from what ``reset(seed=...)`` seeds. Call it between two rollouts:
-        from a callback's ``_on_rollout_start``, as ``SaveCheckpoints`` does, or outside ``learn()``.
+        On a CPU the run that is resumed equals the one that goes on bit for bit. If all environments have ``get_state`` and
+        ``set_state``, their states are saved and episodes go on, as they would without the checkpoint. Otherwise they begin
+        new episodes now, with a seed from NumPy's generator, and again when the checkpoint is loaded, with the same seed; then
+        they have to draw all their random numbers from what ``reset(seed=...)`` seeds. Call it between two rollouts: from a
+        callback's ``_on_rollout_start``, as ``SaveCheckpoints`` does, or outside ``learn()``.
 
         :param folder: where checkpoints are; this one is a folder in it that is named after the number of steps
         :return: the path of the checkpoint
         :raises OSError: if it cannot be written; all others are as they were then, also one of this name
+        :raises ValueError: if the state of an environment is not plain data
         """
-        self._episodes_seed = seed = np.random.randint(2**31 - 1)
-        path = write_checkpoint(self, folder)
-        self._begin_episodes(seed)
+        episodes = self._running_episodes()
+        self._episodes_seed = seed = np.random.randint(2**31 - 1) if episodes is None else None
+        path = write_checkpoint(self, folder, episodes)
+        if seed is not None:
+            self._begin_episodes(seed)
         return path
 
     @classmethod
@@ -81,11 +88,20 @@ class Checkpoints(SaveAndLoad):
         :raises ValueError: if there is no checkpoint that is whole, or the environments do not fit
         """
         path = newest_valid(folder, cls.__name__)
-        model = cls.load(path / MODEL, env=env, device=device, trust=trust)
+        # Without a forced reset the last observations are those of the zip
+        model = cls.load(path / MODEL, env=env, device=device, trust=trust, force_reset=not (path / EPISODES).exists())
         restore(model, path)
-        assert model._episodes_seed is not None, "save_checkpoint() has drawn it"
-        model._seed_episodes(model._episodes_seed)
+        if model._episodes_seed is not None:
+            model._seed_episodes(model._episodes_seed)
         return model
+
+    @abstractmethod
+    def _running_episodes(self) -> dict[str, Any] | None:
+        """What the running episodes go on from, for JSON; ``None`` if that is unknown, so that new ones have to begin."""
+
+    @abstractmethod
+    def _resume_episodes(self, episodes: dict[str, Any]) -> None:
+        """Go on with the episodes of another model."""
 
     def _seed_episodes(self, seed: int) -> None:
         """Seed the episodes that begin at the next reset."""
@@ -102,12 +118,13 @@ class Checkpoints(SaveAndLoad):
             self._last_original_obs = self._vec_normalize_env.get_original_obs()
 
 
-def write_checkpoint(model: Checkpoints, folder: str | Path) -> Path:
+def write_checkpoint(model: Checkpoints, folder: str | Path, episodes: dict[str, Any] | None) -> Path:
     """
     Write a checkpoint, complete or not at all.
 
     :param model: the model, between two rollouts
     :param folder: where checkpoints are
+    :param episodes: what the running episodes go on from, if that is known
     :return: the checkpoint, a folder in it that is named after the number of steps
     """
     path = Path(folder) / f"{PREFIX}{model.num_timesteps}"
@@ -117,6 +134,8 @@ def write_checkpoint(model: Checkpoints, folder: str | Path) -> Path:
         _save(temporary / GENERATORS, _generators())
         if model._vec_normalize_env is not None:
             _save(temporary / NORMALIZATION, _statistics(model._vec_normalize_env))
+        if episodes is not None:
+            (temporary / EPISODES).write_text(json.dumps(episodes), encoding="utf-8")
         manifest = {
             "format": FORMAT,
             "sb3_attn": __version__,
@@ -160,7 +179,7 @@ def newest_valid(folder: str | Path, algorithm: str) -> Path:
         if damaged:
             warnings.warn(f"{path} is damaged: {', '.join(damaged)}. It is left out.", stacklevel=3)
             continue
-        if (written_by, format_) != (algorithm, FORMAT):
+        if written_by != algorithm or format_ not in FORMATS:
             raise ValueError(
                 f"{path} was written by {written_by} in format {format_}, not by {algorithm} in format {FORMAT}; load it with "
                 f"the class and the version ({version}) that wrote it."
@@ -183,12 +202,15 @@ def restore(model: Checkpoints, path: Path) -> None:
     if model._vec_normalize_env is not None:
         _set_statistics(model._vec_normalize_env, _load(path / NORMALIZATION))
     model.replay_buffer.set_state_arrays(_load(path / REPLAY))
+    if (path / EPISODES).exists():
+        model._resume_episodes(json.loads((path / EPISODES).read_text(encoding="utf-8")))
     _set_generators(_load(path / GENERATORS))
 
 
 class SaveCheckpoints(BaseCallback):
     """
-    Writes a checkpoint every n steps, and when training is interrupted; at each, all environments begin new episodes.
+    Writes a checkpoint every n steps, and when training is interrupted; at each, all environments begin new episodes, unless
+    they have ``get_state`` and ``set_state``.
 
     :param folder: where checkpoints are
     :param save_freq: number of environment steps, of all environments together, between two checkpoints
@@ -215,6 +237,7 @@ class SaveCheckpoints(BaseCallback):
                 "another folder, or remove it."
             )
         self._last = self.num_timesteps
+        self.model._running_episodes()  # states that cannot be saved end training now rather than at the first checkpoint
 
     def _on_rollout_start(self) -> None:
         # Counted in absolute steps, so that a resumed run has its checkpoints where the other one has them
@@ -279,17 +302,19 @@ def _running_statistics(env: VecNormalize) -> Iterator[tuple[str, RunningMeanStd
 
 
 def _statistics(env: VecNormalize) -> dict[str, np.ndarray]:
-    return {
+    statistics = {
         f"{name}/{field}": np.asarray(getattr(statistics, field))
         for name, statistics in _running_statistics(env)
         for field in ("mean", "var", "count")
     }
+    return statistics | {"running_returns": env.returns}
 
 
 def _set_statistics(env: VecNormalize, arrays: dict[str, np.ndarray]) -> None:
     for name, statistics in _running_statistics(env):
         statistics.mean, statistics.var = arrays[f"{name}/mean"], arrays[f"{name}/var"]
         statistics.count = float(arrays[f"{name}/count"])
+    env.returns = arrays.get("running_returns", env.returns)
 
 
 def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -70,7 +70,7 @@ class Diagnostics:
 
     def __init__(self, n_envs: int, gamma: float, value_rescaling: bool) -> None:
         self.value_rescaling = value_rescaling
-        self._episode_values = EpisodeValues(n_envs, gamma, value_rescaling)
+        self.episode_values = EpisodeValues(n_envs, gamma, value_rescaling)
         self._last_update: tuple[th.Tensor, th.Tensor, CoreState] | None = None
         self._grad_norms: deque[th.Tensor] = deque(maxlen=100)  # bounded, since some never log
         self._rng = np.random.default_rng(0)
@@ -88,7 +88,7 @@ class Diagnostics:
 
         :param dones: whether an episode ended, ``[K]``
         """
-        first_values, returns = self._episode_values.update(values, rewards, timeouts, episode_starts)
+        first_values, returns = self.episode_values.update(values, rewards, timeouts, episode_starts)
         if dones.any():
             self.add_episodes(first_values[dones], returns[dones])
 

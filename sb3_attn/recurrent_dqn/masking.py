@@ -23,7 +23,7 @@ def is_masked(env: VecEnv | None, use_masking: bool | None) -> bool:
     :param env: the environments, if there are any yet
     :param use_masking: whether to use their masks; ``None`` means if they have any
     :return: whether to use them
-    :raises ValueError: if ``use_masking`` is True and the environments have no masks
+    :raises ValueError: if ``use_masking`` is True and the environments have no masks, or these are no method
     """
     if env is None or use_masking is False:
         return bool(use_masking)
@@ -36,6 +36,14 @@ def is_masked(env: VecEnv | None, use_masking: bool | None) -> bool:
             f"use_masking={use_masking}, but the environments have no method action_masks(); wrap each in "
             "sb3_contrib.common.wrappers.ActionMasker, or give use_masking=False."
         )
+    # Those of other processes are not asked: a method would be sent here with its environment
+    if is_supported and isinstance(env.unwrapped, DummyVecEnv):
+        for masks in env.get_attr("action_masks"):
+            if not callable(masks):
+                raise ValueError(
+                    f"action_masks of an environment is a {type(masks).__name__}, no method; make it a method that returns "
+                    "the masks, or give use_masking=False."
+                )
     return is_supported
 
 

@@ -183,8 +183,6 @@ def read_data(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, Any]:
     try:
         check_archive(file, path)
         with zipfile.ZipFile(file) as archive:
-            if damaged := archive.testzip():
-                raise zipfile.BadZipFile(f"{damaged} has another checksum")
             return dict(json.loads(archive.read("data")))
     except RefusedFileError:
         raise
@@ -197,20 +195,19 @@ def read_data(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, Any]:
             path.seek(0)
 
 
-def safe_objects(
-    path: str | pathlib.Path | io.BufferedIOBase, given: Collection[str], trusted: Collection[str] = ()
-) -> dict[str, Any]:
+def safe_objects(data: dict[str, Any], path: object, given: Collection[str], trusted: Collection[str] = ()) -> dict[str, Any]:
     """
     Unpickle what an SB3 zip has pickled, for the ``custom_objects`` of SB3's ``load``, which then unpickles nothing itself.
 
-    :param path: the zip
+    :param data: from ``read_data``
+    :param path: the zip, for errors
     :param given: keys that are not needed, since there are ``custom_objects`` for them
     :param trusted: further classes and functions that may be named, as "module.name"
     :return: the objects by key
     :raises UnsafePickleError: if a pickle names something else; the sentence says what to do
-    :raises RefusedFileError: if it is no zip, has a name twice, names an environment, or needs many times its size in memory
+    :raises RefusedFileError: if a pickle is damaged, or there is the name of an environment
     """
-    data, objects = read_data(path), {}
+    objects = {}
     if isinstance(data.get("env"), str) and "env" not in given:  # SB3 would make it, and Gymnasium import the module in its id
         raise RefusedFileError(f"'env' in {path} names an environment, which no zip of SB3 does; give another file.")
     for key, item in data.items():
@@ -257,19 +254,20 @@ def load_pickle(path: str | pathlib.Path | io.BufferedIOBase, trust: bool | Coll
 
 def check_archive(file: Any, path: object) -> None:
     """
-    Check that a zip needs little more memory than its size, and so do the zips in it, as which PyTorch saves tensors.
+    Check that a zip needs little more memory than its size, and so do the zips in it, as which PyTorch saves tensors; then
+    that each member has its checksum.
 
     :param file: the open zip
     :param path: its name
     :raises RefusedFileError: if it needs more, or has a name twice
+    :raises zipfile.BadZipFile: if a checksum is another
     """
     _check_members(file, path)
     with zipfile.ZipFile(file) as archive:
         for name in archive.namelist():
-            if name.endswith(".pth"):
-                with archive.open(name) as member:
-                    if zipfile.is_zipfile(member):
-                        _check_members(member, f"{name} in {path}")
+            content = io.BytesIO(archive.read(name))  # in memory, since a seek back in a zip reads from its start again
+            if name.endswith(".pth") and zipfile.is_zipfile(content):
+                _check_members(content, f"{name} in {path}")
 
 
 def _check_members(file: Any, path: object) -> None:

@@ -95,7 +95,7 @@ class SaveAndLoad(OffPolicyAlgorithm):
         else:
             kwargs = {name: value for name, value in cls.former_defaults.items() if name not in data} | kwargs
         if trust is not True:
-            custom_objects = safe_objects(path, custom_objects, trust or ()) | custom_objects
+            custom_objects = safe_objects(data, path, custom_objects, trust or ()) | custom_objects
         return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 
     def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto") -> None:

@@ -3,11 +3,14 @@
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
-from stable_baselines3.common.callbacks import CallbackList, CheckpointCallback, EventCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, CheckpointCallback, EventCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback
 
+from sb3_attn.common.files import replace_on_success
 from sb3_attn.recurrent_dqn.checkpoints import SaveCheckpoints
 
 #: What asks for an end; Windows has no SIGHUP
@@ -15,13 +18,14 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "
 
 
 @contextmanager
-def stop_request() -> Iterator[threading.Event]:
+def stop_request(what: str = "the current rollout, then checkpoints are written") -> Iterator[threading.Event]:
     """
     Give an event that the first Ctrl-C, SIGTERM or SIGHUP sets; a second one has its usual effect.
 
     Nothing sets it outside the main thread, where Python has no signal handlers. A signal that is ignored, as SIGHUP is under
     ``nohup``, still is.
 
+    :param what: after what it ends, for the message
     :return: a context manager, in whose block the signals are handled
     """
     stop = threading.Event()
@@ -37,7 +41,7 @@ def stop_request() -> Iterator[threading.Event]:
     def request(number: int, frame: object) -> None:
         stop.set()
         restore()
-        print("Ending after the current rollout, then checkpoints are written. Once more ends at once.", flush=True)
+        print(f"Ending after {what}. Once more ends at once.", flush=True)
 
     for number in previous:
         signal.signal(number, request)
@@ -65,3 +69,51 @@ def save_checkpoints(callback: MaybeCallback) -> None:
             save_checkpoints(child)
     elif isinstance(callback, EventCallback):
         save_checkpoints(callback.callback)
+
+
+class SaveOnSignal(BaseCallback):
+    """
+    Lets Ctrl-C, SIGTERM or SIGHUP end training with a saved model, for SB3's own algorithms.
+
+    Training ends after the current step of the environments. The model is saved, whole or not at all, and ``learn()`` raises
+    ``KeyboardInterrupt``. A second signal ends at once. Put it last: the callbacks behind it do not see the end of training.
+
+    :param path: where to save the model, as for ``model.save``
+    :param save_replay_buffer: Save the model replay buffer, as ``path`` with ``_replay_buffer.pkl`` in place of ``.zip``
+    :param save_vecnormalize: Save the ``VecNormalize`` statistics, likewise with ``_vecnormalize.pkl``
+    :param verbose: Verbosity level, which changes nothing here
+    :raises ValueError: at the start of training, if the model does not have what is to be saved
+    """
+
+    def __init__(
+        self, path: str | Path, save_replay_buffer: bool = False, save_vecnormalize: bool = False, verbose: int = 0
+    ) -> None:
+        super().__init__(verbose)
+        self.path, self.save_replay_buffer, self.save_vecnormalize = Path(path), save_replay_buffer, save_vecnormalize
+        self._handlers, self._stop = ExitStack(), threading.Event()
+
+    def _on_training_start(self) -> None:
+        if self.save_replay_buffer and not isinstance(self.model, OffPolicyAlgorithm):
+            raise ValueError(f"save_replay_buffer=True, but {type(self.model).__name__} has no replay buffer; leave it out.")
+        if self.save_vecnormalize and self.model.get_vec_normalize_env() is None:
+            raise ValueError("save_vecnormalize=True, but the environments are not in a VecNormalize; leave it out.")
+        self._handlers.close()  # the last training may have ended with an error
+        self._stop = self._handlers.enter_context(stop_request("the current step, then the model is saved"))
+
+    def _on_step(self) -> bool:
+        return not self._stop.is_set()
+
+    def _on_training_end(self) -> None:
+        self._handlers.close()
+        if not self._stop.is_set():
+            return
+        with replace_on_success(self.path, suffix="zip") as temporary:
+            self.model.save(temporary)
+        base = self.path.with_suffix("") if self.path.suffix == ".zip" else self.path
+        if self.save_replay_buffer and isinstance(self.model, OffPolicyAlgorithm):
+            with replace_on_success(f"{base}_replay_buffer.pkl", suffix="") as temporary:
+                self.model.save_replay_buffer(temporary)
+        if self.save_vecnormalize and (env := self.model.get_vec_normalize_env()) is not None:
+            with replace_on_success(f"{base}_vecnormalize.pkl", suffix="") as temporary:
+                env.save(str(temporary))
+        raise KeyboardInterrupt

@@ -87,8 +87,14 @@ def record_video(arguments: list[str], trust: Trust) -> None:
 
 def record_training(arguments: list[str], trust: Trust) -> None:
     """Record a video of all checkpoints of a training run."""
+    from sb3_attn.zoo.run_folders import check_videos
+
+    arguments = _folder_default(arguments) + arguments
+    if trust is not True and not _value(arguments, "-o", "--output-folder"):
+        # With RL Zoo's defaults
+        check_videos(Path(_value(arguments, "-f", "--folder") or "rl-trained-agents", _value(arguments, "--algo") or "ppo"))
     with _our_subprocesses(trust), _ffmpeg_on_path():
-        _run_module("rl_zoo3.record_training", _folder_default(arguments) + arguments, trust)
+        _run_module("rl_zoo3.record_training", arguments, trust)
 
 
 def benchmark(arguments: list[str], trust: Trust) -> None:
@@ -184,9 +190,9 @@ def _usage() -> str:
     )
 
 
-def _value(arguments: list[str], option: str) -> str:
+def _value(arguments: list[str], *options: str) -> str:
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument(option, dest="value", default="")
+    parser.add_argument(*options, dest="value", default="")
     return str(parser.parse_known_args(arguments)[0].value)
 
 
@@ -234,6 +240,9 @@ def our_command(command: list[str], trust: Trust = False) -> list[str]:
     if command[:3] == ["python", "-m", "rl_zoo3.record_video"]:
         return [*ours, "record-video", *trust_options(trust), *command[3:]]
     if command[:2] == ["python", "enjoy.py"]:
+        from sb3_attn.zoo.run_folders import check_env_id
+
+        check_env_id(_value(command, "--env"), trust)
         return [*ours, "enjoy", *trust_options(trust), *command[2:]]
     return command
 

@@ -17,7 +17,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 
 from sb3_attn.recurrent_dqn import MaskableDQN
-from sb3_attn.recurrent_dqn.safe_loading import RefusedFileError, load_pickle, safe_objects
+from sb3_attn.recurrent_dqn.safe_loading import RefusedFileError, load_pickle, read_data, safe_objects
 from sb3_attn.recurrent_dqn.saving import SaveAndLoad
 from sb3_attn.viz.recording import wrap_env
 from sb3_attn.zoo.registration import ALGORITHMS
@@ -64,7 +64,7 @@ def load_model(
     :raises FileNotFoundError: if there is no such file
     """
     path = model_path(path)
-    objects = NOT_NEEDED if trust is True else safe_objects(path, NOT_NEEDED, trust or ()) | NOT_NEEDED
+    objects = NOT_NEEDED if trust is True else safe_objects(read_data(path), path, NOT_NEEDED, trust or ()) | NOT_NEEDED
     try:
         data = load_from_zip_file(path, device="cpu", custom_objects=objects)[0] or {}
         policy_class = data["policy_class"]
@@ -104,7 +104,8 @@ def load_algorithm(
     if issubclass(algorithm, SaveAndLoad):
         kwargs["trust"] = trust
     elif trust is not True:
-        custom_objects = safe_objects(path, custom_objects or {}, trust or ()) | (custom_objects or {})
+        given = custom_objects or {}
+        custom_objects = safe_objects(read_data(path), path, given, trust or ()) | given
     try:
         return algorithm.load(path, custom_objects=custom_objects, **kwargs)
     except RefusedFileError:

@@ -8,6 +8,8 @@ models, replays and statistics. While one of its programs runs, ours read these 
 import ast
 import contextlib
 import functools
+import os
+import re
 import sys
 import zipfile
 from collections.abc import Collection, Iterator
@@ -20,8 +22,10 @@ import rl_zoo3.import_envs  # noqa: F401  # it may register algorithms of the us
 import yaml
 from rl_zoo3.utils import ALGOS
 from stable_baselines3.common import off_policy_algorithm
+from stable_baselines3.common import vec_env as vec_envs
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.monitor import get_monitor_files, load_results
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, VecVideoRecorder
 
 from sb3_attn.recurrent_dqn.safe_loading import RefusedFileError, UnsafePickleError, check_archive, find_allowed, load_pickle
 from sb3_attn.recurrent_dqn.saving import SaveAndLoad
@@ -60,6 +64,9 @@ WRAPPERS: dict[str, tuple[str, ...]] = {
 #: Largest number of characters in a file of settings; RL Zoo's have some thousands
 LARGEST_SETTINGS = 2**20
 
+#: Largest number of bytes in a file of results: a line of a monitor.csv has some thirty
+LARGEST_RESULTS = 2**28
+
 
 class SettingsLoader(yaml.SafeLoader):
     """
@@ -89,6 +96,8 @@ class SettingsLoader(yaml.SafeLoader):
             for key in ("env_wrapper", "vec_env_wrapper"):
                 for name in _names(settings.get(key)):
                     self._check_wrapper(name)
+            for key in ("env_kwargs", "eval_env_kwargs"):
+                self._check_plain(settings.get(key))
         except UnsafePickleError as error:
             raise UnsafePickleError(error.name, self.name) from None
         except Exception as error:
@@ -108,6 +117,16 @@ class SettingsLoader(yaml.SafeLoader):
             module, _, attribute = name.rpartition(".")
             if not any(f"{module}.".startswith(f"{known}.") and attribute in names for known, names in WRAPPERS.items()):
                 raise UnsafePickleError(name)
+
+    def _check_plain(self, value: Any) -> None:
+        """An environment may call what it is given, so what pickles may name is too much for its arguments."""
+        if isinstance(value, dict | list | tuple):
+            for item in (*value, *value.values()) if isinstance(value, dict) else value:
+                self._check_plain(item)
+        elif value is not None and not isinstance(value, bool | int | float | str):
+            named = value if hasattr(value, "__qualname__") else type(value)
+            if (full_name := f"{named.__module__}.{named.__qualname__}") not in self.trusted:
+                raise UnsafePickleError(full_name)
 
 
 PYTHON = "tag:yaml.org,2002:python/"
@@ -198,6 +217,7 @@ def safe_reading(trust: bool | Collection[str]) -> Iterator[None]:
             (VecNormalize, "load", staticmethod(lambda load_path, venv: load_vec_normalize(load_path, venv, trust))),
             (off_policy_algorithm, "load_from_pkl", lambda path, verbose=0: load_pickle(path, trust)),
             (SaveAndLoad, "load_replay_buffer", replay_loader),
+            *([] if trust is True else [(vec_envs, "VecVideoRecorder", _video_recorder)]),
             *_plot_readers(trust),
         ):
             stack.callback(setattr, owner, name, vars(owner)[name])
@@ -211,9 +231,62 @@ def _plot_readers(trust: bool | Collection[str]) -> Iterator[tuple[Any, str, Any
         yield module, "np", SimpleNamespace(**(vars(np) | {"load": _load_arrays}))
     if module := sys.modules.get("rl_zoo3.plots.plot_from_file"):
         yield module, "pickle", SimpleNamespace(load=lambda file: load_pickle(file.name, trust))
+    if module := sys.modules.get("rl_zoo3.plots.plot_train"):
+        yield module, "load_results", _load_results
+
+
+def _load_results(path: str) -> Any:
+    for file in get_monitor_files(path):
+        _check_results(file)
+    return load_results(path)
+
+
+def _check_results(path: str) -> None:
+    if os.path.exists(path) and not (os.path.isfile(path) and os.path.getsize(path) <= LARGEST_RESULTS):
+        raise RefusedFileError(f"{path} is no regular file of at most {LARGEST_RESULTS} bytes, so it was not read; remove it.")
+
+
+def _video_recorder(venv: VecEnv, video_folder: str, *args: Any, **kwargs: Any) -> VecVideoRecorder:
+    folder = Path(video_folder)
+    if link := next(filter(Path.is_symlink, (folder, *folder.glob("*"))), None):
+        raise RefusedFileError(
+            f"{link} is a link, through which a video may overwrite another file; remove it, or give another folder by -o."
+        )
+    return VecVideoRecorder(venv, video_folder, *args, **kwargs)
+
+
+def check_videos(folder: Path) -> None:
+    """
+    Check the folders of videos that RL Zoo's ``record_training`` empties, where it can, before it uses them.
+
+    The names of videos that stay there reach a shell.
+
+    :param folder: of an algorithm's runs
+    :raises RefusedFileError: if one is a link, or has a name in it that RL Zoo does not give
+    """
+    for videos in (folder / "videos", *folder.glob("*/videos")):
+        for path in (videos, *videos.glob("*")):
+            if videos.is_symlink() or not re.fullmatch(r"[\w.+-]+", path.name):
+                raise RefusedFileError(
+                    f"{str(path)!r} is a link, or has a name that RL Zoo does not give; remove it, or give another -o."
+                )
+
+
+def check_env_id(env_id: str, trust: bool | Collection[str]) -> None:
+    """
+    Check the id of an environment that a run folder names, since Gymnasium imports the module in front of a colon.
+
+    :param env_id: the id
+    :param trust: as for ``RecurrentDQN.load``
+    :raises UnsafePickleError: if there is a module, and it is not trusted
+    """
+    module, colon, _ = env_id.rpartition(":")
+    if colon and trust is not True and module not in (trust or ()):
+        raise UnsafePickleError(module, f"The environment {env_id} in args.yml")
 
 
 def _load_arrays(path: str) -> Any:
+    _check_results(path)
     with contextlib.suppress(zipfile.BadZipFile), open(path, "rb") as file:
         check_archive(file, path)
     return np.load(path)

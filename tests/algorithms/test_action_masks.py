@@ -39,6 +39,15 @@ def test_no_invalid_action_is_taken(make: Make, exploration: dict[str, Any]) -> 
     assert len(np.unique(taken)) == 3  # and all valid ones are
 
 
+def test_masks_that_are_no_method_are_refused(make: Make) -> None:
+    class WithArray(Walk):
+        action_masks = np.ones(3, bool)
+
+    with pytest.raises(ValueError, match=r"action_masks of an environment is a ndarray, no method; .* use_masking=False"):
+        make(DummyVecEnv([WithArray] * 2))
+    make(DummyVecEnv([WithArray] * 2), use_masking=False).learn(20)
+
+
 def test_without_masks_invalid_actions_are_taken(make: Make) -> None:
     """So the environment of these tests tells."""
     make(masked_walks(), use_masking=False).learn(100)

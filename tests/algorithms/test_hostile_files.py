@@ -18,7 +18,7 @@ from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_attn import R2D2, RecurrentDQN
 from sb3_attn.common.files import CHECKSUM_MARK
-from sb3_attn.recurrent_dqn.safe_loading import SafeUnpickler, UnsafePickleError, safe_objects
+from sb3_attn.recurrent_dqn.safe_loading import SafeUnpickler, UnsafePickleError, read_data, safe_objects
 from sb3_attn.zoo.loading import load_algorithm, load_model
 from tests.helpers.environments import POLICIES, counters, walks
 from tests.helpers.hostile import Calls, let_header_lie, tampered, touching
@@ -194,7 +194,11 @@ def test_what_is_given_is_not_read(honest: Path, tmp_path: Path) -> None:
 def test_r2d2_loads_as_safely(tmp_path: Path) -> None:
     model = R2D2("MlpPolicy", walks(2), buffer_size=1000, policy_kwargs=dict(core_kwargs=dict(hidden_size=8)), device="cpu")
     model.save(tmp_path / "model")
-    assert safe_objects(tmp_path / "model", {}).keys() >= {"policy_class", "observation_space", "return_scale"}
+    assert safe_objects(read_data(tmp_path / "model"), "model", {}).keys() >= {
+        "policy_class",
+        "observation_space",
+        "return_scale",
+    }
     marker = tmp_path / "marker"
     tampered(tmp_path / "model.zip", tmp_path / "evil.zip", "policy_class", touching(marker)["os.system"])
     with pytest.raises(UnsafePickleError, match=r"posix\.system"):

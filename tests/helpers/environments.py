@@ -107,6 +107,20 @@ def walks(n_envs: int = 2, **kwargs: Any) -> DummyVecEnv:
     return DummyVecEnv([partial(Walk, **kwargs)] * n_envs)
 
 
+class StatefulWalk(Walk):
+    """A ``Walk`` that can give and take its state."""
+
+    def get_state(self) -> dict[str, Any]:
+        state = {name: getattr(self, name) for name in ("steps", "last_action", "length", "truncates")}
+        return state | {"np_random": self.np_random.bit_generator.state}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.np_random.bit_generator.state = state["np_random"]
+        self.steps, self.last_action, self.length, self.truncates = (
+            state[name] for name in ("steps", "last_action", "length", "truncates")
+        )
+
+
 class ConstantObservation(gym.Env[Any, Any]):
     """One of 50 actions, always the same observation: a random action is nearly never the greedy one."""
 

@@ -154,13 +154,20 @@ def test_a_manifest_that_lacks_something_is_damaged(key: str, tmp_path: Path) ->
         assert newest_valid(tmp_path, "RecurrentDQN") == before
 
 
-@pytest.mark.parametrize(("key", "value"), [("algorithm", "DQN"), ("format", 2)])
+@pytest.mark.parametrize(("key", "value"), [("algorithm", "DQN"), ("format", 3)])
 def test_a_checkpoint_of_another_kind_is_refused(key: str, value: Any, tmp_path: Path) -> None:
     trained(tmp_path)
     path = checkpoints(tmp_path)[-1] / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
-    with pytest.raises(ValueError, match=r"was written by .* not by RecurrentDQN in format 1; load it with"):
+    with pytest.raises(ValueError, match=r"was written by .* not by RecurrentDQN in format 2; load it with"):
         RecurrentDQN.load_checkpoint(tmp_path, make_env(), device="cpu")
+
+
+def test_checkpoints_of_the_former_format_are_loaded(tmp_path: Path) -> None:
+    trained(tmp_path)
+    path = checkpoints(tmp_path)[-1] / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 1}))
+    assert RecurrentDQN.load_checkpoint(tmp_path, make_env(), device="cpu").num_timesteps == 160
 
 
 def test_other_environments_are_refused(tmp_path: Path) -> None:

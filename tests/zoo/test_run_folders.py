@@ -255,6 +255,18 @@ HOSTILE: dict[str, tuple[Callable[[Path, Path], Path], bool]] = {
     "config: control characters": (lambda root, marker: _written(run_of(root) / ENV / "config.yml", b"a: \x1b"), False),
     "config: large": (settings("config.yml", "#" * 2**20), False),
     "args: call": (settings("args.yml", f"x: {APPLY}"), True),
+    "args: function as an argument": (
+        settings("args.yml", "env_kwargs: {x: [!!python/name:torch._utils._rebuild_tensor_v2 ]}"),
+        False,
+    ),
+    "config: class as an argument": (
+        settings("config.yml", "env_kwargs: {x: {y: !!python/name:torch.nn.modules.activation.Tanh }}"),
+        False,
+    ),
+    "config: object as an argument": (
+        settings("config.yml", "env_kwargs: {x: !!python/object/apply:collections.deque [[]]}"),
+        False,
+    ),
     "args: call in arguments": (settings("args.yml", f"env_kwargs: {{x: {APPLY}}}"), True),
     "vecnormalize: call": (vec_normalize(lambda marker: touching(marker)["os.system"]), True),
     "vecnormalize: dots": (vec_normalize(lambda marker: touching(marker)["dotted name"]), True),
@@ -325,6 +337,32 @@ def test_record_video_runs_no_code(name: str, root: Path) -> None:
     refused(name, root, "record-video", *agent(name, root)[:-2], "-n", "3", "-o", str(root / "videos"))
 
 
+@pytest.mark.parametrize("name", ["videos", "videos/final-model-dqn-CartPole-v1-step-0-to-step-3.mp4"])
+def test_videos_are_not_written_through_links(name: str, root: Path) -> None:
+    (root / "other").mkdir()
+    path = run_of(root) / name
+    path.parent.mkdir(exist_ok=True)
+    path.symlink_to(root / "other" if name == "videos" else root / "other" / "file")
+    with pytest.raises(SystemExit, match=rf"^sb3-attn record-video: {path} is a link"):
+        cli.main(["record-video", "--algo", "dqn", "--env", ENV, "-f", str(root), "-n", "3"])
+    assert not list((root / "other").iterdir())
+
+
+@pytest.mark.parametrize("name", ["link", "final-model$(touch MARKER).mp4"])
+def test_names_of_videos_reach_no_shell(name: str, root: Path, monkeypatch) -> None:
+    """RL Zoo removes them first, but neither those behind a link nor those in a folder that may not be changed."""
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(shutil, "rmtree", lambda *args, **kwargs: None)
+    folder, run = root / "other", run_of(root)
+    folder.mkdir()
+    (run / f"{ENV}.zip").unlink()
+    (folder / "final-model$(touch MARKER).mp4").touch()
+    (run / "videos").symlink_to(folder) if name == "link" else folder.rename(run / "videos")
+    with pytest.raises(SystemExit, match=r"^sb3-attn record-training: .* is a link, or has a name that"):
+        cli.main(["record-training", "--algo", "dqn", "--env", ENV, "-f", str(root)])
+    assert not (root / "MARKER").exists()
+
+
 @pytest.fixture
 def unclosed() -> Iterator[None]:
     """A refusal leaves RL Zoo's environments open."""
@@ -382,6 +420,33 @@ def test_benchmark_runs_no_code(root: Path, monkeypatch) -> None:
     monkeypatch.chdir(root)
     shutil.rmtree(root / "a2c")
     refused("args: call", root, "benchmark", "--log-dir", str(root), "--no-hub")
+
+
+def test_benchmark_imports_no_module_that_an_id_names(root: Path, monkeypatch) -> None:
+    monkeypatch.chdir(root)
+    shutil.rmtree(root / "a2c")
+    (run_of(root) / ENV / "args.yml").write_text(f"env: evil:{ENV}\nenv_kwargs: null\n")
+    with pytest.raises(SystemExit, match=rf"^sb3-attn benchmark: The environment evil:{ENV} in args.yml needs evil, .*evil"):
+        cli.main(["benchmark", "--log-dir", str(root), "--no-hub", "--n-timesteps", "9"])
+    assert cli.our_command(["python", "enjoy.py", "--env", "evil:X"], ["evil"])[-1] == "evil:X"
+
+
+@pytest.mark.parametrize("how", ["endless", "waits", "large"])
+@pytest.mark.parametrize("name", ["0.monitor.csv", "evaluations.npz"])
+def test_results_are_regular_files(name: str, how: str, tmp_path: Path) -> None:
+    pytest.importorskip("seaborn")
+    path = tmp_path / "dqn" / f"{ENV}_1" / name
+    path.parent.mkdir(parents=True)
+    if how == "endless":
+        path.symlink_to("/dev/zero")
+    elif how == "waits":
+        os.mkfifo(path)
+    else:
+        path.touch()
+        os.truncate(path, 2**28 + 1)
+    plot = ["all-plots", "--no-display"] if name == "evaluations.npz" else ["plot-train"]
+    with pytest.raises(SystemExit, match=rf"^sb3-attn plot: {path} is no regular file of at most"):
+        cli.main(["plot", *plot, "-a", "dqn", "-e", ENV, "-f", str(tmp_path)])
 
 
 def test_plots_run_no_code(tmp_path: Path) -> None:

@@ -1,0 +1,155 @@
+"""The states of environments as plain data, for checkpoints at which no episode ends."""
+
+import base64
+import json
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
+from sb3_contrib.common.wrappers import ActionMasker
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecNormalize, VecTransposeImage
+
+from sb3_attn.envs import FinalActionMasks, FlattenSpaces, PreviousActionReward
+from sb3_attn.extractors.frozen import VecFrozenFeatures
+
+#: What wrappers carry from step to step, after a reset. Others may carry anything, so their episodes cannot go on elsewhere
+WRAPPERS: dict[type, tuple[str, ...]] = {
+    Monitor: ("rewards", "needs_reset"),
+    TimeLimit: ("_elapsed_steps",),
+    **dict.fromkeys((OrderEnforcing, PassiveEnvChecker, ActionMasker), ()),
+    **dict.fromkeys((FinalActionMasks, FlattenSpaces, PreviousActionReward), ()),
+}
+
+#: Wrappers around all environments that carry nothing else than what checkpoints save of VecNormalize
+VEC_WRAPPERS = (VecFrozenFeatures, VecNormalize, VecTransposeImage)
+
+
+def environment_states(env: VecEnv) -> list[Any] | None:
+    """
+    Ask each environment for its state.
+
+    :param env: the environments
+    :return: for each a list of names and states, as values of JSON; ``None`` unless all have ``get_state`` and ``set_state``
+        and are in this process, in wrappers that are known
+    :raises ValueError: if a state is not plain data
+    """
+    parts = _parts(env)
+    return None if parts is None else [_states(each, i) for i, each in enumerate(parts)]
+
+
+def set_environment_states(env: VecEnv, states: list[Any]) -> None:
+    """
+    Put environments into the states of others.
+
+    :param env: the environments, as many of them and with the same wrappers
+    :param states: from ``environment_states``
+    :raises ValueError: if they are others, or do not take their states
+    """
+    parts = _parts(env)
+    found = None if parts is None else [[type(part).__name__ for part in each] for each in parts]
+    expected = [[name for name, _ in each] for each in states]
+    if parts is None or found != expected:
+        raise ValueError(
+            f"the checkpoint has states of {expected}, but env has {found or 'none that can be set'}; give environments and "
+            "wrappers like those of the run that wrote it."
+        )
+    env.unwrapped.reset()  # not the wrappers, since VecNormalize would count the observations
+    for i, (each, saved) in enumerate(zip(parts, states, strict=True)):
+        for part, (_, state) in zip(each, saved, strict=True):
+            if type(part) in WRAPPERS:
+                vars(part).update(from_json(state))
+            else:
+                part.set_state(from_json(state))
+        if _text(_states(each, i)) != _text(saved):
+            raise ValueError(
+                f"set_state() of environment {i} ({type(each[-1]).__name__}) does not restore what get_state() returned; make "
+                "it do so, or remove one of the two: episodes then begin anew at checkpoints."
+            )
+
+
+def _parts(env: VecEnv) -> list[list[Any]] | None:
+    """Of each environment the wrappers that carry something and, last, what has both methods; ``None`` if that is unknown."""
+    while isinstance(env, VecEnvWrapper):
+        if type(env) not in VEC_WRAPPERS:
+            return None
+        env = env.venv
+    parts: list[list[Any]] = []
+    for each in env.envs if isinstance(env, DummyVecEnv) else [None]:
+        parts.append([])
+        while not (hasattr(each, "get_state") and hasattr(each, "set_state")):
+            if not isinstance(each, gym.Wrapper) or type(each) not in WRAPPERS:
+                return None
+            parts[-1] += [each] if WRAPPERS[type(each)] else []
+            each = each.env
+        parts[-1].append(each)
+    return parts
+
+
+def _states(parts: list[Any], index: int) -> list[Any]:
+    where = f"get_state() of environment {index} ({type(parts[-1]).__name__})"
+    return [
+        [
+            type(part).__name__,
+            to_json(
+                {name: getattr(part, name) for name in WRAPPERS[type(part)]} if type(part) in WRAPPERS else part.get_state(),
+                where,
+            ),
+        ]
+        for part in parts
+    ]
+
+
+def _text(states: Any) -> str:
+    """Equal for equal states; a NaN is not equal to itself."""
+    return json.dumps(states, sort_keys=True)
+
+
+# ---------------------------------------------------------------- plain data
+
+
+def to_json(value: Any, where: str) -> Any:
+    """
+    Convert plain data, without losing anything, into what JSON can hold.
+
+    :param value: ``None``, numbers, strings, arrays, or lists, tuples and dicts of them, with strings as keys
+    :param where: where it is from, for the error
+    :return: the same; only what JSON does not know is a dict, with one key that tells what it is
+    :raises ValueError: if it is something else
+    """
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if type(value) is list:
+        return [to_json(item, where) for item in value]
+    if type(value) is tuple:
+        return {"tuple": [to_json(item, where) for item in value]}
+    if type(value) is dict and all(type(key) is str for key in value):
+        return {"dict": {key: to_json(item, where) for key, item in value.items()}}
+    if isinstance(value, np.generic) or type(value) is np.ndarray:
+        array = np.asarray(value)
+        if array.dtype.kind in "biufcSU":
+            content = base64.b64encode(array.tobytes()).decode()
+            return {"array": [array.dtype.str, list(array.shape), content]}
+    raise ValueError(
+        f"{where} has a {type(value).__name__}, but a checkpoint holds plain data only; return None, numbers, strings, numpy "
+        "arrays of them, and lists, tuples and dicts (with strings as keys) of these."
+    )
+
+
+def from_json(value: Any) -> Any:
+    """
+    Undo ``to_json``.
+
+    :param value: what it returned, or what JSON made of that
+    :return: the value; an array without axes is a number of its type
+    """
+    if isinstance(value, list):
+        return [from_json(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "array":
+        dtype, shape, encoded = content
+        return np.frombuffer(base64.b64decode(encoded), dtype).reshape(shape).copy()[()]
+    return tuple(from_json(content)) if kind == "tuple" else {key: from_json(item) for key, item in content.items()}

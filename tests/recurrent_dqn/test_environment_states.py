@@ -1,0 +1,229 @@
+"""Checkpoints of environments that can give and take their state: a run with checkpoints is the one without, bit for bit."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.wrappers import TimeLimit
+from stable_baselines3.common.callbacks import ConvertCallback
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecNormalize
+
+from sb3_attn import MaskableDQN, RecurrentDQN, SaveCheckpoints
+from sb3_attn.envs import PreviousActionReward
+from sb3_attn.recurrent_dqn.checkpoints import checkpoints
+from sb3_attn.recurrent_dqn.environment_states import from_json, to_json
+from tests.helpers.environments import MaskedWalk, StatefulWalk, Walk
+from tests.helpers.models import make_r2d2, make_rdqn
+from tests.recurrent_dqn.test_checkpoints import KINDS, assert_equal, everything
+
+
+def make_one(kind: str = "vector", cls: type[Walk] = StatefulWalk) -> gym.Env:
+    return Monitor(TimeLimit(PreviousActionReward(cls(kind)), 6))
+
+
+def make_env(kind: str = "vector", seed: int = 0, normalized: bool = True, cls: type[Walk] = StatefulWalk) -> VecEnv:
+    env = DummyVecEnv([partial(make_one, kind, cls)] * 2)
+    env.seed(seed)
+    return VecNormalize(env, norm_obs_keys=["a"] if kind == "dict" else None) if normalized else env
+
+
+def all_of(model: RecurrentDQN) -> dict[str, np.ndarray]:
+    """All numbers that learning depends on, and those of the episodes in the logs."""
+    values = vars(model.diagnostics.episode_values)
+    episodes = [[info["r"], info["l"]] for info in model.ep_info_buffer]
+    return (
+        everything(model)
+        | {"values": np.array([values[name] for name in sorted(values) if name.startswith("_")])}
+        | {"episodes": np.array(episodes)}
+    )
+
+
+def load(folder: Path, env: VecEnv) -> RecurrentDQN:
+    return RecurrentDQN.load_checkpoint(folder, env, device="cpu")
+
+
+CASES = [("lstm", True), ("prioritized", False), ("key-value", False), ("whole episodes", False), ("dict", True)]
+
+
+@pytest.mark.parametrize(("kind", "normalized"), CASES)
+def test_a_run_with_checkpoints_is_the_one_without(kind: str, normalized: bool, tmp_path: Path) -> None:
+    space = "dict" if kind == "dict" else "vector"
+    undisturbed = make_rdqn(make_env(space, normalized=normalized), **KINDS[kind]).learn(200)
+    expected = all_of(undisturbed)
+    model = make_rdqn(make_env(space, normalized=normalized), **KINDS[kind])
+    model.learn(200, SaveCheckpoints(tmp_path, save_freq=60, keep_last=9))
+    assert_equal(all_of(model), expected)
+
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint_64", "checkpoint_120", "checkpoint_184"]
+    np.random.rand(7)
+    resumed = load(tmp_path / "checkpoint_120", make_env(space, seed=5, normalized=normalized))
+    resumed.learn(80, reset_num_timesteps=False)
+    assert_equal(all_of(resumed), expected)
+    resumed.replay_buffer.check_valid()
+    if normalized:
+        assert undisturbed.get_vec_normalize_env().ret_rms.var == resumed.get_vec_normalize_env().ret_rms.var
+
+
+@pytest.mark.parametrize("task", ["MemoryChain-v0", "RememberedSearch-v0"])
+def test_episodes_of_our_tasks_go_on(task: str, tmp_path: Path) -> None:
+    """As ``gym.make`` makes them: with its wrappers, in which they are made by RecurrentDQN."""
+    expected = all_of(make_rdqn(task).learn(90))
+    make_rdqn(task).learn(90, SaveCheckpoints(tmp_path, save_freq=50))
+    resumed = load(tmp_path, gym.make(task))
+    assert (resumed.num_timesteps, resumed._last_episode_starts) == (52, [False])
+    assert_equal(all_of(resumed.learn(38, reset_num_timesteps=False)), expected)
+
+
+def test_action_masks_are_those_of_the_states(tmp_path: Path) -> None:
+    make = partial(MaskableDQN, "MlpPolicy", learning_starts=20, train_freq=4, buffer_size=200, seed=0, device="cpu")
+    env = partial(make_env, normalized=False, cls=MaskedStatefulWalk)
+    expected = everything(make(env()).learn(120))
+    make(env()).learn(120, SaveCheckpoints(tmp_path, save_freq=60))
+    resumed = MaskableDQN.load_checkpoint(tmp_path, env(seed=5), device="cpu")
+    assert resumed.num_timesteps == 64
+    assert_equal(everything(resumed.learn(56, reset_num_timesteps=False)), expected)
+
+
+class MaskedStatefulWalk(StatefulWalk, MaskedWalk):
+    """Its masks follow from the last observation, which is part of its state."""
+
+    def get_state(self) -> dict[str, Any]:
+        return super().get_state() | {"obs": self.obs}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
+        self.obs = state["obs"]
+
+
+# ---------------------------------------------------------------- every part
+
+
+def _set(path: str, value: Any) -> Callable[[RecurrentDQN], None]:
+    def leave_out(model: RecurrentDQN) -> None:
+        *parts, name = path.split(".")
+        part: Any = model
+        for each in parts:
+            part = part[int(each)] if each.isdigit() else getattr(part, each)
+        setattr(part, name, value)
+
+    return leave_out
+
+
+LEFT_OUT: dict[str, Callable[[RecurrentDQN], Any]] = {
+    "environment": _set("env.unwrapped.envs.0.unwrapped.length", 2),
+    "its generator": lambda model: model.env.unwrapped.envs[0].unwrapped.np_random.random(),
+    "time limit": _set("env.unwrapped.envs.1.env._elapsed_steps", 0),
+    "last observations": _set("_last_obs", None),
+    "episode starts": lambda model: np.logical_not(model._last_episode_starts, out=model._last_episode_starts),
+    "core state": _set("_core_state", None),
+    "returns of open episodes": lambda model: model.return_scale.reset(2),
+    "VecNormalize's returns": _set("env.returns", np.zeros(2)),
+    "action space": lambda model: model.action_space.seed(0),
+    "numpy": lambda model: np.random.rand(),
+    "replay": lambda model: model.replay_buffer.reset(),
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, np.ndarray]]:
+    folder = tmp_path_factory.mktemp("run")
+    model = make_rdqn(make_env()).learn(184, SaveCheckpoints(folder, save_freq=60))
+    return folder / "checkpoint_120", everything(model)
+
+
+@pytest.mark.parametrize("part", ["nothing", *LEFT_OUT])
+def test_every_part_matters(part: str, run: tuple[Path, dict[str, np.ndarray]]) -> None:
+    path, expected = run
+    resumed = load(path, make_env(seed=5))
+    LEFT_OUT.get(part, lambda model: None)(resumed)
+    found = everything(resumed.learn(64, reset_num_timesteps=False))
+    is_same = all(np.array_equal(found[name], expected[name]) for name in found if name.startswith("policy"))
+    assert is_same == (part == "nothing")
+
+
+# ---------------------------------------------------------------- what cannot go on
+
+
+class Unknown(gym.Wrapper):
+    """It may carry anything."""
+
+
+OTHERS: dict[str, Callable[[], VecEnv]] = {
+    "no methods": partial(make_env, cls=Walk),
+    "an unknown wrapper": lambda: DummyVecEnv([lambda: Unknown(StatefulWalk())]),
+    "an unknown wrapper of all": lambda: VecFrameStack(make_env(normalized=False), 2),
+    "one of them without": lambda: DummyVecEnv([StatefulWalk, Walk]),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_others_begin_new_episodes(kind: str, tmp_path: Path) -> None:
+    model = make_rdqn(OTHERS[kind]()).learn(60)
+    path = model.save_checkpoint(tmp_path)
+    assert not (path / "episodes.json").exists() and model._last_episode_starts.all()
+
+
+def test_r2d2_begins_new_episodes(tmp_path: Path) -> None:
+    model = make_r2d2(make_env()).learn(60)
+    assert not (model.save_checkpoint(tmp_path) / "episodes.json").exists() and model._last_obs is None
+
+
+def test_after_half_a_step_new_episodes_begin(tmp_path: Path) -> None:
+    """The environments have done the step at which a callback ended training, and the replay does not have it."""
+    model = make_rdqn(make_env())
+    model.learn(100, ConvertCallback(lambda *_: model.num_timesteps < 58))
+    path = model.save_checkpoint(tmp_path)
+    assert not (path / "episodes.json").exists()
+    model.learn(40, reset_num_timesteps=False)
+    found = load(path, make_env(seed=5)).learn(40, reset_num_timesteps=False)
+    assert_equal(everything(found), everything(model))
+
+
+@pytest.mark.parametrize("other", [partial(make_env, cls=Walk), lambda: DummyVecEnv([lambda: Monitor(StatefulWalk())] * 2)])
+def test_other_environments_are_refused(other: Callable[[], VecEnv], tmp_path: Path) -> None:
+    model = make_rdqn(DummyVecEnv([lambda: Monitor(TimeLimit(StatefulWalk(), 6))] * 2)).learn(60)
+    path = model.save_checkpoint(tmp_path)
+    env = other()
+    if env.observation_space != model.observation_space:
+        env = DummyVecEnv([Walk] * 2)
+    with pytest.raises(ValueError, match=r"states of \[\['Monitor', 'TimeLimit', 'StatefulWalk'\], .*, but env has .*; give"):
+        load(path, env)
+
+
+def test_a_state_that_is_not_taken_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_rdqn(make_env()).learn(60).save_checkpoint(tmp_path)
+    monkeypatch.setattr(StatefulWalk, "set_state", lambda self, state: None)
+    with pytest.raises(ValueError, match=r"set_state\(\) of environment 0 \(StatefulWalk\) does not restore"):
+        load(path, make_env(seed=5))
+
+
+def test_a_state_that_is_not_plain_data_ends_training_at_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StatefulWalk, "get_state", lambda self: {"rng": self.np_random})
+    model = make_rdqn(make_env())
+    with pytest.raises(ValueError, match=r"get_state\(\) of environment 0 \(StatefulWalk\) has a Generator, but a checkpoint"):
+        model.learn(60, SaveCheckpoints(tmp_path, save_freq=1000))
+    assert model.num_timesteps == 0
+
+
+# ---------------------------------------------------------------- plain data
+
+
+def test_plain_data_stays_as_it_is() -> None:
+    numbers = np.arange(6, dtype=np.int16).reshape(2, 3)
+    value = {"a": [1, 2.5, None, True, "x"], "b": (numbers.T, ()), "c": {"array": 2**100}, "d": np.float32(0.1), "e": {}}
+    found = from_json(json.loads(json.dumps(to_json(value, "it"))))
+    np.testing.assert_equal(found, value)
+    assert type(found["b"]) is tuple and found["b"][0].dtype == np.int16 and type(found["d"]) is np.float32
+    assert np.isnan(from_json(json.loads(json.dumps(to_json(float("nan"), "it")))))
+
+
+@pytest.mark.parametrize("value", [object(), {1}, {1: 2}, np.array([None]), b"x", np.zeros(2, "M8[s]"), [{"a": len}]])
+def test_everything_else_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"^it has a \w+, but a checkpoint holds plain data only; return"):
+        to_json(value, "it")
