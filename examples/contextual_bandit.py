@@ -25,7 +25,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from sb3_attn import RecurrentDQN
 from sb3_attn.envs import PreviousActionReward
 
-#: RL Zoo's hyperparameters of RecurrentPPO for CartPole without velocities; its defaults take several times as long
+#: RL Zoo's hyperparameters of RecurrentPPO for CartPole without velocities; the defaults take much longer
 RL_ZOO: dict[str, Any] = dict(n_steps=32, batch_size=256, n_epochs=20, gamma=0.98, gae_lambda=0.8)
 RL_ZOO |= dict(learning_rate=LinearSchedule(1e-3, 0.0, 1.0), clip_range=LinearSchedule(0.2, 0.0, 1.0))
 RL_ZOO |= dict(policy_kwargs=dict(lstm_hidden_size=64, net_arch=[64], ortho_init=False))

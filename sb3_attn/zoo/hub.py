@@ -98,7 +98,10 @@ def push_to_hub(arguments: list[str], trust: bool | list[str] = False) -> None:
     :param trust: as for ``RecurrentDQN.load``, for all files
     :raises SystemExit: with a sentence for the user, if there is no such run, or the Hub refuses
     """
-    args = _parser().parse_args(arguments)
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    if args.n_eval_episodes < 1:
+        parser.error(f"--n-eval-episodes {args.n_eval_episodes} gives no score; let it be at least 1")
     for package in args.gym_packages:
         importlib.import_module(package)
     run = _find_run(args)
@@ -171,7 +174,7 @@ def model_card(
     trust: bool | list[str],
 ) -> ModelCard:
     """
-    The page of a repository, with what the score is that of.
+    The page of a repository: the score, and what it is the score of.
 
     :param run: the run
     :param model: its model

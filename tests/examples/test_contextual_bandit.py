@@ -57,4 +57,4 @@ def test_a_short_run(example: dict) -> None:
 @pytest.mark.learning
 @pytest.mark.parametrize("seed", range(3))
 def test_the_rewarded_colour_is_found_out(example: dict, seed: int) -> None:
-    assert right_choices(example, "--seed", str(seed)) >= 97
+    assert right_choices(example, "--seed", str(seed)) >= 95
