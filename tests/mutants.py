@@ -712,6 +712,20 @@ products = d_weights * saved.sorted_weights
         "zoo/test_run_folders.py",
     ),
     Mutant(
+        "downloads that may fill the disk",
+        "zoo/hub.py",
+        "            check_archive(file, filename)",
+        "            pass",
+        "zoo/test_hub.py",
+    ),
+    Mutant(
+        "a card with the seed of the evaluation as that of training",
+        "zoo/hub.py",
+        'load_settings(run.settings / "args.yml", trust).get("seed")',
+        "args.seed",
+        "zoo/test_hub.py",
+    ),
+    Mutant(
         "run folders: normalize is evaluated",
         "zoo/run_folders.py",
         '= _literal(settings["normalize"])',

@@ -42,6 +42,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "gymnasium.spaces.discrete": ("Discrete",),
     "gymnasium.spaces.multi_binary": ("MultiBinary",),
     "gymnasium.spaces.multi_discrete": ("MultiDiscrete",),
+    "neurogym.utils.spaces": ("Box", "Discrete"),  # Gymnasium's, with names of the dimensions
     "numpy": ("dtype", "ndarray"),
     "numpy._core.multiarray": ("_reconstruct", "scalar"),
     "numpy._core.numeric": ("_frombuffer",),

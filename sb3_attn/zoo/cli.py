@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import os
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from sb3_attn.zoo.trust import TRUST_HELP, refusal, split_trust, trust_options
 Trust = bool | list[str]
 
 #: Modules that RL Zoo imports. If one is missing, the remedy is to install the zoo extra.
-ZOO_MODULES = {"rl_zoo3", "optuna", "huggingface_sb3", "pytablewriter", "yaml", "imageio_ffmpeg"}
+ZOO_MODULES = {"rl_zoo3", "optuna", "huggingface_sb3", "huggingface_hub", "pytablewriter", "yaml", "imageio_ffmpeg"}
 ZOO_MODULES |= {"pandas", "requests", "seaborn", "scipy"}  # RL Zoo does not declare these
 
 #: Modules of the viz extra, which our own commands need
@@ -103,6 +104,17 @@ def benchmark(arguments: list[str], trust: Trust) -> None:
         _run_module("rl_zoo3.benchmark", arguments, trust)
 
 
+def push_to_hub(arguments: list[str], trust: Trust) -> None:
+    """Score a trained agent and upload it to the Hugging Face Hub, with a model card."""
+    importlib.import_module("sb3_attn.zoo.hub").push_to_hub(arguments, trust)
+
+
+def load_from_hub(arguments: list[str], trust: Trust) -> None:
+    """Download a trained agent from the Hugging Face Hub."""
+    with importlib.import_module("sb3_attn.zoo.hub").safe_downloads():
+        _run_module("rl_zoo3.load_from_hub", _folder_default(arguments) + arguments, trust)
+
+
 def plot(arguments: list[str], trust: Trust) -> None:
     """Plot learning curves and compare runs."""
     name = arguments[0] if arguments else ""
@@ -129,6 +141,8 @@ COMMANDS: dict[str, Callable[[list[str], Trust], None]] = {
     "plot": plot,
     "benchmark": benchmark,
     "optimize": optimize,
+    "push-to-hub": push_to_hub,
+    "load-from-hub": load_from_hub,
     "show": show,
     "ball": ball,
 }
@@ -152,8 +166,9 @@ def main(arguments: list[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"sb3-attn has no command {name!r}; use one of {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2
-    saved_argv = sys.argv
+    saved = sys.argv, sys.orig_argv
     sys.argv = [f"sb3-attn {name}"]  # RL Zoo's programs read it, and print it in their help
+    sys.orig_argv = ["sb3-attn", name, *map(shlex.quote, rest)]  # and write this into a run's command.txt
     try:
         if name not in OWN_COMMANDS:
             from sb3_attn.zoo.registration import register
@@ -172,7 +187,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"sb3-attn {name} needs {missing}, which is not installed; {remedy}.", file=sys.stderr)
         return 1
     finally:
-        sys.argv = saved_argv
+        sys.argv, sys.orig_argv = saved
     return 0
 
 

@@ -37,7 +37,7 @@ ALGORITHMS = {
 }
 
 #: Optional packages that register environments when they are imported, beside those that RL Zoo imports
-ENVIRONMENT_PACKAGES = ("popgym",)
+ENVIRONMENT_PACKAGES = ("popgym", "neurogym")
 
 
 def register() -> None:

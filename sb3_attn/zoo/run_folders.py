@@ -17,15 +17,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TextIO
 
+import gymnasium as gym
 import numpy as np
 import rl_zoo3.import_envs  # noqa: F401  # it may register algorithms of the user's
 import yaml
-from rl_zoo3.utils import ALGOS
+from rl_zoo3.utils import ALGOS, create_test_env, get_saved_hyperparams
 from stable_baselines3.common import off_policy_algorithm
 from stable_baselines3.common import vec_env as vec_envs
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.monitor import get_monitor_files, load_results
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize, VecVideoRecorder
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, VecVideoRecorder
 
 from sb3_attn.recurrent_dqn.safe_loading import RefusedFileError, UnsafePickleError, check_archive, find_allowed, load_pickle
 from sb3_attn.recurrent_dqn.saving import SaveAndLoad
@@ -223,6 +224,45 @@ def safe_reading(trust: bool | Collection[str]) -> Iterator[None]:
             stack.callback(setattr, owner, name, vars(owner)[name])
             setattr(owner, name, value)
         yield
+
+
+def make_run_env(
+    settings: Path, env_id: str, env_kwargs: dict[str, Any], seed: int, trust: bool | Collection[str] = False
+) -> VecEnv:
+    """
+    Make the environment from the settings of a training run, as RL Zoo's ``enjoy`` does.
+
+    :param settings: the folder with ``config.yml``
+    :param env_id: id of the environment
+    :param env_kwargs: arguments of its constructor, which go before those of the run
+    :param seed: its seed
+    :param trust: as for ``RecurrentDQN.load``
+    :return: one environment, vectorised
+    """
+    with safe_reading(trust):
+        hyperparams, stats_path = get_saved_hyperparams(str(settings), test_mode=True)
+        kwargs: dict[str, Any] = dict(hyperparams.pop("env_kwargs", None) or {})
+        if (settings / "args.yml").is_file():
+            kwargs = dict(load_settings(settings / "args.yml", trust).get("env_kwargs") or kwargs)
+        kwargs |= env_kwargs
+        # Frames as arrays: RL Zoo's should_render would open a window
+        if "render_mode" not in kwargs and _renders(env_id):
+            kwargs["render_mode"] = "rgb_array"
+        return create_test_env(
+            env_id,
+            stats_path=stats_path,
+            seed=seed,
+            should_render=False,
+            hyperparams=hyperparams,
+            env_kwargs=kwargs,
+            vec_env_cls=DummyVecEnv,
+        )
+
+
+def _renders(env_id: str) -> bool:
+    entry_point = gym.spec(env_id).entry_point
+    creator = gym.envs.registration.load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    return "rgb_array" in (getattr(creator, "metadata", None) or {}).get("render_modes", ())
 
 
 def _plot_readers(trust: bool | Collection[str]) -> Iterator[tuple[Any, str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_attn.recurrent_dqn.safe_loading import RefusedFileError
 from sb3_attn.viz.atari_ball import ball_game, measure_ball_attention
@@ -134,7 +134,9 @@ def _load(args: argparse.Namespace, trust: bool | list[str]) -> tuple[BaseAlgori
     settings = _settings_folder(path, args.env)
     if settings is None:
         return model, make_env(model, args.env, env_kwargs, args.seed, args.vec_normalize, trust)
-    return model, wrap_env(model, _zoo_env(settings, args.env, env_kwargs, args.seed, trust))
+    from sb3_attn.zoo.run_folders import make_run_env
+
+    return model, wrap_env(model, make_run_env(settings, args.env, env_kwargs, args.seed, trust))
 
 
 def _import_environments(packages: list[str]) -> None:
@@ -167,35 +169,3 @@ def _settings_folder(path: Path, env_id: str) -> Path | None:
     # As RL Zoo's EnvironmentName writes the id: without a module to import, and without slashes
     folder = path.parent / env_id.rpartition(":")[2].replace("/", "-")
     return folder if (folder / "config.yml").is_file() else None
-
-
-def _zoo_env(settings: Path, env_id: str, env_kwargs: dict[str, Any], seed: int, trust: bool | list[str]) -> VecEnv:
-    """Make the environment from the settings of a training run, as RL Zoo's ``enjoy`` does."""
-    from rl_zoo3 import create_test_env, get_saved_hyperparams
-
-    from sb3_attn.zoo.run_folders import load_settings, safe_reading
-
-    with safe_reading(trust):
-        hyperparams, stats_path = get_saved_hyperparams(str(settings), test_mode=True)
-        kwargs: dict[str, Any] = dict(hyperparams.pop("env_kwargs", None) or {})
-        if (settings / "args.yml").is_file():
-            kwargs = dict(load_settings(settings / "args.yml", trust).get("env_kwargs") or kwargs)
-        kwargs |= env_kwargs
-        # Frames as arrays: RL Zoo's should_render would open a window
-        if "render_mode" not in kwargs and _renders(env_id):
-            kwargs["render_mode"] = "rgb_array"
-        return create_test_env(
-            env_id,
-            stats_path=stats_path,
-            seed=seed,
-            should_render=False,
-            hyperparams=hyperparams,
-            env_kwargs=kwargs,
-            vec_env_cls=DummyVecEnv,
-        )
-
-
-def _renders(env_id: str) -> bool:
-    entry_point = gym.spec(env_id).entry_point
-    creator = gym.envs.registration.load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
-    return "rgb_array" in (getattr(creator, "metadata", None) or {}).get("render_modes", ())

@@ -91,9 +91,9 @@ def test_registered_before_the_program_runs(programs, monkeypatch) -> None:
 
 
 def test_argv_is_restored(programs) -> None:
-    before = sys.argv
+    before = sys.argv, sys.orig_argv
     cli.main(["train", "--algo", "rdqn"])
-    assert sys.argv is before
+    assert (sys.argv, sys.orig_argv) == before
 
 
 def test_programs_started_by_programs_are_ours() -> None:

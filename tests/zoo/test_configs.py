@@ -42,7 +42,7 @@ REQUIRED = {"CartPoleNoVel-v1", "LunarLanderNoVel-v3", "popgym-RepeatFirstEasy-v
 
 def is_installed(key: str) -> bool:
     """True if the optional package that an entry's environment comes from is installed."""
-    packages = {"popgym": "popgym", "MiniGrid": "minigrid"}
+    packages = {"popgym": "popgym", "MiniGrid": "minigrid", "Perceptual": "neurogym", "DelayMatch": "neurogym"}
     return all(importlib.util.find_spec(name) for prefix, name in packages.items() if key.startswith(prefix))
 
 
@@ -65,6 +65,7 @@ def test_entries_are_plain_mappings(algo: str, key: str) -> None:
 
 # Box2D crashes the interpreter if its deprecation warnings are errors
 @pytest.mark.filterwarnings("ignore:builtin type .* has no __module__ attribute:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*render_modes")  # NeuroGym's tasks do not say that they have none
 @pytest.mark.parametrize(("variant", "key"), [*ENTRIES, *(("r2d2 with actors", key) for key in CONFIGS["r2d2"])])
 def test_every_entry_trains(variant: str, key: str, tmp_path) -> None:
     algo = variant.partition(" ")[0]
