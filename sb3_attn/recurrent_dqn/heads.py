@@ -139,7 +139,7 @@ def make_head(
     Build a head from a name or a class.
 
     :param head: a key of ``HEADS``, or a ``Head`` subclass
-    :param latent_dim: as for ``Head``, like the following four
+    :param latent_dim: as for ``Head``, like the following three
     :param n_actions: number of actions
     :param net_arch: sizes of the hidden layers
     :param activation_fn: Activation function

@@ -84,7 +84,7 @@ class RecurrentQNetwork(QNetwork):
         memory_keys: Sequence[str] | None = None,
         burn_in_gradient: bool = False,
         bf16_features: bool = False,
-        max_combinations: int = 100,
+        max_combinations: int = 16,
         normalize_images: bool = True,
     ) -> None:
         encoder_arch = encoder_arch or []
@@ -364,7 +364,7 @@ class RecurrentDQNPolicy(DQNPolicy):
         memory_keys: Sequence[str] | None = None,
         burn_in_gradient: bool = False,
         bf16_features: bool = False,
-        max_combinations: int = 100,
+        max_combinations: int = 16,
         ema_decay: float = 0.995,
         lstm_hidden_size: int | None = None,
     ) -> None:

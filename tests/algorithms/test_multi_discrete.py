@@ -67,7 +67,7 @@ def test_the_best_actions() -> None:
         th.testing.assert_close(best, expected.values)
 
 
-@pytest.mark.parametrize(("n_choices", "sizes"), [([4, 5, 5], [100]), ([4, 5, 6], [4, 5, 6]), ([3] * 50, [3] * 50)], ids=str)
+@pytest.mark.parametrize(("n_choices", "sizes"), [([2, 2, 4], [16]), ([17, 1], [17, 1]), ([3] * 50, [3] * 50)], ids=str)
 def test_many_combinations_have_no_values_of_their_own(n_choices: list[int], sizes: list[int]) -> None:
     space = spaces.MultiDiscrete(n_choices)
     assert make_rdqn(DummyVecEnv([lambda: Acting(space)])).q_net.components.sizes == sizes
