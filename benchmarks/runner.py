@@ -40,6 +40,7 @@ GROUPS = {
         "ablations": "RecurrentDQN with one default changed at a time",
         "frozen_features": "memory over images with trained and with frozen convolutions, at equal processor time",
         "action_masks": "RecurrentDQN with and without action masks, against MaskablePPO and RecurrentPPO",
+        "multi_discrete": "MultiDiscrete actions: values of combinations, or parts of components in them",
         "memory_tasks": "RecurrentDQN on six tasks that need memory, with the shipped hyperparameters",
         "cores": "every memory core, in RecurrentDQN and over the stacked frames of stock DQN",
         "visual_search": "stock DQN with and without attention on visual search",

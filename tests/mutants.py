@@ -67,6 +67,7 @@ ALGORITHM = "recurrent_dqn/recurrent_dqn.py"
 HEADS = "recurrent_dqn/heads.py"
 VEC_ENVS = "algorithms/test_vec_envs.py"
 MASKS = "algorithms/test_action_masks.py"
+MULTI_DISCRETE = "algorithms/test_multi_discrete.py"
 
 MUTANTS = [
     # ------------------------------------------------------------ GTrXL
@@ -286,7 +287,13 @@ products = d_weights * saved.sorted_weights
         "",
         UPDATE,
     ),
-    Mutant("values in the unit of the outputs", HEADS, "self.running_scale * outputs", "outputs", SCALE),
+    Mutant(
+        "values in the unit of the outputs",
+        HEADS,
+        "self.running_scale / len(self.component_sizes) * outputs",
+        "outputs",
+        SCALE,
+    ),
     Mutant(
         "expected errors in the unit of the rewards",
         HEADS,
@@ -309,8 +316,8 @@ products = d_weights * saved.sorted_weights
     Mutant(
         "traces cut by the online network",
         ALGORITHM,
-        "take_actions(target_values[:-1], batch.actions)",
-        "take_actions(selector_values[:-1], batch.actions)",
+        "components.take(target_values[:-1], batch.actions)",
+        "components.take(selector_values[:-1], batch.actions)",
         UPDATE,
     ),
     Mutant("traces never cut", ALGORITHM, "self.trace_tolerance, q_values", "None, q_values", UPDATE),
@@ -810,15 +817,15 @@ products = d_weights * saved.sorted_weights
     Mutant(
         "masks: the next action may be invalid",
         ALGORITHM,
-        "selector_values, target_values = mask_values(selector_values, masks), mask_values(target_values, masks)",
-        "target_values = mask_values(target_values, masks)",
+        "selector_values, target_values = components.mask(selector_values, masks), components.mask(target_values, masks)",
+        "target_values = components.mask(target_values, masks)",
         MASKS,
     ),
     Mutant(
         "masks: Munchausen values invalid actions",
         ALGORITHM,
-        "selector_values, target_values = mask_values(selector_values, masks), mask_values(target_values, masks)",
-        "selector_values = mask_values(selector_values, masks)",
+        "selector_values, target_values = components.mask(selector_values, masks), components.mask(target_values, masks)",
+        "selector_values = components.mask(selector_values, masks)",
         MASKS,
     ),
     Mutant(
@@ -841,8 +848,8 @@ products = d_weights * saved.sorted_weights
     Mutant(
         "masks: actors take invalid actions at random",
         "r2d2/actor.py",
-        "(self.rng.random(self._action_masks.shape) * self._action_masks)",
-        "self.rng.random(self._action_masks.shape)",
+        "components.mask(numbers, th.from_numpy(self._action_masks))",
+        "numbers",
         MASKS,
     ),
     Mutant(
@@ -858,6 +865,28 @@ products = d_weights * saved.sorted_weights
         "th.where(policy > 0, policy * (values - temperature * log_policy), 0.0)",
         "(policy * (values - temperature * log_policy))",
         MASKS,
+    ),
+    # ------------------------------------------------------------ MultiDiscrete actions
+    Mutant(
+        "multi_discrete: advantages less the mean of all components",
+        HEADS,
+        "advantages - means",
+        "advantages - advantages.mean(dim=-1, keepdim=True)",
+        MULTI_DISCRETE,
+    ),
+    Mutant(
+        "multi_discrete: bonuses clipped in each component only",
+        "recurrent_dqn/components.py",
+        ".clamp(min=td.MIN_BONUS)",
+        "",
+        MULTI_DISCRETE,
+    ),
+    Mutant(
+        "multi_discrete: one component may have no valid choice",
+        "common/action_masks.py",
+        "axis=1), axis=1)",
+        "axis=1).any(axis=1))",
+        MULTI_DISCRETE,
     ),
 ]
 

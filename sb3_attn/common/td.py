@@ -11,6 +11,9 @@ import torch as th
 
 VALUE_RESCALING_EPS = 1e-3
 
+#: The smallest bonus of Munchausen DQN, l_0 of Vieillard et al. (2020)
+MIN_BONUS = -1.0
+
 
 def signed_hyperbolic(x: th.Tensor, eps: float = VALUE_RESCALING_EPS) -> th.Tensor:
     """
@@ -157,7 +160,7 @@ def value_targets(
 
 
 def munchausen_bonuses(
-    q_values: th.Tensor, actions: th.Tensor, temperature: float = 0.03, min_bonus: float = -1.0
+    q_values: th.Tensor, actions: th.Tensor, temperature: float = 0.03, min_bonus: float = MIN_BONUS
 ) -> th.Tensor:
     """
     tau log pi(a_t | s_t), clipped from below, of the policy pi = softmax(Q / tau).

@@ -16,7 +16,8 @@ ACTION_MASKS = "action_masks"
 
 class PreviousActionReward(_Wrapper, gym.utils.RecordConstructorArgs):
     """
-    Add the previous action (one-hot) and the previous reward to the observation; both are zero after a reset.
+    Add the previous action (one-hot, each component by itself) and the previous reward to the observation; both are zero
+    after a reset.
 
     R2D2 feeds both to its network (Kapturowski et al. 2019). Here they are part of the observation, since ``predict`` never
     sees the reward: only so are they the same in acting, in replay and in evaluation. Put this wrapper around those that
@@ -30,24 +31,22 @@ class PreviousActionReward(_Wrapper, gym.utils.RecordConstructorArgs):
     any other                           flat ``Box`` of float32: the flattened observation, the action, the reward
     ==================================  ============================================================================
 
-    :param env: Environment with ``Discrete`` actions.
-    :raises ValueError: If the actions are not ``Discrete``, or the observations already have these keys.
+    :param env: Environment with ``Discrete`` or ``MultiDiscrete`` actions.
+    :raises ValueError: If the actions are neither, or the observations already have these keys.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         gym.utils.RecordConstructorArgs.__init__(self)
         super().__init__(env)
-        if not isinstance(env.action_space, spaces.Discrete):
+        if not isinstance(env.action_space, spaces.Discrete | spaces.MultiDiscrete):
             raise ValueError(
-                "PreviousActionReward encodes the previous action one-hot and needs Discrete actions, but "
-                f"env.action_space={env.action_space}; wrap the environment in FlattenSpaces first if they are MultiDiscrete, "
-                "and do without this wrapper if they are continuous."
+                "PreviousActionReward encodes the previous action one-hot and needs Discrete or MultiDiscrete actions, but "
+                f"env.action_space={env.action_space}; do without this wrapper, or discretise the actions first."
             )
-        self._first_action = int(env.action_space.start)
         inner = env.observation_space
         self._as_dict = isinstance(inner, spaces.Dict) or (isinstance(inner, spaces.Box) and len(inner.shape) > 1)
         added = {
-            "previous_action": spaces.Box(0.0, 1.0, (int(env.action_space.n),), np.float32),
+            "previous_action": spaces.Box(0.0, 1.0, (spaces.flatdim(env.action_space),), np.float32),
             "previous_reward": spaces.Box(-np.inf, np.inf, (1,), np.float32),
         }
         if not self._as_dict:
@@ -67,14 +66,13 @@ class PreviousActionReward(_Wrapper, gym.utils.RecordConstructorArgs):
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(action)
-        observation = self._extend(observation, int(action) - self._first_action, float(reward))
+        observation = self._extend(observation, action, float(reward))
         return observation, reward, terminated, truncated, info
 
-    def _extend(self, observation: Any, action: int | None, reward: float) -> Any:
-        assert isinstance(self.env.action_space, spaces.Discrete)
-        previous_action = np.zeros(self.env.action_space.n, dtype=np.float32)
+    def _extend(self, observation: Any, action: Any, reward: float) -> Any:
+        previous_action = np.zeros(spaces.flatdim(self.env.action_space), dtype=np.float32)
         if action is not None:
-            previous_action[action] = 1.0
+            previous_action[:] = np.asarray(spaces.flatten(self.env.action_space, np.asarray(action)))
         previous_reward = np.array([reward], dtype=np.float32)
         if not self._as_dict:
             flat = np.asarray(spaces.flatten(self.env.observation_space, observation))

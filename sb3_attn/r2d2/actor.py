@@ -13,7 +13,6 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 
-from sb3_attn.common.action_masks import mask_values
 from sb3_attn.common.core_state import CoreState
 from sb3_attn.common.exploration import ape_x_epsilons
 from sb3_attn.envs import FinalActionMasks
@@ -206,7 +205,10 @@ class Actor:
         """
         if self._obs is None:
             self._begin()
-        trajectory = Trajectory(self.index, self.incarnation, self.n_sent, self.version, n_steps, self._stored_obs())
+        action_shape = self.q_net.components.action_shape
+        trajectory = Trajectory(
+            self.index, self.incarnation, self.n_sent, self.version, n_steps, self._stored_obs(), action_shape
+        )
         q_values, next_values = np.empty((2, *trajectory.rewards.shape), np.float32)
         for t in range(n_steps):
             q_values[t], next_values[t] = self._step(trajectory, t)
@@ -228,14 +230,18 @@ class Actor:
                 trajectory.state_mask[t] = mask
                 trajectory.core_states.append(tuple(field.cpu().numpy()[mask] for field in self._state))
 
+        components = self.q_net.components
+        largest_q_values, actions = (tensor.numpy() for tensor in components.best(self._q_values))
         explore = self.rng.random(n_envs) < self.epsilons
         if self._action_masks is None:
-            random_actions = self.rng.integers(self.q_net.action_space.n, size=n_envs)
+            nvec = np.reshape(components.nvec, components.action_shape)
+            random_actions = self.rng.integers(nvec, size=actions.shape)
         else:  # each action draws a number; the valid one with the largest is taken
-            random_actions = (self.rng.random(self._action_masks.shape) * self._action_masks).argmax(axis=1)
-        actions = np.where(explore, random_actions, self._q_values.argmax(axis=1))
+            numbers = th.from_numpy(self.rng.random((n_envs, sum(components.sizes))))
+            random_actions = components.best(components.mask(numbers, th.from_numpy(self._action_masks)))[1].numpy()
+        actions[explore] = random_actions[explore]
         trajectory.actions[t] = actions
-        q_values, largest_q_values = self._q_values[np.arange(n_envs), actions], self._q_values.max(axis=1)
+        q_values = components.take(self._q_values.unsqueeze(-2), th.from_numpy(actions)).squeeze(-1).numpy()
 
         self._obs, rewards, dones, infos = self.env.step(actions)
         n_steps = trajectory.n_sent - trajectory.n_steps + (t + 1) * n_envs
@@ -258,7 +264,7 @@ class Actor:
         for k in np.flatnonzero(ended):
             trajectory.episode_values.append((float(first_values[k]), float(returns[k])))
         self._advance(dones)
-        return q_values, np.where(dones, final_values, self._q_values.max(axis=1))
+        return q_values, np.where(dones, final_values, components.best(self._q_values)[0].numpy())
 
     def close(self) -> None:
         """Close the environments, unless they are the learner's."""
@@ -281,18 +287,17 @@ class Actor:
         self._episode_steps = np.where(dones, 0, self._episode_steps + 1)
         self._state = self._next_state
         if self.spec.use_masking:
-            self._action_masks = current_masks(self.env, int(self.q_net.action_space.n), f"of actor {self.index}")
+            self._action_masks = current_masks(self.env, self.q_net.components.nvec, f"of actor {self.index}")
         with th.no_grad():
             if dones.any():
                 self._state = self.q_net.reset_rows(self._state, th.as_tensor(dones, device=self._device))
             self._q_values, self._next_state = self._forward(self._obs, self._state, self._action_masks)
 
-    def _forward(self, obs: Any, state: CoreState, action_masks: np.ndarray | None) -> tuple[np.ndarray, CoreState]:
+    def _forward(self, obs: Any, state: CoreState, action_masks: np.ndarray | None) -> tuple[th.Tensor, CoreState]:
         tensor, _ = self.q_net.obs_to_tensor(obs)
         q_values, next_state = self.q_net(tensor, state)
-        if action_masks is not None:
-            q_values = mask_values(q_values, th.as_tensor(action_masks, device=self._device))
-        return q_values.cpu().numpy(), next_state
+        masks = None if action_masks is None else th.as_tensor(action_masks)
+        return self.q_net.components.mask(q_values.cpu(), masks), next_state
 
     def _final_values(self, trajectory: Trajectory, t: int, infos: list[dict[str, Any]]) -> np.ndarray:
         """Record the final observations of truncated episodes; returns their values, ``[K]``, valid in these rows."""
@@ -308,7 +313,8 @@ class Actor:
             trajectory.final_observations.append({key: np.array(array) for key, array in as_dict(final).items()})
         is_dict = isinstance(self.env.observation_space, spaces.Dict)
         with th.no_grad():
-            return self._forward(obs if is_dict else obs[SINGLE_KEY], self._next_state, masks)[0].max(axis=1)
+            q_values, _ = self._forward(obs if is_dict else obs[SINGLE_KEY], self._next_state, masks)
+        return self.q_net.components.best(q_values)[0].numpy()
 
     def _stored_obs(self) -> dict[str, np.ndarray]:
         """The current observation as the replay stores it, before VecNormalize."""

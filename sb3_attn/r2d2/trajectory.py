@@ -26,10 +26,18 @@ class Trajectory:
     :param version: the learner's number of updates when it gave away the parameters that act
     :param n_steps: number of steps T of each environment
     :param obs: the first observations, ``[K, ...]`` for each key, which give shapes and dtypes
+    :param action_shape: shape of an action
     """
 
     def __init__(
-        self, actor: int, incarnation: str, n_sent_before: int, version: int, n_steps: int, obs: dict[str, np.ndarray]
+        self,
+        actor: int,
+        incarnation: str,
+        n_sent_before: int,
+        version: int,
+        n_steps: int,
+        obs: dict[str, np.ndarray],
+        action_shape: tuple[int, ...] = (),
     ) -> None:
         shape = (n_steps, len(next(iter(obs.values()))))
         self.actor = actor
@@ -41,9 +49,9 @@ class Trajectory:
         self.observations = {key: np.empty((n_steps, *array.shape), array.dtype) for key, array in obs.items()}
         #: Observations after the last step, ``[K, ...]`` for each key
         self.next_observations: dict[str, np.ndarray] = {}
-        #: The actions, ``[T, K]``, as all arrays below
-        self.actions = np.empty(shape, np.int64)
-        #: r_{t+1}
+        #: The actions, ``[T, K, *action_shape]``
+        self.actions = np.empty((*shape, *action_shape), np.int64)
+        #: r_{t+1}, ``[T, K]``, as all arrays below
         self.rewards = np.empty(shape, np.float32)
         #: True where an episode ended
         self.dones = np.zeros(shape, bool)

@@ -1,8 +1,11 @@
 """The checks of RecurrentDQN's arguments, each with a sentence that says what to change."""
 
 from abc import abstractmethod
+from typing import Any
 
+import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn import DQN
@@ -18,6 +21,13 @@ CONTRIB_ARGUMENTS = {
     "enable_critic_lstm": "there is one network with one memory; leave it out",
     "lstm_kwargs": "use core_kwargs, the arguments of LSTMCore",
 }
+
+
+class MultiDiscreteActions(OffPolicyAlgorithm):
+    """Base class to name after DQN, so that DQN's constructor calls this one's, which lets more actions through."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **(kwargs | {"supported_action_spaces": (spaces.Discrete, spaces.MultiDiscrete)}))
 
 
 class ArgumentChecks(DQN):
@@ -43,10 +53,10 @@ class ArgumentChecks(DQN):
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         wrapped = DQN._wrap_env(env, verbose, monitor_wrapper)
-        if not isinstance(wrapped.action_space, spaces.Discrete):  # SB3 says so without a remedy
+        if not isinstance(wrapped.action_space, spaces.Discrete | spaces.MultiDiscrete):  # SB3 says so without a remedy
             raise ValueError(
-                f"action_space={wrapped.action_space} is not Discrete; sb3_attn.envs.FlattenSpaces around the environment "
-                "makes MultiDiscrete actions Discrete, and continuous ones need another algorithm."
+                f"action_space={wrapped.action_space} is neither Discrete nor MultiDiscrete; continuous actions need another "
+                "algorithm, and MultiBinary ones an ActionWrapper that makes them MultiDiscrete."
             )
         return wrapped
 
@@ -86,10 +96,15 @@ class ArgumentChecks(DQN):
                 raise ValueError(f"policy_kwargs={self.policy_kwargs}: {name} is not supported; {remedy}.")
         check_lengths(self.trace_length, self.burn_in_length, self.sequence_period)
         # Actions: Q-values are indexed from 0
-        assert isinstance(self.action_space, spaces.Discrete), "SB3 has refused all others"
-        if self.action_space.start != 0:
+        assert isinstance(self.action_space, spaces.Discrete | spaces.MultiDiscrete), "_wrap_env() has refused all others"
+        if np.any(self.action_space.start != 0):
             raise ValueError(
                 f"action_space={self.action_space} must start at 0; shift it with an ActionWrapper around the environment."
+            )
+        if isinstance(self.action_space, spaces.MultiDiscrete) and self.action_space.nvec.ndim > 1:
+            raise ValueError(
+                f"action_space={self.action_space} must have one axis; flatten it with an ActionWrapper around the "
+                "environment, or with sb3_attn.envs.FlattenSpaces if there are few combinations."
             )
         for name in ("batch_size", "n_steps", "target_update_interval"):
             if getattr(self, name) is not None and getattr(self, name) < 1:

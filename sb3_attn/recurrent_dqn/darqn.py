@@ -13,6 +13,7 @@ from sb3_attn.extractors import RegionExtractor
 from sb3_attn.extractors.tokenizers import make_tokenizer
 from sb3_attn.memory import LSTMCore, MemoryCore
 from sb3_attn.memory.rnn import LSTMState
+from sb3_attn.recurrent_dqn.components import ActionSpace
 from sb3_attn.recurrent_dqn.policies import RecurrentDQNPolicy
 
 
@@ -145,7 +146,7 @@ class DARQNPolicy(RecurrentDQNPolicy):
     def __init__(
         self,
         observation_space: spaces.Space,
-        action_space: spaces.Discrete,
+        action_space: ActionSpace,
         lr_schedule: Schedule,
         features_extractor_kwargs: dict[str, Any] | None = None,
         core_kwargs: dict[str, Any] | None = None,

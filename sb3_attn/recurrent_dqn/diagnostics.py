@@ -208,7 +208,7 @@ def delta_q(
     q_net.set_training_mode(False)  # as acting: nothing is sampled
     q_values, true_values = (q_net.unroll(batch.observations, q_net.burn_in(b))[0][:-1] for b in (batch, with_past))
     q_net.set_training_mode(training)
-    largest = th.where(batch.mask, q_values.amax(dim=-1), -th.inf).amax(dim=0).abs()
+    largest = th.where(batch.mask, q_net.components.best(q_values)[0], -th.inf).amax(dim=0).abs()
     distances = (q_values - true_values).norm(dim=-1)  # [T, B]
     last_steps = batch.mask.sum(dim=0) - 1
     scale = max(largest.sum().item(), np.finfo(np.float32).tiny)  # all values are 0 where no reward has been seen

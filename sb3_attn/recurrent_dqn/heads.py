@@ -1,5 +1,6 @@
 """Heads: the layers after the memory, which value the actions."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch as th
@@ -28,7 +29,7 @@ class Head(nn.Sequential):
     outputs``. The algorithm sets it to the size of the returns, so that learning does not depend on the unit of the rewards.
 
     :param latent_dim: size of the inputs
-    :param n_actions: number of actions A
+    :param n_actions: number of actions A; of ``MultiDiscrete`` actions that of each component, and A is their sum
     :param net_arch: sizes of the hidden layers
     :param activation_fn: Activation function
     :param dueling: Q = V + A - mean A (Wang et al. 2016, eq. 9); V and A share the hidden layers, at half the cost of the
@@ -42,14 +43,16 @@ class Head(nn.Sequential):
     def __init__(
         self,
         latent_dim: int,
-        n_actions: int,
+        n_actions: int | Sequence[int],
         net_arch: list[int],
         activation_fn: type[nn.Module] = nn.ReLU,
         dueling: bool = True,
         n_values: int = 1,
     ) -> None:
+        sizes = [n_actions] if isinstance(n_actions, int) else list(n_actions)
         # With dueling one more output than actions: V, then the advantages
-        super().__init__(*create_mlp(latent_dim, n_values * (n_actions + dueling), net_arch, activation_fn))
+        super().__init__(*create_mlp(latent_dim, n_values * (sum(sizes) + dueling), net_arch, activation_fn))
+        self.component_sizes = sizes
         self.dueling = dueling
         self.n_values = n_values
         self.register_buffer("running_scale", th.ones(()))
@@ -65,8 +68,10 @@ class Head(nn.Sequential):
         if self.dueling:
             # The mean is subtracted so that V and A are determined: without it a constant could move from one to the other
             state_values, advantages = outputs[..., :1], outputs[..., 1:]
-            outputs = state_values + advantages - advantages.mean(dim=-1, keepdim=True)
-        return self.running_scale * outputs
+            components = advantages.split(self.component_sizes, dim=-1)
+            means = th.cat([part.mean(dim=-1, keepdim=True).expand_as(part) for part in components], dim=-1)
+            outputs = state_values + advantages - means
+        return self.running_scale / len(self.component_sizes) * outputs
 
     def loss(self, values: th.Tensor, targets: th.Tensor) -> th.Tensor:
         """
@@ -93,7 +98,7 @@ class QuantileHead(Head):
     def __init__(
         self,
         latent_dim: int,
-        n_actions: int,
+        n_actions: int | Sequence[int],
         net_arch: list[int],
         activation_fn: type[nn.Module] = nn.ReLU,
         dueling: bool = True,
@@ -124,7 +129,7 @@ HEADS: dict[str, type[Head]] = {"expected": Head, "quantile": QuantileHead}
 def make_head(
     head: str | type[Head],
     latent_dim: int,
-    n_actions: int,
+    n_actions: int | Sequence[int],
     net_arch: list[int],
     activation_fn: type[nn.Module],
     dueling: bool,

@@ -5,6 +5,7 @@ An environment, or the wrapper ``ActionMasker`` around it, has a method ``action
 now. In the replay the masks are one more part of the observations.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_suppo
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
+from sb3_attn.common.action_masks import has_valid_action
 from sb3_attn.envs.wrappers import ACTION_MASKS, FinalActionMasks
 
 
@@ -59,23 +61,24 @@ def keep_final_masks(env: VecEnv) -> None:
         env.envs = [each if is_wrapped(each, FinalActionMasks) else FinalActionMasks(each) for each in env.envs]
 
 
-def current_masks(env: VecEnv, n_actions: int, where: str) -> np.ndarray:
+def current_masks(env: VecEnv, nvec: Sequence[int], where: str) -> np.ndarray:
     """
     Ask the environments for the masks of their current observations.
 
     :param env: n environments
-    :param n_actions: number of actions A
+    :param nvec: number of choices in each component of an action; their sum is A
     :param where: "at step 100", for example, for the error
     :return: True on valid actions, bool ``[n, A]``
     :raises ValueError: if the shape is another, or no action is valid
     """
+    n_actions = sum(nvec)
     masks = get_action_masks(env).astype(bool)
     if masks.shape != (env.num_envs, n_actions):
         raise ValueError(
             f"action_masks() returned shape {masks.shape[1:]} {where}; return one bool for each of the {n_actions} actions, "
             "or give use_masking=False."
         )
-    if not (has_valid := masks.any(axis=1)).all():
+    if not (has_valid := has_valid_action(masks, nvec)).all():
         raise ValueError(
             f"action_masks() of environment {int(np.argmin(has_valid))} has no valid action {where}; end the episode "
             "there, or leave one valid."
@@ -110,13 +113,17 @@ def replace_randomly(
     """
     Explore.
 
-    :param actions: the greedy actions, ``[n]``, or a single one
-    :param explore: where a random action takes their place, bool of the same shape
+    :param actions: the greedy actions, ``[n]``, or a single one; with a further axis if they are ``MultiDiscrete``
+    :param explore: where a random action takes their place, bool ``[n]``, or a single one
     :param action_space: draws the random actions
     :param action_masks: True on the actions to draw from, ``[n, A]``; ``None`` means all
     :return: the actions to take
     """
     actions = np.array(actions)
     masks = [None] * explore.sum() if action_masks is None else action_masks[np.atleast_1d(explore)].astype(np.int8)
-    actions[explore] = [action_space.sample(mask) for mask in masks]
+    if isinstance(action_space, spaces.MultiDiscrete):  # takes the masks of its components apart
+        ends = np.cumsum(action_space.nvec)[:-1]
+        masks = [None if mask is None else tuple(np.split(mask, ends)) for mask in masks]
+    random_actions = [action_space.sample(mask) for mask in masks]
+    actions[explore] = np.reshape(random_actions, actions[explore].shape)
     return actions

@@ -22,7 +22,7 @@ from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from sb3_attn.common.action_masks import check_masks, mask_values
+from sb3_attn.common.action_masks import check_masks
 from sb3_attn.common.bfloat16 import bfloat16_if
 from sb3_attn.common.core_state import CoreState, map_state, state_from_arrays, where_rows
 from sb3_attn.common.observations import batch_size, map_obs
@@ -31,6 +31,7 @@ from sb3_attn.extractors.frozen import FEATURES_KEY
 from sb3_attn.extractors.impala import ImpalaCNN
 from sb3_attn.memory import LSTMCore, MemoryCore, make_core
 from sb3_attn.memory.registry import get_core_class
+from sb3_attn.recurrent_dqn.components import ActionSpace, action_components
 from sb3_attn.recurrent_dqn.heads import Head, make_head
 from sb3_attn.replay import SequenceReplayBufferSamples
 
@@ -59,6 +60,7 @@ class RecurrentQNetwork(QNetwork):
         means that the core gets the features of all, and the head no others
     :param burn_in_gradient: whether gradients pass through the burn-in
     :param bf16_features: whether the features of sequences, which means in training, are computed in bfloat16
+    :param max_combinations: see ``RecurrentDQNPolicy``
     :param normalize_images: Whether to normalize images or not, dividing by 255.0
     """
 
@@ -67,7 +69,7 @@ class RecurrentQNetwork(QNetwork):
     def __init__(
         self,
         observation_space: spaces.Space,
-        action_space: spaces.Discrete,
+        action_space: ActionSpace,
         features_extractor: BaseFeaturesExtractor,
         features_dim: int,
         core: str | type[MemoryCore] = "lstm",
@@ -82,6 +84,7 @@ class RecurrentQNetwork(QNetwork):
         memory_keys: Sequence[str] | None = None,
         burn_in_gradient: bool = False,
         bf16_features: bool = False,
+        max_combinations: int = 16,
         normalize_images: bool = True,
     ) -> None:
         encoder_arch = encoder_arch or []
@@ -92,16 +95,20 @@ class RecurrentQNetwork(QNetwork):
         latent_dim = core_module.output_size + (core_module.input_size if skip_connection else 0)
         if memory_extractor is not None:
             latent_dim += features_dim
-        head_module = make_head(head, latent_dim, int(action_space.n), net_arch or [], activation_fn, dueling, head_kwargs)
+        components = action_components(action_space, max_combinations)
+        n_actions = components.sizes[0] if len(components.sizes) == 1 else components.sizes
+        head_module = make_head(head, latent_dim, n_actions, net_arch or [], activation_fn, dueling, head_kwargs)
         super().__init__(
             observation_space,
-            action_space,
+            spaces.Discrete(sum(components.sizes)),  # all that SB3 asks of it is a number
             features_extractor,
             latent_dim,  # the size of SB3's features, on top of which it builds `q_net`; our head takes its place
             net_arch,
             activation_fn,
             normalize_images,
         )
+        self.action_space = action_space  # type: ignore[assignment]  # which SB3 knows as Discrete only
+        self.components = components
         self.encoder = encoder
         self.core = core_module
         self.q_net = head_module
@@ -125,6 +132,7 @@ class RecurrentQNetwork(QNetwork):
             memory_keys=memory_keys,
             burn_in_gradient=burn_in_gradient,
             bf16_features=bf16_features,
+            max_combinations=max_combinations,
         )
 
     @property
@@ -282,8 +290,8 @@ class RecurrentQNetwork(QNetwork):
         return features.float().unflatten(0, (batch_size(obs), -1))
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
-        """Greedy actions ``[B]`` at the first observations of episodes."""
-        return self(observation, self.initial_state(batch_size(observation)))[0].argmax(dim=1)
+        """Greedy actions ``[B, ...]`` at the first observations of episodes."""
+        return self.components.best(self(observation, self.initial_state(batch_size(observation)))[0])[1]
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), **self._constructor_parameters}
@@ -325,6 +333,8 @@ class RecurrentDQNPolicy(DQNPolicy):
     :param burn_in_gradient: whether gradients pass through the burn-in
     :param bf16_features: whether the features of sequences, which means in training, are computed in bfloat16, on processors
         that have it: for images. The memory has a switch of its own, ``core_kwargs=dict(bf16=True)``
+    :param max_combinations: ``MultiDiscrete`` actions with at most this many combinations have a value for each of them; with
+        more, the value of an action is the mean of values of its components
     :param ema_decay: the policy acts with an exponential moving average of the online network's parameters, of which an update
         keeps this fraction; 0 means without average. Exploration, targets and gradients are those of the online network
     :param lstm_hidden_size: sb3-contrib's name for ``core_kwargs=dict(hidden_size=...)`` of an LSTM
@@ -337,7 +347,7 @@ class RecurrentDQNPolicy(DQNPolicy):
     def __init__(
         self,
         observation_space: spaces.Space,
-        action_space: spaces.Discrete,
+        action_space: ActionSpace,
         lr_schedule: Schedule,
         net_arch: list[int] | None = None,
         activation_fn: type[nn.Module] = nn.ReLU,
@@ -356,6 +366,7 @@ class RecurrentDQNPolicy(DQNPolicy):
         memory_keys: Sequence[str] | None = None,
         burn_in_gradient: bool = False,
         bf16_features: bool = False,
+        max_combinations: int = 16,
         ema_decay: float = 0.995,
         lstm_hidden_size: int | None = None,
     ) -> None:
@@ -391,6 +402,7 @@ class RecurrentDQNPolicy(DQNPolicy):
             memory_keys=memory_keys,
             burn_in_gradient=burn_in_gradient,
             bf16_features=bf16_features,
+            max_combinations=max_combinations,
         )
         self.net_args = {
             "observation_space": self.observation_space,
@@ -452,10 +464,11 @@ class RecurrentDQNPolicy(DQNPolicy):
         :param obs: ``[B, ...]``
         :param state: the memory before it
         :param action_masks: True on valid actions, bool ``[B, A]``; ``None`` means that all are
-        :return: actions ``[B]`` and the memory after it
+        :return: actions ``[B, ...]`` and the memory after it
         """
         q_values, state = self.acting_net(obs, state)
-        return mask_values(q_values, action_masks).argmax(dim=1), state
+        components = self.q_net.components
+        return components.best(components.mask(q_values, action_masks))[1], state
 
     def predict(
         self,
@@ -504,8 +517,8 @@ class RecurrentDQNPolicy(DQNPolicy):
                     core_state = self.acting_net.reset_rows(core_state, th.as_tensor(rows, device=self.device))
             masks = None
             if action_masks is not None:
-                n_actions = int(self.q_net.action_space.n)
-                masks = th.as_tensor(check_masks(action_masks, n_envs, n_actions), device=self.device)
+                nvec = self.q_net.components.nvec
+                masks = th.as_tensor(check_masks(action_masks, n_envs, nvec), device=self.device)
             actions, core_state = self(obs_tensor, core_state, masks)
         action, new_state = actions.cpu().numpy(), map_state(_to_numpy, core_state)
         if action_masks is not None:
@@ -592,7 +605,7 @@ class FrozenFeaturesPolicy(RecurrentDQNPolicy):
     def __init__(
         self,
         observation_space: spaces.Space,
-        action_space: spaces.Discrete,
+        action_space: ActionSpace,
         lr_schedule: Schedule,
         memory_keys: Sequence[str] | None = (FEATURES_KEY,),
         burn_in_gradient: bool = True,

@@ -18,16 +18,14 @@ from stable_baselines3.common.utils import ConstantSchedule
 from stable_baselines3.dqn import DQN
 
 from sb3_attn.common import td
-from sb3_attn.common.action_masks import mask_values
 from sb3_attn.common.core_state import CoreState, state_from_arrays
 from sb3_attn.common.exploration import ape_x_epsilons
 from sb3_attn.common.former_names import accept_former_arguments, rename_attributes
-from sb3_attn.recurrent_dqn.arguments import ArgumentChecks
+from sb3_attn.recurrent_dqn.arguments import ArgumentChecks, MultiDiscreteActions
 from sb3_attn.recurrent_dqn.checkpoints import Checkpoints
 from sb3_attn.recurrent_dqn.darqn import DARQNPolicy
 from sb3_attn.recurrent_dqn.diagnostics import Diagnostics
 from sb3_attn.recurrent_dqn.environment_states import environment_states, from_json, set_environment_states, to_json
-from sb3_attn.recurrent_dqn.heads import take_actions
 from sb3_attn.recurrent_dqn.masking import current_masks, following_masks, is_masked, keep_final_masks, replace_randomly
 from sb3_attn.recurrent_dqn.nan_checks import StepGuard, check_finite, check_finite_update
 from sb3_attn.recurrent_dqn.policies import (
@@ -61,7 +59,7 @@ STEPS_PER_UPDATE = 10
 SelfRecurrentDQN = TypeVar("SelfRecurrentDQN", bound="RecurrentDQN")
 
 
-class RecurrentDQN(ArgumentChecks, Checkpoints, DQN):
+class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
     """
     Deep recurrent Q-network: DQN for partially observable environments.
 
@@ -306,12 +304,9 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN):
     def _current_masks(self) -> np.ndarray | None:
         """Masks of the actions that are valid now, ``[n_envs, A]``; ``None`` if masks are not used."""
         assert self.env is not None, "You must set the environment before calling learn()"
-        return current_masks(self.env, self.n_actions, f"at step {self.num_timesteps}") if self.use_masking else None
-
-    @property
-    def n_actions(self) -> int:
-        """Number of actions A."""
-        return int(self.action_space.n)  # type: ignore[attr-defined]  # _check_arguments() has seen to it
+        if not self.use_masking:
+            return None
+        return current_masks(self.env, self.q_net.components.nvec, f"at step {self.num_timesteps}")
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         if not isinstance(callback, list):
@@ -333,8 +328,8 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN):
                 state = self.q_net.reset_rows(state, th.as_tensor(self._last_episode_starts, device=self.device))
             q_values, next_state = self.q_net(obs, state)
         if self._action_masks is not None:
-            q_values = mask_values(q_values, th.as_tensor(self._action_masks, device=self.device))
-        step_values, greedy_actions = q_values.max(dim=1)
+            q_values = self.q_net.components.mask(q_values, th.as_tensor(self._action_masks, device=self.device))
+        step_values, greedy_actions = self.q_net.components.best(q_values)
         self._step_states, self._step_values = (state, next_state), step_values.cpu().numpy()
         # Epsilon comes after the forward pass: the memory must see every observation, also where the action is random
         if self.num_timesteps < learning_starts:
@@ -404,7 +399,7 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN):
                 # The online network chooses the next actions, the target network values them
                 selector_values = self._acting_values(batch, values) if self.double_q else target_values
                 targets = self._targets(batch, selector_values, target_values)
-            chosen_values = take_actions(values[:-1], batch.actions)
+            chosen_values = self.q_net.components.take(values[:-1], batch.actions)
 
             # [T, B]: each window has one weight, and the sum over windows is the mean over trained steps
             step_losses = self.q_net.head.loss(chosen_values, targets)
@@ -461,18 +456,20 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN):
         :param selector_values: what chooses the next actions, ``[T + 1, B, N, actions]``
         :param target_values: what values them, ``[T + 1, B, N, actions]``
         """
+        components = self.q_net.components
         if batch.action_masks is not None:
             masks = batch.action_masks.unsqueeze(-2)
-            selector_values, target_values = mask_values(selector_values, masks), mask_values(target_values, masks)
-        next_actions = selector_values[1:].mean(dim=-2).argmax(dim=-1)
-        next_values = take_actions(target_values[1:], next_actions)
-        q_values = take_actions(target_values[:-1], batch.actions).mean(dim=-1)
+            selector_values, target_values = components.mask(selector_values, masks), components.mask(target_values, masks)
+        _, next_actions = components.best(selector_values[1:].mean(dim=-2))
+        next_values = components.take(target_values[1:], next_actions)
+        q_values = components.take(target_values[:-1], batch.actions).mean(dim=-1)
         td_lambda = td.cut_traces(self.td_lambda, self.trace_tolerance, q_values, next_values.mean(dim=-1))
         rewards = batch.rewards
         if self.munchausen_alpha > 0:
-            bonuses = td.munchausen_bonuses(target_values[:-1].mean(dim=-2), batch.actions, self.munchausen_temperature)
+            temperature = self.munchausen_temperature
+            bonuses = components.munchausen_bonuses(target_values[:-1].mean(dim=-2), batch.actions, temperature)
             rewards = rewards + self.munchausen_alpha * bonuses
-            next_values = td.soft_values(target_values[1:], self.munchausen_temperature)
+            next_values = components.soft_values(target_values[1:], temperature)
         discounts = (1 - batch.terminations) * self.gamma
         return td.value_targets(rewards, discounts, next_values, batch.mask, self.n_steps, td_lambda, self.value_rescaling)
 
@@ -520,8 +517,10 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN):
             )
         actions, state = self.policy.predict(observation, state, episode_start, deterministic, action_masks)
         if not deterministic:
-            explore = np.asarray(np.random.rand(*actions.shape) < self.exploration_rate)
-            masks = None if action_masks is None else np.reshape(action_masks, (-1, self.n_actions))
+            components = self.q_net.components
+            rows = actions.shape[: actions.ndim - len(components.action_shape)]
+            explore = np.asarray(np.random.rand(*rows) < self.exploration_rate)
+            masks = None if action_masks is None else np.reshape(action_masks, (-1, sum(components.nvec)))
             actions = replace_randomly(actions, explore, self.action_space, masks)
         return actions, state
 

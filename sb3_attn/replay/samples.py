@@ -27,7 +27,7 @@ class SequenceReplayBufferSamples(NamedTuple):
     observations: PyTorchObs
     #: Which actions are valid at these observations, bool ``[T + 1, B, A]``; ``None`` if the replay has no masks
     action_masks: th.Tensor | None
-    #: ``[T, B]``, int64
+    #: ``[T, B]``, int64; of MultiDiscrete actions ``[T, B, number of components]``
     actions: th.Tensor
     #: r_{t+1}, ``[T, B]``
     rewards: th.Tensor

@@ -129,7 +129,7 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
 
     :param buffer_size: number of steps of all environments together; each ring holds at least one whole window
     :param observation_space: Box, Discrete, MultiDiscrete, MultiBinary, or a Dict of these
-    :param action_space: Discrete
+    :param action_space: Discrete or MultiDiscrete
     :param device: where samples go
     :param n_envs: number of environments
     :param optimize_memory_usage: changes nothing; every observation is stored once anyway
@@ -186,8 +186,7 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
         obs_spaces = as_dict(getattr(observation_space, "spaces", observation_space))
         self._observations = {key: np.zeros((*rings, *shapes[key]), obs_spaces[key].dtype) for key in shapes}
         if use_masking:
-            assert isinstance(action_space, spaces.Discrete), "RecurrentDQN has refused all others"
-            self._observations[MASKS_KEY] = np.zeros((*rings, int(action_space.n)), bool)
+            self._observations[MASKS_KEY] = np.zeros((*rings, spaces.flatdim(action_space)), bool)
         self.actions = np.zeros((*rings, self.action_dim), self._maybe_cast_dtype(action_space.dtype))
         self.rewards = np.zeros(rings, np.float32)
         self.dones = np.zeros(rings, bool)
@@ -293,7 +292,7 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
 
         :param obs: observations before the step, ``[n, ...]``
         :param next_obs: observations after it; the final observation where an episode ended, ``[n, ...]``
-        :param action: ``[n, 1]`` or ``[n]``
+        :param action: ``[n, 1]`` or ``[n]``; ``[n, number of components]`` if actions are MultiDiscrete
         :param reward: ``[n]``
         :param done: whether the episode ended, ``[n]``
         :param infos: ``TimeLimit.truncated`` in them tells truncations from terminations
@@ -448,6 +447,7 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
         mask = time < lengths
         positions = (starts + np.minimum(time, lengths - 1)) % self.buffer_size
 
+        actions = self.actions[positions, env_indices]
         rewards = self._normalize_reward(self.rewards[positions, env_indices], env)
         observations = self._trained_observations(starts, env_indices, lengths)
         masks = observations.pop(MASKS_KEY, None)
@@ -460,7 +460,7 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
             episode_starts=self._tensor(first_steps == burn_in_lengths),
             observations=self._obs_to_torch(observations, env),
             action_masks=None if masks is None else self._tensor(masks),
-            actions=self._tensor(self.actions[positions, env_indices, 0]).long(),
+            actions=self._tensor(actions.reshape(mask.shape + (self.action_space.shape or ()))).long(),
             rewards=self._tensor(np.where(mask, rewards, 0.0).astype(np.float32)),
             terminations=self._tensor(terminations.astype(np.float32)),
             mask=self._tensor(mask),

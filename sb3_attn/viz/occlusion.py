@@ -76,15 +76,16 @@ def action_scores(model: BaseAlgorithm, observations: Any, state: Any = None) ->
     :raises ValueError: if the policy has neither
     """
     policy, network = model.policy, acting_network(model)
+    has_one_action = isinstance(model.action_space, spaces.Discrete)
     tensors, _ = policy.obs_to_tensor(observations)
     with th.no_grad():
-        if isinstance(network, RecurrentQNetwork):
+        if isinstance(network, RecurrentQNetwork) and has_one_action:
             n = batch_size(observations)
             repeated = None if state is None else [np.repeat(array[:1], n, axis=0) for array in state]
             return network(tensors, network.state_or_initial(repeated, n))[0].float().cpu().numpy()
         if hasattr(policy, "quantile_net"):
             return network(tensors).mean(dim=1).float().cpu().numpy()
-        if hasattr(policy, "q_net"):
+        if hasattr(policy, "q_net") and has_one_action:
             return network(tensors).float().cpu().numpy()
         if isinstance(policy, ActorCriticPolicy) and not hasattr(policy, "lstm_actor"):
             distribution = policy.get_distribution(tensors).distribution

@@ -89,6 +89,13 @@ def test_actions_that_do_not_start_at_zero() -> None:
     np.testing.assert_array_equal(env.step(np.int64(7))[0][1:4], [0, 0, 1])
 
 
+def test_each_component_of_an_action_is_one_hot() -> None:
+    env = PreviousActionReward(Recorder(box(1), spaces.MultiDiscrete([2, 3])))
+    check_env(env)
+    env.reset(seed=0)
+    np.testing.assert_array_equal(env.step(np.array([1, 2]))[0][1:6], [0, 1, 0, 0, 1])
+
+
 def test_previous_action_and_reward_through_a_vec_env() -> None:
     """The final observation of an episode has its last action and reward; the first one of the next has zeros."""
     vec_env = make_vec_env("MemoryChain-v0", n_envs=2, seed=0, env_kwargs={"length": 1}, wrapper_class=PreviousActionReward)
@@ -165,11 +172,7 @@ def test_wrappers_are_recorded_in_the_spec() -> None:
 @pytest.mark.parametrize(
     ("wrap", "words"),
     [
-        (lambda: PreviousActionReward(Recorder(box(1), box(2))), "needs Discrete actions, but env.action_space=Box"),
-        (
-            lambda: PreviousActionReward(Recorder(box(1), spaces.MultiDiscrete([2, 2]))),
-            "wrap the environment in FlattenSpaces",
-        ),
+        (lambda: PreviousActionReward(Recorder(box(1), box(2))), "needs Discrete or MultiDiscrete actions, but .*Box"),
         (lambda: PreviousActionReward(PreviousActionReward(Recorder(IMAGE))), "already has .*only once"),
         (lambda: FlattenSpaces(Recorder(box(1), box(2))), "env.action_space=Box.* finite set of actions"),
         (lambda: FlattenSpaces(Recorder(spaces.Tuple((spaces.Sequence(box(1)),)))), "no fixed size"),

@@ -159,6 +159,21 @@ class MaskedWalk(Walk):
         return super().step(action)
 
 
+class Choices(MaskedWalk):
+    """A ``MaskedWalk`` whose actions have a component of 3, with those masks, and one of 2, both of which are valid."""
+
+    def __init__(self, kind: str = "vector", longest: int = 8) -> None:
+        super().__init__(kind, longest)
+        self.action_space = spaces.MultiDiscrete([3, 2])
+
+    def action_masks(self) -> np.ndarray:
+        return np.append(super().action_masks(), [True, True])
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        MaskedWalk.n_invalid += not self.action_masks()[action[0]]
+        return Walk.step(self, action.sum())
+
+
 def masked_walks(n_envs: int = 2, **kwargs: Any) -> DummyVecEnv:
     """Vectorized environments with masks."""
     MaskedWalk.n_invalid = 0
