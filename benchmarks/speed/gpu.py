@@ -106,7 +106,7 @@ def measure(context: Context, n_envs: int | None, rounds: int) -> dict[str, Any]
     if not th.cuda.is_available():
         raise RuntimeError("The benchmark gpu needs a GPU that torch.cuda can use.")
     if n_envs is None:
-        sides = {"plain torch": plain_update()}
+        sides: dict[str, Callable[[], object]] = {"plain torch": plain_update()}
         for kind in KINDS:
             model = make_model(kind, context.seed, "cuda").learn(N_STEPS)
             sides[kind] = partial(model.train, 1, BATCH_SIZE)
