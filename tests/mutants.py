@@ -556,6 +556,20 @@ products = d_weights * saved.sorted_weights
         "memory/test_rnn.py",
     ),
     Mutant(
+        "lstm: forget biases in the first layer only",
+        "memory/rnn.py",
+        "in self.lstm.all_weights:",
+        "in self.lstm.all_weights[:1]:",
+        "memory/test_rnn.py",
+    ),
+    Mutant(
+        "layers: a state of layers is read as one of rows",
+        "memory/rnn.py",
+        "array.unflatten(-1, (num_layers, -1)).transpose(0, 1).contiguous()",
+        "array.reshape(num_layers, len(array), -1)",
+        "memory/test_rnn.py",
+    ),
+    Mutant(
         "impala: no skip connection",
         "extractors/impala.py",
         "return images + self.layers(images)",

@@ -49,7 +49,7 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
         dict(policy_kwargs=dict(core_kwargs=dict(hidden_size=8), lstm_hidden_size=9)),
         r"lstm_hidden_size=9 and core_kwargs=\{'hidden_size': 8\} both set the size",
     ),
-    (dict(policy_kwargs=dict(n_lstm_layers=2)), "n_lstm_layers is not supported; the LSTM has one layer"),
+    (dict(policy_kwargs=dict(n_lstm_layers=2)), r"n_lstm_layers is not supported; use core_kwargs=dict\(num_layers="),
     (dict(policy_kwargs=dict(shared_lstm=True)), "shared_lstm is not supported; there is one network"),
     (dict(policy_kwargs=dict(enable_critic_lstm=False)), "enable_critic_lstm is not supported; there is one network"),
     (dict(policy_kwargs=dict(lstm_kwargs={})), "lstm_kwargs is not supported; use core_kwargs"),

@@ -37,8 +37,10 @@ VARIANTS: list[tuple[str, dict]] = [
     ("ntm", NTM),
     ("dnc", DNC | dict(masking=True, deallocation=True, link_sharpening=True, controller="feedforward")),
     ("dnc", DNC | dict(reference_form=True, output_size=3)),
+    ("gru", dict(hidden_size=6, num_layers=2)),
     ("key_value", KEY_VALUE | dict(context="frmqn", n_hops=3)),
     ("key_value", KEY_VALUE | dict(context="rmqn", n_hops=2)),
+    ("lstm", dict(hidden_size=6, num_layers=3)),
     ("ntm", NTM | dict(n_read_heads=2, n_write_heads=3, shift_range=2, memory_initialisation="learned")),
     ("ntm", NTM | dict(controller="feedforward", memory_initialisation="random", output_size=3)),
 ]
@@ -234,6 +236,7 @@ def n_floats(core: MemoryCore) -> int:
     ("core", "size"),
     [
         (LSTMCore(INPUT, hidden_size=256), 512),
+        (LSTMCore(INPUT, hidden_size=64, num_layers=3), 384),
         (NTMCore(INPUT, hidden_size=100, n_slots=128, word_size=20), 3036),
         (DNCCore(INPUT, hidden_size=64, n_slots=16, word_size=16, n_reads=4), 816),
         (DNCCore(INPUT, hidden_size=64, n_slots=128, word_size=16, n_reads=4), 19520),
@@ -260,6 +263,8 @@ def test_states_have_the_documented_sizes(core, size):
         ("key_value", dict(n_hops=0), r"n_hops=0 of KeyValueMemoryCore"),
         ("gtrxl", dict(n_heads=3), r"n_heads=3 does not divide hidden_size=64"),
         ("gtrxl", dict(memory_length=0), r"memory_length=0 of GTrXLCore"),
+        ("lstm", dict(num_layers=0), r"num_layers=0 of LSTMCore must be at least 1"),
+        ("gru", dict(num_layers=1.0), r"num_layers=1.0 of GRUCore must be at least 1"),
     ],
 )
 def test_wrong_arguments_are_named(name, kwargs, message):
