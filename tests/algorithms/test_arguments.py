@@ -37,7 +37,7 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ),
     (dict(replay_buffer_kwargs=dict(trace_length=3)), r"\['trace_length'\] to the algorithm instead"),
     (dict(prioritized_replay=True, replay_buffer_kwargs=dict(priority_exponent=2)), "priority_exponent=2 must lie"),
-    (dict(policy_kwargs=dict(core="lsmt")), r"core='lsmt' is unknown; choose one of .*'key_value', 'lstm', 'ntm'"),
+    (dict(policy_kwargs=dict(core="lsmt")), r"core='lsmt' is unknown; choose one of .*'key_value', 'lstm', 'mingru'"),
     (dict(policy_kwargs=dict(core=th.nn.LSTM)), "is not a subclass of MemoryCore"),
     (dict(policy_kwargs=dict(core_kwargs=dict(size=3))), "core_kwargs=.*size.* do not fit LSTMCore"),
     (dict(policy_kwargs=dict(core_kwargs=dict(hidden_size=0))), "=0 of LSTMCore must be at least 1"),

@@ -1,4 +1,4 @@
-"""LSTM and GRU: their layers, the initial biases of their gates, and bfloat16."""
+"""LSTM, GRU and vanilla RNN: their layers, the initial biases of their gates, and bfloat16."""
 
 import warnings
 
@@ -8,7 +8,7 @@ from torch import nn
 
 from sb3_attn.common import bfloat16
 from sb3_attn.common.core_state import map_state
-from sb3_attn.memory import GRUCore, LSTMCore, make_core
+from sb3_attn.memory import GRUCore, LSTMCore, MinGRUCore, make_core
 
 INPUT = 5
 
@@ -18,6 +18,7 @@ INPUT = 5
     [
         *(("lstm", nn.LSTM, dict(num_layers=num_layers)) for num_layers in (1, 2, 3)),
         *(("gru", nn.GRU, dict(num_layers=num_layers)) for num_layers in (1, 2, 3)),
+        *(("rnn", nn.RNN, dict(nonlinearity=nonlinearity)) for nonlinearity in ("tanh", "relu")),
     ],
 )
 def test_a_sequence_is_that_of_torch(name, module_class, kwargs):
@@ -42,6 +43,12 @@ def test_one_layer_is_drawn_as_before_there_were_more(name):
         assert weight.equal(expected)
 
 
+@pytest.mark.parametrize("core", ["rnn", "ctrnn"])
+def test_the_recurrent_weights_of_a_fresh_vanilla_rnn_are_orthogonal(core):
+    (weight,) = (p for name, p in make_core(core, INPUT).named_parameters() if "weight_hh" in name)
+    th.testing.assert_close(weight @ weight.t(), th.eye(64), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("bias", [0.0, 1.0, 3.0])
 @pytest.mark.parametrize(
     ("core_class", "name", "kwargs"),
@@ -50,6 +57,7 @@ def test_one_layer_is_drawn_as_before_there_were_more(name):
         (LSTMCore, "forget_bias", dict(num_layers=3)),
         (GRUCore, "update_bias", {}),
         (GRUCore, "update_bias", dict(num_layers=3)),
+        (MinGRUCore, "forget_bias", {}),
     ],
 )
 def test_a_fresh_cell_keeps_the_share_that_its_bias_implies(core_class, name, kwargs, bias):
@@ -61,6 +69,17 @@ def test_a_fresh_cell_keeps_the_share_that_its_bias_implies(core_class, name, kw
     _, after = core(th.zeros(1, INPUT), start)
     (kept,) = th.autograd.grad(after[-1].sum(), start[-1])  # the cell of an LSTM, the hidden state of a GRU
     th.testing.assert_close(kept, th.sigmoid(th.tensor(bias)).expand(kept.shape))
+
+
+def test_by_default_a_fresh_mingru_forgets_at_many_rates_and_writes_what_it_does_not_keep():
+    core = MinGRUCore(INPUT, hidden_size=11)
+    nn.init.zeros_(core.linear.weight)
+    nn.init.ones_(core.linear.bias[11:])  # candidates
+    forget_biases = th.arange(11) / 2
+    _, (written,) = core(th.randn(1, INPUT), core.initial_state(1))
+    th.testing.assert_close(written, th.sigmoid(-forget_biases).unsqueeze(0))
+    _, (mean,) = core(th.randn(1, INPUT), core.initial_state(1)._replace(hidden=th.full((1, 11), 3.0)))
+    th.testing.assert_close(mean, 1 + 2 * th.sigmoid(forget_biases).unsqueeze(0))
 
 
 def test_by_default_all_layers_of_a_fresh_lstm_have_the_biases_of_the_first():
