@@ -93,7 +93,7 @@ def milliseconds(function: Callable[[], object]) -> Callable[[], float]:
     return side
 
 
-def predictions(model: RecurrentDQN, n_envs: int) -> Callable[[], None]:
+def predictions(model: RecurrentDQN, n_envs: int) -> Callable[[], object]:
     """A greedy action in each environment."""
     obs = np.random.default_rng(0).integers(256, size=(n_envs, 1, 84, 84), dtype=np.uint8)
     _, state = model.predict(obs, deterministic=True)

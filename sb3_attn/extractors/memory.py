@@ -36,8 +36,8 @@ class MemoryExtractor(BaseFeaturesExtractor):
     observations that ``VecNormalize`` receives, which would be single frames. Set ``norm_obs=False``, or the padding is no
     longer zero. RL Zoo's ``frame_stack`` puts ``VecNormalize`` inside; use its ``vec_env_wrapper`` instead.
 
-    PPO and A2C reset the biases of all linear layers to 0, including those of the forget gates of NTM and DNC and an NTM's
-    ``gate_bias``, unless ``policy_kwargs=dict(ortho_init=False)``.
+    PPO and A2C reset the biases of all linear layers to 0, including those of the forget gates of NTM and DNC, of
+    minGRU's gates and an NTM's ``gate_bias``, unless ``policy_kwargs=dict(ortho_init=False)``.
 
     :param observation_space: stacked frames: vectors, matrices, images, or a Dict of these
     :param features_dim: Number of features extracted.

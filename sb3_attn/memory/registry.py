@@ -3,35 +3,43 @@
 from typing import Any
 
 from sb3_attn.memory.core import IdentityCore, MemoryCore
+from sb3_attn.memory.ctrnn import CTRNNCore
 from sb3_attn.memory.external.dnc import DNCCore
 from sb3_attn.memory.external.ntm import NTMCore
 from sb3_attn.memory.gtrxl import GTrXLCore
 from sb3_attn.memory.key_value import KeyValueMemoryCore
-from sb3_attn.memory.rnn import GRUCore, LSTMCore
+from sb3_attn.memory.min_gru import MinGRUCore
+from sb3_attn.memory.rnn import GRUCore, LSTMCore, RNNCore
 
 # ``sb3_attn`` and ``sb3_attn.memory`` export these too
 __all__ = [
     "CORES",
+    "CTRNNCore",
     "DNCCore",
     "GRUCore",
     "GTrXLCore",
     "IdentityCore",
     "KeyValueMemoryCore",
     "LSTMCore",
+    "MinGRUCore",
     "NTMCore",
+    "RNNCore",
     "get_core_class",
     "make_core",
 ]
 
 #: The cores that ``policy_kwargs=dict(core=...)`` accepts by name
 CORES: dict[str, type[MemoryCore]] = {
+    "ctrnn": CTRNNCore,
     "dnc": DNCCore,
     "gru": GRUCore,
     "gtrxl": GTrXLCore,
     "identity": IdentityCore,
     "key_value": KeyValueMemoryCore,
     "lstm": LSTMCore,
+    "mingru": MinGRUCore,
     "ntm": NTMCore,
+    "rnn": RNNCore,
 }
 
 #: Other names that users try, and names in older files

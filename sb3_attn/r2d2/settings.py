@@ -8,8 +8,10 @@ from typing import Any
 import torch as th
 
 from sb3_attn.common.optimizer import default_optimizer_kwargs
-from sb3_attn.memory.registry import get_core_class
-from sb3_attn.memory.rnn import GRUCore, LSTMCore
+from sb3_attn.memory import CTRNNCore, GRUCore, LSTMCore, MinGRUCore, RNNCore, get_core_class
+
+#: Cores that are a vector of units, as many by default as the paper's LSTM has
+VECTOR_CORES = (CTRNNCore, GRUCore, LSTMCore, MinGRUCore, RNNCore)
 
 #: From the name of settings to the arguments of R2D2 in which they differ from its signature, whose defaults are the paper's.
 #: The first group of "small" has the defaults of RecurrentDQN, the second what only R2D2 has
@@ -82,7 +84,7 @@ def with_default_policy_kwargs(policy_kwargs: dict[str, Any] | None, settings: s
     if settings == "small":  # the policy's own defaults are meant for small tasks
         return dict(given)
     complete = {"net_arch": [512], "ema_decay": 0.0, **given}
-    if get_core_class(given.get("core", "lstm")) in (LSTMCore, GRUCore) and "lstm_hidden_size" not in given:
+    if get_core_class(given.get("core", "lstm")) in VECTOR_CORES and "lstm_hidden_size" not in given:
         complete["core_kwargs"] = {"hidden_size": 512, **(given.get("core_kwargs") or {})}
     if "optimizer_class" not in given:
         defaults = {"eps": 1e-3, **default_optimizer_kwargs(th.optim.Adam)}

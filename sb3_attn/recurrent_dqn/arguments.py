@@ -16,7 +16,7 @@ from sb3_attn.replay.sequence_buffer import check_lengths
 
 #: Arguments of sb3-contrib's recurrent policies that have no counterpart here, and what to do instead
 CONTRIB_ARGUMENTS = {
-    "n_lstm_layers": "the LSTM has one layer; for more, pass a MemoryCore of your own as core",
+    "n_lstm_layers": "use core_kwargs=dict(num_layers=...)",
     "shared_lstm": "there is one network with one memory; leave it out",
     "enable_critic_lstm": "there is one network with one memory; leave it out",
     "lstm_kwargs": "use core_kwargs, the arguments of LSTMCore",

@@ -235,6 +235,35 @@ def lstm(parameters: Arrays, name: str, x: np.ndarray, h: np.ndarray, c: np.ndar
     return sigmoid(o) * np.tanh(c), c
 
 
+# ---------------------------------------------------------------- recurrent cells
+
+
+def ctrnn(parameters: Arrays, inputs: np.ndarray, state: Arrays, tau: float, dt: float, nonlinearity: str) -> Result:
+    """Yang et al. (2019), Methods, without noise: Euler steps, unit by unit."""
+    W, U = parameters["cell.weight_hh"], parameters["cell.weight_ih"]
+    b = parameters["cell.bias_hh"] + parameters["cell.bias_ih"]
+    f = {"tanh": np.tanh, "relu": relu}[nonlinearity]
+    r, outputs = state["hidden"], []
+    for x in inputs:
+        slopes = np.zeros_like(r)
+        for i in range(len(r)):
+            slopes[i] = (-r[i] + f(W[i] @ r + U[i] @ x + b[i])) / tau
+        r = r + dt * slopes
+        outputs.append(r)
+    return Result(np.stack(outputs), {"hidden": r}, {})
+
+
+def min_gru(parameters: Arrays, inputs: np.ndarray, state: Arrays) -> Result:
+    """Feng et al. (2024), section 3.1, in the order gate, candidate."""
+    linear, h, outputs = layer(parameters, "linear"), state["hidden"], []
+    for x in inputs:
+        gate, candidate = np.split(linear(x), 2)
+        z = sigmoid(gate)
+        h = (1 - z) * h + z * candidate
+        outputs.append(h)
+    return Result(np.stack(outputs), {"hidden": h}, {})
+
+
 # ---------------------------------------------------------------- external memories: what NTM and DNC share
 
 

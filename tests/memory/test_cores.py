@@ -28,19 +28,26 @@ DNC = dict(hidden_size=6, n_slots=5, word_size=3, n_reads=2)
 KEY_VALUE = dict(hidden_size=6, n_slots=6, key_size=3, value_size=2)
 #: Every core by its name, small; then what a switch turns into something else
 VARIANTS: list[tuple[str, dict]] = [
+    ("ctrnn", dict(hidden_size=6)),
     ("dnc", DNC),
     ("gtrxl", dict(hidden_size=8, n_layers=2, n_heads=2, memory_length=4)),
     ("gru", dict(hidden_size=6)),
     ("identity", {}),
     ("key_value", KEY_VALUE),
     ("lstm", dict(hidden_size=6)),
+    ("mingru", dict(hidden_size=6)),
     ("ntm", NTM),
+    ("rnn", dict(hidden_size=6)),
+    ("ctrnn", dict(hidden_size=6, dt=80.0, nonlinearity="relu")),
     ("dnc", DNC | dict(masking=True, deallocation=True, link_sharpening=True, controller="feedforward")),
     ("dnc", DNC | dict(reference_form=True, output_size=3)),
+    ("gru", dict(hidden_size=6, num_layers=2)),
     ("key_value", KEY_VALUE | dict(context="frmqn", n_hops=3)),
     ("key_value", KEY_VALUE | dict(context="rmqn", n_hops=2)),
+    ("lstm", dict(hidden_size=6, num_layers=3)),
     ("ntm", NTM | dict(n_read_heads=2, n_write_heads=3, shift_range=2, memory_initialisation="learned")),
     ("ntm", NTM | dict(controller="feedforward", memory_initialisation="random", output_size=3)),
+    ("rnn", dict(hidden_size=6, nonlinearity="relu")),
 ]
 
 
@@ -234,6 +241,7 @@ def n_floats(core: MemoryCore) -> int:
     ("core", "size"),
     [
         (LSTMCore(INPUT, hidden_size=256), 512),
+        (LSTMCore(INPUT, hidden_size=64, num_layers=3), 384),
         (NTMCore(INPUT, hidden_size=100, n_slots=128, word_size=20), 3036),
         (DNCCore(INPUT, hidden_size=64, n_slots=16, word_size=16, n_reads=4), 816),
         (DNCCore(INPUT, hidden_size=64, n_slots=128, word_size=16, n_reads=4), 19520),
@@ -260,6 +268,12 @@ def test_states_have_the_documented_sizes(core, size):
         ("key_value", dict(n_hops=0), r"n_hops=0 of KeyValueMemoryCore"),
         ("gtrxl", dict(n_heads=3), r"n_heads=3 does not divide hidden_size=64"),
         ("gtrxl", dict(memory_length=0), r"memory_length=0 of GTrXLCore"),
+        ("lstm", dict(num_layers=0), r"num_layers=0 of LSTMCore must be at least 1"),
+        ("gru", dict(num_layers=1.0), r"num_layers=1.0 of GRUCore must be at least 1"),
+        ("rnn", dict(nonlinearity="gelu"), r"nonlinearity='gelu' is unknown; choose one of \['tanh', 'relu'\]"),
+        ("ctrnn", dict(nonlinearity="gelu"), r"nonlinearity='gelu' is unknown"),
+        ("ctrnn", dict(dt=0.0), r"dt=0.0 and tau=100.0 of CTRNNCore do not fit"),
+        ("ctrnn", dict(dt=20.0, tau=10.0), r"dt=20.0 and tau=10.0 of CTRNNCore do not fit"),
     ],
 )
 def test_wrong_arguments_are_named(name, kwargs, message):
@@ -290,10 +304,13 @@ def test_sizes_are_positive_integers(core, size):
         ("dnc", "forget_bias"),
         ("key_value", "forget_bias"),
         ("gtrxl", "gate_bias"),
+        ("mingru", "forget_bias"),
+        ("ctrnn", "tau"),
+        ("ctrnn", "dt"),
     ],
 )
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), "1"])
-def test_biases_are_finite(core, name, number):
+def test_numbers_are_finite(core, name, number):
     with pytest.raises(ValueError, match=f"{name}={number!r} of .* is not finite"):
         make_core(core, 3, {name: number})
 

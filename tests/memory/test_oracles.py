@@ -1,4 +1,4 @@
-"""Every core with a memory of entries or slots against the loops in ``helpers/oracles.py``."""
+"""Every core that is not torch's against the loops in ``helpers/oracles.py``."""
 
 from collections.abc import Callable
 
@@ -16,6 +16,12 @@ ALL_SWITCHES = dict(masking=True, deallocation=True, link_sharpening=True)
 
 #: An oracle, the core's name, its sizes, and the arguments that the oracle needs to know too
 CASES: list[tuple[Callable[..., oracles.Result], str, dict, dict]] = [
+    *(
+        (oracles.ctrnn, "ctrnn", dict(hidden_size=4), dict(tau=tau, dt=dt, nonlinearity=nonlinearity))
+        for tau, dt in [(100.0, 20.0), (2.0, 2.0)]
+        for nonlinearity in ("tanh", "relu")
+    ),
+    (oracles.min_gru, "mingru", dict(hidden_size=4), {}),
     *(
         (oracles.gtrxl, "gtrxl", sizes, dict(n_heads=n_heads))
         for sizes, n_heads in [

@@ -24,7 +24,7 @@ def test_make_core_takes_names_classes_and_arguments():
 
 @pytest.mark.parametrize("core", ["lstn", ""])
 def test_make_core_names_the_choices(core):
-    with pytest.raises(ValueError, match=r"is unknown; choose one of \['dnc', "):
+    with pytest.raises(ValueError, match=r"is unknown; choose one of \['ctrnn', 'dnc', "):
         make_core(core, 3)
 
 

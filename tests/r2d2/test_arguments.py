@@ -152,6 +152,7 @@ ADAM = {"eps": 1e-3, "fused": True}
     [
         (None, dict(net_arch=[512], core_kwargs={"hidden_size": 512}, optimizer_kwargs=ADAM)),
         (dict(core="gru"), dict(core="gru", net_arch=[512], core_kwargs={"hidden_size": 512}, optimizer_kwargs=ADAM)),
+        (dict(core="mingru"), dict(core="mingru", net_arch=[512], core_kwargs={"hidden_size": 512}, optimizer_kwargs=ADAM)),
         (dict(core="LSTM"), dict(core="LSTM", net_arch=[512], core_kwargs={"hidden_size": 512}, optimizer_kwargs=ADAM)),
         (dict(core="ntm"), dict(core="ntm", net_arch=[512], optimizer_kwargs=ADAM)),
         (dict(core=SumCore), dict(core=SumCore, net_arch=[512], optimizer_kwargs=ADAM)),
