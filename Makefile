@@ -1,14 +1,18 @@
 # Every target makes its own environment first: `make demo` needs only Python (3.10 to 3.13) and make.
 PYTHON ?= python3
 VENV ?= .venv
+# What ours is compared with; has to be Python 3.11 or newer
+PEERS ?= .venv-peers
 # Tests run in one process per worker, each on one thread: small networks are several times slower on two.
 WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+INSTALL := -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python $(INSTALL) -c constraints.txt
+PEER := $(PEERS)/bin/python
 
-.PHONY: help demo test learning-tests ray-tests mutants lint type format docs benchmarks clean
+.PHONY: help demo test learning-tests ray-tests mutants lint type format docs benchmarks benchmarks-quick clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -26,6 +30,11 @@ $(VENV)/.stamp-docs: $(VENV)/.stamp
 
 $(VENV)/.stamp-benchmarks: $(VENV)/.stamp
 	$(PIP) -e '.[benchmarks]'
+	touch $@
+
+$(PEERS)/.stamp: benchmarks/peers/constraints.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEER) $(INSTALL) -c $< tianshou torchrl cpprb
 	touch $@
 
 demo: $(VENV)/.stamp ## Train a recurrent DQN, load it in a fresh process, score it, plot its learning curve
@@ -59,8 +68,11 @@ format: $(VENV)/.stamp ## Format the code and fix what ruff can fix
 docs: $(VENV)/.stamp-docs ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-benchmarks: $(VENV)/.stamp-benchmarks ## Run all benchmarks with short settings, which show only that they run
-	$(BIN)/python -m benchmarks --quick
+benchmarks: $(VENV)/.stamp-benchmarks $(PEERS)/.stamp ## Measure the speed of ours, its peers and limits again: one table, some 20 minutes
+	$(BIN)/python -m benchmarks comparisons --again --jobs $(WORKERS) --peers $(PEER)
 
-clean: ## Remove the environment and everything that was built
-	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache
+benchmarks-quick: $(VENV)/.stamp-benchmarks $(PEERS)/.stamp ## Run all benchmarks with short settings, which show only that they run
+	$(BIN)/python -m benchmarks --quick --peers $(PEER)
+
+clean: ## Remove the environments and everything that was built
+	rm -rf $(VENV) $(PEERS) build dist site .mypy_cache .pytest_cache .ruff_cache

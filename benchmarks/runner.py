@@ -4,6 +4,7 @@ Run benchmarks, keep what they measured, and print their tables.
     python -m benchmarks                             # lists them
     python -m benchmarks cores --seeds 5 --jobs 2    # runs one, or several, or a whole group
     python -m benchmarks cores --report              # prints the table of the finished runs
+    python -m benchmarks comparisons --again --peers PYTHON  # one table: ours, its peers and limits (`make benchmarks`)
     python -m benchmarks --quick                     # runs all with short settings: each works, its figures are no evidence
 
 A benchmark has variants, each with settings that JSON can hold. A run measures one variant with one seed, in a worker process
@@ -17,9 +18,11 @@ import importlib
 import json
 import os
 import platform
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import reduce
 from importlib.metadata import version
@@ -31,12 +34,14 @@ from typing import Any, NamedTuple
 
 import torch as th
 
+from benchmarks.peers import server
 from sb3_attn.common.files import replace_on_success
 
 #: One line about each benchmark, by group. Its module is ``benchmarks.<group>.<name>``, imported when needed: some need Ray
 GROUPS = {
     "learning": {
         "first_try": "RecurrentDQN with its default arguments on ten tasks, against RecurrentPPO",
+        "time_to_solve": "processor time until two tasks are solved, against RecurrentPPO",
         "ablations": "RecurrentDQN with one default changed at a time",
         "frozen_features": "memory over images with trained and with frozen convolutions, at equal processor time",
         "action_masks": "RecurrentDQN with and without action masks, against MaskablePPO and RecurrentPPO",
@@ -51,9 +56,10 @@ GROUPS = {
     },
     "speed": {
         "recurrent_update": "an update of RecurrentDQN against the bare LSTM",
-        "env_steps": "environment steps per second of RecurrentDQN, training included, against Tianshou's recurrent DQN",
+        "env_steps": "environment steps per second, training included, against Tianshou, TorchRL, RecurrentPPO and stock DQN",
         "acting": "a call of predict against sb3-contrib's RecurrentPPO",
-        "core_sizes": "forward and backward pass of each memory core as length, rows and size grow",
+        "replay": "adding steps, sampling windows and memory, against SB3's replay and cpprb's",
+        "core_sizes": "forward and backward pass of each memory core as length, batch and sizes grow",
         "image_update": "an update over images: trained convolutions, bfloat16, frozen features",
         "gpu": "an update over images, and acting, on a GPU against the same layers in plain torch",
         "attention_update": "an update of stock DQN with attention against one with NatureCNN",
@@ -68,8 +74,15 @@ GROUPS = {
         "soak": "a long run that is killed and resumed again and again, against one that is left alone",
     },
 }
+#: Benchmarks whose rows have the same columns (:func:`compared`), so that they make one table; a group of its own
+COMPARISONS = [
+    *("env_steps", "recurrent_update", "acting", "replay"),
+    *("image_update", "attention_update", "core_sizes", "time_to_solve"),
+]
 QUICK_SCALE = 0.05
 
+#: Packages whose versions are recorded
+PACKAGES = ("torch", "numpy", "stable-baselines3", "sb3-contrib", "ray")
 #: Seed of evaluations, far from the seeds of training
 EVALUATION_SEED = 1_000_000
 
@@ -79,7 +92,7 @@ class Options(NamedTuple):
 
     scale: float = 1.0  # share of the full number of steps, rounds or seconds
     compiled: bool = False  # also measure memories with torch.compile
-    peers: Mapping[str, str] = MappingProxyType({})  # paths of other packages to compare with, by name
+    peers: Mapping[str, str] = MappingProxyType({})  # "python", an interpreter that has them, and folders of packages
 
     def scaled(self, number: int, multiple_of: int = 1) -> int:
         """A number of steps or rounds at this scale, rounded down to a multiple but at least one multiple."""
@@ -159,17 +172,29 @@ def execute(name: str, variant: str, settings: dict[str, Any], context: Context)
     """Do one run of a benchmark's variant in this process."""
     th.set_num_threads(1)
     result = load(name).measure(context, **settings)
-    versions = {package: version(package) for package in ("torch", "ray") if find_spec(package)}
-    processor = platform.processor() or platform.machine()
-    machine = {"processor": processor, "cores": os.cpu_count(), "load": os.getloadavg()[0], **versions}
+    machine = {"processor": processor(), "cores": os.cpu_count(), "load": os.getloadavg()[0]}
+    machine |= {package: version(package) for package in PACKAGES if find_spec(package.replace("-", "_"))}
+    if python := context.peers.get("python"):
+        machine |= server.versions(python)
     return Run(variant, context.seed, settings, machine, result)
 
 
-def complete(name: str, options: Options, seeds: int, jobs: int, only: Sequence[str], out: Path, logs: Path) -> list[Run]:
+def processor() -> str:
+    """Name of the processor, which Python does not tell on Linux."""
+    with suppress(OSError):
+        if names := re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()):
+            return names[0]
+    return platform.processor() or platform.machine()
+
+
+def complete(
+    name: str, options: Options, seeds: int, jobs: int, only: Sequence[str], again: bool, out: Path, logs: Path
+) -> list[Run]:
     """
     Do the runs that the results file lacks, and add each to it.
 
     :param only: Patterns of the names of variants to run; the other parameters are as on the command line.
+    :param again: Whether to do also those that it has.
     :return: All runs that the file has then.
     """
     benchmark, path = load(name), out / f"{name}.json"
@@ -185,7 +210,7 @@ def complete(name: str, options: Options, seeds: int, jobs: int, only: Sequence[
     with ProcessPoolExecutor(1 if benchmark.alone else jobs, mp_context=get_context("spawn")) as pool:
         futures = []
         for variant, seed in wanted:
-            if (variant, seed) not in runs or runs[variant, seed].settings != settings[variant]:
+            if again or (variant, seed) not in runs or runs[variant, seed].settings != settings[variant]:
                 context = Context(seed, logs / name / variant / str(seed), dict(options.peers))
                 futures.append(pool.submit(execute, name, variant, settings[variant], context))
         try:
@@ -201,19 +226,26 @@ def complete(name: str, options: Options, seeds: int, jobs: int, only: Sequence[
     return list(runs.values())
 
 
-def report(name: str, runs: Iterable[Run], options: Options, out: Path) -> str:
-    """The table of a benchmark, variants in the order of its settings, and the machine; also draws its pictures."""
-    benchmark = load(name)
-    variants: Variants = {variant: [] for variant in benchmark.settings(options)}
+def in_order(runs: Iterable[Run], settings: Settings) -> Variants:
+    """Runs by variant, in the order of the settings."""
+    variants: Variants = {variant: [] for variant in settings}
     for run in sorted(runs, key=lambda run: run.seed):
         variants.setdefault(run.variant, []).append(run)
-    variants = {variant: found for variant, found in variants.items() if found}
-    if not variants:
-        return f"\n## {name}\n\nNo runs yet.\n"
-    if benchmark.plot is not None:
-        benchmark.plot(variants, out / name)
-    machines = [run.machine for found in variants.values() for run in found if run.machine]
-    return f"\n## {name}\n\n{table(benchmark.rows(variants))}\n\n{where(machines)}\n"
+    return {variant: found for variant, found in variants.items() if found}
+
+
+def report(title: str, results: Mapping[str, Iterable[Run]], options: Options, out: Path) -> str:
+    """One table of the runs of benchmarks, by their names, and the machines; also draws their pictures."""
+    rows: list[Row] = []
+    machines = []
+    for name, runs in results.items():
+        benchmark = load(name)
+        if variants := in_order(runs, benchmark.settings(options)):
+            rows += benchmark.rows(variants)
+            machines += [run.machine for found in variants.values() for run in found if run.machine]
+            if benchmark.plot is not None:
+                benchmark.plot(variants, out / name)
+    return f"\n## {title}\n\n{table(rows)}\n\n{where(machines)}\n" if rows else f"\n## {title}\n\nNo runs yet.\n"
 
 
 def table(rows: Iterable[Row]) -> str:
@@ -221,6 +253,12 @@ def table(rows: Iterable[Row]) -> str:
     titles, *_ = rows = list(rows)
     lines = (titles, ["---"] * len(titles), *(row.values() for row in rows))
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def compared(measured: str, ours: str, other: str, theirs: str, ratio: float, note: str = "") -> Row:
+    """A row of a benchmark in :data:`COMPARISONS`; the ratio is ours to theirs."""
+    cells = {"measured": measured, "ours": ours, "compared with": other, "theirs": theirs}
+    return cells | {"ours / theirs": f"{ratio:.2f}", "note": note}
 
 
 def where(machines: Sequence[Mapping[str, Any]]) -> str:
@@ -252,28 +290,30 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; ``None`` takes it from ``sys.argv``."""
     parser = argparse.ArgumentParser("python -m benchmarks", description="Without a name: list the benchmarks.")
     names = [name for members in GROUPS.values() for name in members]
-    parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks, or groups of them")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks, groups of them, or comparisons")
     parser.add_argument("--seeds", type=int, metavar="N", help="number of seeds, from 0, instead of the benchmark's own")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="number of runs at a time, unless they are timed")
     parser.add_argument("--only", nargs="+", metavar="PATTERN", help="variants to run, such as 'copy, *'")
     parser.add_argument("--scale", type=float, default=1.0, metavar="X", help="share of the full size, to try a benchmark out")
     parser.add_argument("--quick", action="store_true", help="all benchmarks, or those named, with short settings")
+    parser.add_argument("--again", action="store_true", help="also do the runs that the results already have")
     parser.add_argument("--report", action="store_true", help="run nothing, print the tables of finished runs")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="results: benchmarks/results, temporary at another scale")
     parser.add_argument("--logs", type=Path, metavar="FOLDER", help="models and logs: logs/benchmarks, or temporary likewise")
     parser.add_argument("--compiled", action="store_true", help="memory_update: with torch.compile, too; needs a C++ compiler")
     peers = parser.add_argument_group("packages to compare with")
-    peers.add_argument("--tianshou", metavar="PYTHON", help="the interpreter of an environment that has Tianshou")
+    peers.add_argument("--peers", metavar="PYTHON", help="an interpreter that has Tianshou, TorchRL and cpprb")
     peers.add_argument("--pytorch-ntm", metavar="FOLDER", help="a checkout of loudinthecloud/pytorch-ntm")
     peers.add_argument("--dnc", metavar="FOLDER", help="the folder that has the package dnc")
     args = parser.parse_args(arguments)
-    if unknown := [name for name in args.names if name not in (*GROUPS, *names)]:
+    if unknown := [name for name in args.names if name not in ("comparisons", *GROUPS, *names)]:
         parser.error(f"{', '.join(unknown)}: no such benchmark. There are:\n{listing()}")
     if args.jobs < 1 or args.scale <= 0 or (args.seeds is not None and args.seeds < 1):
         parser.error("--seeds, --jobs and --scale have to be positive.")
     if args.quick:
         args.names, args.scale, args.seeds = args.names or names, QUICK_SCALE, 1
-    args.names = [name for given in args.names for name in GROUPS.get(given, [given])]
+    args.one_table = args.names == ["comparisons"]
+    args.names = [name for given in args.names for name in {"comparisons": COMPARISONS, **GROUPS}.get(given, [given])]
     return args
 
 
@@ -282,14 +322,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parse(arguments)
     if not args.names:
         print(listing())
-    paths = {"tianshou": args.tianshou, "pytorch-ntm": args.pytorch_ntm, "dnc": args.dnc}
+    paths = {"python": args.peers, "pytorch-ntm": args.pytorch_ntm, "dnc": args.dnc}
     options = Options(args.scale, args.compiled, {name: path for name, path in paths.items() if path})
     with tempfile.TemporaryDirectory() as temporary:
         is_full = args.scale == 1
         out = args.out or Path("benchmarks/results" if is_full else temporary)
         logs = args.logs or Path("logs/benchmarks" if is_full else f"{temporary}/logs")
+        results = {}
         for name in args.names:
             seeds = 0 if args.report else args.seeds or load(name).seeds
             only = args.only or ([load(name).quick] if args.quick else ["*"])
-            runs = complete(name, options, seeds, args.jobs, only, out, logs)
-            print(report(name, runs, options, out), flush=True)
+            results[name] = complete(name, options, seeds, args.jobs, only, args.again, out, logs)
+            if not args.one_table:
+                print(report(name, {name: results[name]}, options, out), flush=True)
+        if args.one_table:
+            print(report("ours, peers and limits", results, options, out))

@@ -9,7 +9,7 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 
-from benchmarks.runner import Benchmark, Context, Options, Row, Settings, Variants, values
+from benchmarks.runner import Benchmark, Context, Options, Row, Settings, Variants, compared, values
 from benchmarks.speed.turns import cpu_milliseconds, in_turn, medians, ratio
 from sb3_attn import RecurrentDQN
 
@@ -55,12 +55,8 @@ def measure(context: Context, n_envs: int, rounds: int) -> dict[str, Any]:
 def rows(variants: Variants) -> Iterator[Row]:
     """A number of environments a row."""
     for name, runs in variants.items():
-        times = {model: median(values(runs, "microseconds", model)) for model in ("RecurrentDQN", "RecurrentPPO")}
-        yield (
-            {"predict": name}
-            | {model: f"{time:.0f} us" for model, time in times.items()}
-            | {"ratio": f"{median(values(runs, 'ratio')):.2f}"}
-        )
+        ours, theirs = (f"{median(values(runs, 'microseconds', model)):.0f} us" for model in ("RecurrentDQN", "RecurrentPPO"))
+        yield compared(f"predict, {name}", ours, "RecurrentPPO", theirs, median(values(runs, "ratio")))
 
 
 BENCHMARK = Benchmark(settings, measure, rows, seeds=1, alone=True)

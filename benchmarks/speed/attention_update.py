@@ -8,7 +8,7 @@ from typing import Any
 from stable_baselines3 import DQN
 from stable_baselines3.common.envs import FakeImageEnv
 
-from benchmarks.runner import Benchmark, Context, Options, Row, Settings, Variants, values
+from benchmarks.runner import Benchmark, Context, Options, Row, Settings, Variants, compared, values
 from benchmarks.speed.turns import cpu_milliseconds, in_turn, medians, ratio
 from sb3_attn import DQNSAPolicy, HardAttentionPolicy, SelfAttentionPolicy, SoftAttentionPolicy
 
@@ -44,15 +44,14 @@ def measure(context: Context, rounds: int) -> dict[str, Any]:
 
 
 def rows(variants: Variants) -> Iterator[Row]:
-    """A network a row."""
-    for runs in variants.values():
-        for name, n_parameters in runs[0].result["parameters"].items():
-            yield {
-                "network": name,
-                "parameters": f"{n_parameters:,}",
-                "update": f"{median(values(runs, 'milliseconds', name)):.1f} ms",
-                "of NatureCNN's": f"{median(values(runs, 'ratios', name)):.2f}",
-            }
+    """A network with attention a row."""
+    for name, runs in variants.items():
+        parameters, (base, *others) = runs[0].result["parameters"], POLICIES
+        times = {network: f"{median(values(runs, 'milliseconds', network)):.1f} ms" for network in parameters}
+        for network in others:
+            share = median(values(runs, "ratios", network))
+            note = f"{parameters[network]:,} parameters, {base} {parameters[base]:,}"
+            yield compared(f"update of DQN, {name}: {network}", times[network], base, times[base], share, note)
 
 
 BENCHMARK = Benchmark(settings, measure, rows, seeds=1, alone=True)

@@ -1,80 +1,97 @@
-"""Forward and backward pass of each memory core as the length, the batch and its size grow."""
+"""Forward and backward pass of each memory core, against the LSTM, and as the length, the batch and its sizes grow."""
 
 import resource
 from collections.abc import Callable, Iterator
+from itertools import product
 from statistics import median
 from typing import Any
 
 import torch as th
 
-from benchmarks.runner import Benchmark, Context, Options, Row, Settings, Variants, values
+from benchmarks.runner import Benchmark, Context, Options, Row, Settings, Variants, compared, values
 from benchmarks.speed.turns import cpu_milliseconds, in_turn, medians, ratio
 from sb3_attn.memory import make_core
 
 INPUT_SIZE = 64
-#: Length, rows and factor of the core's size; the first is the one that the others are compared with
-SIZES = {
-    "100 steps": (100, 8, 1),
-    "400 steps": (400, 8, 1),
-    "1,000 steps": (1000, 8, 1),
-    "4 x the rows": (100, 32, 1),
-    "4 x the size": (100, 8, 4),
+#: Sizes to start from: those of the inputs, then the arguments that make a core larger
+START = {"length": 100, "batch_size": 8}
+ARGUMENTS = {
+    "lstm": {"hidden_size": 64},
+    "gru": {"hidden_size": 64},
+    "rnn": {"hidden_size": 64},
+    "ctrnn": {"hidden_size": 64},
+    "mingru": {"hidden_size": 64},
+    "ntm": {"hidden_size": 64, "n_slots": 32},
+    "dnc": {"hidden_size": 64, "n_slots": 16},
+    "key_value": {"hidden_size": 64, "n_slots": 64},
+    "gtrxl": {"hidden_size": 64, "memory_length": 64},
 }
-#: Sizes at which the LSTM is measured in the same rounds; an update has 8 windows of 128 steps by default, or more of fewer
-AGAINST_LSTM = ("100 steps", "4 x the rows")
-#: The argument that makes a core larger: units, slots or the window
-SIZE_ARGUMENTS = {
-    "lstm": ("hidden_size", 64),
-    "gru": ("hidden_size", 64),
-    "rnn": ("hidden_size", 64),
-    "ctrnn": ("hidden_size", 64),
-    "mingru": ("hidden_size", 64),
-    "ntm": ("n_slots", 32),
-    "dnc": ("n_slots", 16),
-    "key_value": ("n_slots", 64),
-    "gtrxl": ("memory_length", 64),
-}
+#: How many times as large each of them gets, the others staying as they are
+FACTORS = (4, 16)
+#: Numbers of windows for which a core is compared with the LSTM; by default an update has 8 of 128 steps, or more of fewer
+AGAINST_LSTM = (8, 32)
+#: Growth still counts as linear up to this factor
+TOLERANCE = 1.25
 
 
 def settings(options: Options) -> Settings:
     """A variant for each core."""
-    return {core: {"core": core, "rounds": options.scaled(5)} for core in SIZE_ARGUMENTS}
+    return {core: {"core": core, "factors": [*FACTORS], "rounds": options.scaled(5)} for core in ARGUMENTS}
 
 
-def unroll(core: str, length: int, n_rows: int, factor: int) -> Callable[[], None]:
+def unroll(core: str, length: int, batch_size: int, **arguments: int) -> Callable[[], None]:
     """Forward and backward pass over sequences, from the initial state."""
-    name, size = SIZE_ARGUMENTS[core]
-    module = make_core(core, INPUT_SIZE, {name: size * factor})
-    inputs = th.randn(length, n_rows, INPUT_SIZE, requires_grad=True)
+    module = make_core(core, INPUT_SIZE, arguments)
+    inputs = th.randn(length, batch_size, INPUT_SIZE, requires_grad=True)
 
     def both() -> None:
-        outputs, _ = module.unroll(inputs, module.initial_state(n_rows))
+        outputs, _ = module.unroll(inputs, module.initial_state(batch_size))
         outputs.square().mean().backward()
 
     return both
 
 
-def measure(context: Context, core: str, rounds: int) -> dict[str, Any]:
-    """Measure all sizes in turn; returns milliseconds, ratios to the LSTM, and the process's peak memory in MiB."""
+def measure(context: Context, core: str, factors: list[int], rounds: int) -> dict[str, Any]:
+    """Measure all sizes in turn; returns the milliseconds of each, ratios to the LSTM, and the peak memory in MiB."""
     th.manual_seed(context.seed)
-    sides = {name: unroll(core, *size) for name, size in SIZES.items()}
-    sides |= {f"{name}, LSTM": unroll("lstm", *SIZES[name]) for name in AGAINST_LSTM}
-    times = in_turn({name: cpu_milliseconds(side) for name, side in sides.items()}, rounds, warm_up=1)
-    ratios = {name: ratio(times[name], times[f"{name}, LSTM"]) for name in AGAINST_LSTM}
+    start = {**START, **ARGUMENTS[core]}
+    sides = {"start": cpu_milliseconds(unroll(core, **start))}
+    for name, factor in product(start, factors):
+        sides[f"{name} x {factor}"] = cpu_milliseconds(unroll(core, **{**start, name: factor * start[name]}))
+    for batch_size, (name, arguments) in product(AGAINST_LSTM, ((core, ARGUMENTS[core]), ("lstm", ARGUMENTS["lstm"]))):
+        sizes = {**START, **arguments, "batch_size": batch_size}
+        sides[f"{batch_size} windows, {name}"] = cpu_milliseconds(unroll(name, **sizes))
+    times = in_turn(sides, rounds, warm_up=1)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"milliseconds": medians(times), "against_lstm": ratios, "peak_memory": peak, "rounds": times}
+    return {"milliseconds": medians(times), "peak_memory": peak, "rounds": times}
 
 
 def rows(variants: Variants) -> Iterator[Row]:
-    """A core a row: the time at the first size, how many times that the others take, and ratios to the LSTM."""
-    first, *others = SIZES
+    """A size of a core a row: the time at its largest, and where it stops growing linearly; and a row for each comparison."""
     for core, runs in variants.items():
-        times = {size: median(values(runs, "milliseconds", size)) for size in SIZES}
-        yield (
-            {"core": core, f"{first}, 8 rows": f"{times[first]:.1f} ms"}
-            | {size: f"{times[size] / times[first]:.1f} x" for size in others}
-            | {f"{size}, against LSTM": f"{median(values(runs, 'against_lstm', size)):.2f}" for size in AGAINST_LSTM}
-        )
+        times = {side: median(values(runs, "milliseconds", side)) for side in runs[0].result["milliseconds"]}
+        shares: dict[str, dict[int, float]] = {}  # of what linear growth would take
+        for side, time in times.items():
+            if " x " in side:
+                name, _, factor = side.partition(" x ")
+                shares.setdefault(name, {})[int(factor)] = time / times["start"] / int(factor)
+        for name, by_factor in shares.items():
+            start, largest = (START | ARGUMENTS[core])[name], max(by_factor)
+            faster = [start * factor for factor, share in by_factor.items() if share > TOLERANCE]
+            yield compared(
+                f"unroll and gradient of {core}, {name} {start} to {start * largest:,}",
+                f"{times[f'{name} x {largest}']:,.1f} ms",
+                "linear growth",
+                f"{largest} x {times['start']:,.1f} ms",
+                by_factor[largest],
+                f"more than linear at {faster[0]:,}" if faster else "",
+            )
+        for batch_size in AGAINST_LSTM:
+            ours, theirs = (f"{batch_size} windows, {name}" for name in (core, "lstm"))
+            if core != "lstm" and ours in times:
+                share = median(ratio(run.result["rounds"][ours], run.result["rounds"][theirs]) for run in runs)
+                what = f"unroll and gradient of {core}, {START['length']} steps of {batch_size} windows"
+                yield compared(what, f"{times[ours]:,.1f} ms", "our lstm", f"{times[theirs]:,.1f} ms", share)
 
 
 BENCHMARK = Benchmark(settings, measure, rows, seeds=1, alone=True)

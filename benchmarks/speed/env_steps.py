@@ -1,4 +1,8 @@
-"""Environment steps per second of RecurrentDQN, training included, against Tianshou's: CartPole without velocities."""
+"""
+Environment steps per second of CPU time, training included: CartPole without velocities.
+
+RecurrentDQN against the recurrent DQNs of Tianshou and TorchRL; RecurrentPPO and stock DQN show what a memory costs.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,64 +11,102 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-from benchmarks.peers.tianshou import STEPS_PER_UPDATE, WARM_UP_STEPS, tianshou_trainer
-from benchmarks.runner import Benchmark, Context, Options, Row, Settings, Variants, values
-from benchmarks.speed.recurrent_update import HEADS, make_model
+from sb3_contrib import RecurrentPPO
+from stable_baselines3 import DQN
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from benchmarks.environments import MaskedCartPole
+from benchmarks.peers import server, sizes
+from benchmarks.runner import Benchmark, Context, Options, Row, Settings, Variants, compared, values
+from benchmarks.speed.recurrent_update import make_model
 from benchmarks.speed.turns import in_turn, medians, ratio
+
+OURS = ("linear head", "default head", "default head, bf16")
+PRICE = ("RecurrentPPO", "stock DQN, no memory")
+PEERS = {"Tianshou": "tianshou", "TorchRL": "torchrl"}  # and the modules of benchmarks.peers
+#: What is compared: ours and the other
+PAIRS = (*((ours, peer) for peer in PEERS for ours in OURS), *(("default head", other) for other in PRICE))
+WANTED = 1.8  # how many times as fast as the peers ours has to be
 
 
 def settings(options: Options) -> Settings:
     """A variant for each kind of episodes."""
-    steps = options.scaled(2000, multiple_of=STEPS_PER_UPDATE)
-    common = {"sides": [*HEADS, *options.peers.keys() & {"tianshou"}], "steps": steps, "rounds": 7}
+    steps = options.scaled(1000, multiple_of=sizes.STEPS_PER_UPDATE)
+    peers = [*PEERS] if "python" in options.peers else []
+    common = {"sides": [*OURS, *PRICE, *peers], "steps": steps, "rounds": options.scaled(5)}
     return {
         "episodes of 500 steps": {"full_windows": True, **common},
         "episodes as they come": {"full_windows": False, **common},
     }
 
 
-def our_trainer(full_windows: bool, head: str, seed: int) -> Callable[[int], float]:
-    """RecurrentDQN after its warm-up: trains for a number of steps and returns the seconds it took."""
-    model = make_model(full_windows, head, seed)
-    model.learn(WARM_UP_STEPS + 10 * STEPS_PER_UPDATE)
+def make_agent(side: str, full_windows: bool, seed: int) -> BaseAlgorithm:
+    """An agent of this interpreter, with the sizes of the comparison; RecurrentPPO otherwise with its defaults."""
+    if side in OURS:
+        head, bf16 = side.split()[0], side.endswith("bf16")
+        return make_model(full_windows, head, seed, bf16=bf16)
+    env = MaskedCartPole(full_windows)
+    common: dict[str, Any] = {"seed": seed, "device": "cpu"}
+    if side == "RecurrentPPO":
+        return RecurrentPPO("MlpLstmPolicy", env, policy_kwargs=dict(lstm_hidden_size=sizes.HIDDEN_SIZE), **common)
+    return DQN(
+        "MlpPolicy",
+        env,
+        learning_rate=sizes.LEARNING_RATE,
+        buffer_size=sizes.BUFFER_SIZE,
+        learning_starts=sizes.WARM_UP_STEPS,
+        batch_size=sizes.BATCH_SIZE,
+        train_freq=sizes.STEPS_PER_UPDATE,
+        target_update_interval=sizes.UPDATES_PER_TARGET * sizes.STEPS_PER_UPDATE,
+        exploration_initial_eps=sizes.EPSILON,
+        exploration_final_eps=sizes.EPSILON,
+        **common,
+    )
+
+
+def trainer(model: BaseAlgorithm) -> Callable[[int], float]:
+    """An agent after its warm-up: trains for a number of steps and returns the seconds that so many took."""
+    model.learn(sizes.WARM_UP_STEPS + 10 * sizes.STEPS_PER_UPDATE)
 
     def train(steps: int) -> float:
-        updates = model._n_updates
-        start = time.perf_counter()
+        n_updates, n_steps = model._n_updates, model.num_timesteps
+        start = time.process_time()
         model.learn(steps, reset_num_timesteps=False)
-        seconds = time.perf_counter() - start
-        assert model._n_updates - updates == steps // STEPS_PER_UPDATE, "one update per 4 steps"
-        return seconds
+        seconds = time.process_time() - start
+        done = model.num_timesteps - n_steps  # RecurrentPPO completes its rollout
+        if isinstance(model, DQN):
+            assert model._n_updates - n_updates == done // sizes.STEPS_PER_UPDATE, "one update per 4 steps"
+        return seconds * steps / done
 
     return train
 
 
 def measure(context: Context, full_windows: bool, sides: list[str], steps: int, rounds: int) -> dict[str, Any]:
-    """Measure all sides in turn; returns steps per second of each, and the ratio of ours to Tianshou's."""
+    """Measure all sides in turn; returns steps per second of each, and the ratios of :data:`PAIRS`."""
     with ExitStack() as stack:
-        trainers: dict[str, Callable[[int], float]] = {head: our_trainer(full_windows, head, context.seed) for head in HEADS}
-        if "tianshou" in sides:
-            trainers["tianshou"] = stack.enter_context(tianshou_trainer(context.peers["tianshou"], full_windows))
+        trainers: dict[str, Callable[[int], float]] = {}
+        for side in sides:
+            if side in PEERS:
+                arguments = ["--full-windows"] if full_windows else []
+                ask = stack.enter_context(server.start(context.peers["python"], PEERS[side], *arguments))
+                trainers[side] = partial(ask, "train")
+            else:
+                trainers[side] = trainer(make_agent(side, full_windows, context.seed))
         seconds = in_turn({name: partial(train, steps) for name, train in trainers.items()}, rounds)
     rates = {name: [steps / measured for measured in side] for name, side in seconds.items()}
-    result: dict[str, Any] = {"steps_per_second": medians(rates), "rounds": rates}
-    if "tianshou" in sides:
-        result["ratios"] = {head: ratio(rates[head], rates["tianshou"]) for head in HEADS}
-    return result
+    ratios = {f"{ours}, {other}": ratio(rates[ours], rates[other]) for ours, other in PAIRS if other in sides}
+    return {"steps_per_second": medians(rates), "ratios": ratios, "rounds": rates}
 
 
 def rows(variants: Variants) -> Iterator[Row]:
-    """Episodes and a head a row."""
+    """A pair a row."""
     for episodes, runs in variants.items():
-        has_peer = "tianshou" in runs[0].settings["sides"]
-        for head in HEADS:
-            yield {
-                "environment steps": f"{episodes}, {head} head",
-                "RecurrentDQN": f"{median(values(runs, 'steps_per_second', head)):.0f}/s",
-                "Tianshou": f"{median(values(runs, 'steps_per_second', 'tianshou')):.0f}/s" if has_peer else "-",
-                "ratio": f"{median(values(runs, 'ratios', head)):.2f}" if has_peer else "-",
-                "threshold": "at least 1.8",
-            }
+        for ours, other in PAIRS:
+            if f"{ours}, {other}" in runs[0].result["ratios"]:
+                rates = [f"{median(values(runs, 'steps_per_second', side)):,.0f}/s" for side in (ours, other)]
+                note = f"wanted: at least {WANTED}" if other in PEERS else ""
+                share = median(values(runs, "ratios", f"{ours}, {other}"))
+                yield compared(f"environment steps, {episodes}: {ours}", rates[0], other, rates[1], share, note)
 
 
 BENCHMARK = Benchmark(settings, measure, rows, seeds=1, alone=True)

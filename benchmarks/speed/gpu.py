@@ -138,4 +138,4 @@ def rows(variants: Variants) -> Iterator[Row]:
             }
 
 
-BENCHMARK = Benchmark(settings, measure, rows, seeds=1, alone=True)
+BENCHMARK = Benchmark(settings, measure, rows, seeds=1, alone=True, quick="")  # not where there may be no GPU

@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from benchmarks.runner import Benchmark, Context, Options, Row, Settings, Variants, values
+from benchmarks.runner import Benchmark, Context, Options, Row, Settings, Variants, compared, values
 from benchmarks.speed.turns import cpu_milliseconds, in_turn, medians, ratio
 from sb3_attn import FrozenEncoder, RecurrentDQN, VecFrozenFeatures
 
@@ -79,15 +79,13 @@ def measure(context: Context, rounds: int) -> dict[str, Any]:
 
 
 def rows(variants: Variants) -> Iterator[Row]:
-    """A kind a row."""
+    """A kind a row, except that with which the others are compared."""
     for name, runs in variants.items():
-        for kind in KINDS:
-            yield {
-                "one update": name,
-                "convolutions": kind,
-                "time": f"{median(values(runs, 'milliseconds', kind)):.0f} ms",
-                "ratio": f"{median(values(runs, 'ratios', kind)):.2f}",
-            }
+        times = {kind: f"{median(values(runs, 'milliseconds', kind)):,.0f} ms" for kind in KINDS}
+        base, *others = KINDS
+        for kind in others:
+            share = median(values(runs, "ratios", kind))
+            yield compared(f"update, {name}: {kind}", times[kind], f"ours, {base} in float32", times[base], share)
 
 
 BENCHMARK = Benchmark(settings, measure, rows, seeds=1, alone=True)

@@ -9,8 +9,8 @@ import torch as th
 from torch import nn
 
 from benchmarks.environments import MaskedCartPole
-from benchmarks.peers import tianshou as sizes
-from benchmarks.runner import Benchmark, Context, Options, Row, Settings, Variants, values
+from benchmarks.peers import sizes
+from benchmarks.runner import Benchmark, Context, Options, Row, Settings, Variants, compared, values
 from benchmarks.speed.turns import cpu_milliseconds, in_turn, medians, ratio
 from sb3_attn import RecurrentDQN
 
@@ -96,15 +96,14 @@ def measure(context: Context, hidden_size: int, head: str, rounds: int, bf16: bo
 
 
 def rows(variants: Variants) -> Iterator[Row]:
-    """A size and head a row."""
+    """A size and head a row, and another for bfloat16 against float32."""
     for name, runs in variants.items():
-        yield {
-            "one update": name,
-            "RecurrentDQN": f"{median(values(runs, 'milliseconds', 'update')):.2f} ms",
-            "bare LSTM": f"{median(values(runs, 'milliseconds', 'lstm')):.2f} ms",
-            "ratio to the bare LSTM": f"{median(values(runs, 'ratio')):.2f}",
-            "ratio to float32": f"{median(values(runs, 'ratio_to_float32')):.2f}" if runs[0].settings.get("bf16") else "",
-        }
+        times = {side: f"{median(values(runs, 'milliseconds', side)):.1f} ms" for side in runs[0].result["milliseconds"]}
+        share = median(values(runs, "ratio"))
+        yield compared(f"update, {name}", times["update"], "limit: bare nn.LSTM, float32", times["lstm"], share)
+        if runs[0].settings.get("bf16"):
+            share = median(values(runs, "ratio_to_float32"))
+            yield compared(f"update, {name}", times["update"], "ours in float32", times["float32"], share)
 
 
 BENCHMARK = Benchmark(settings, measure, rows, seeds=1, alone=True)

@@ -5,6 +5,7 @@ Reported are medians over the rounds, and as a ratio the median of the ratios wi
 """
 
 import time
+import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import TypeVar
@@ -36,6 +37,16 @@ def cpu_milliseconds(function: Callable[[], object]) -> Callable[[], float]:
         return 1000 * (time.process_time() - start)
 
     return side
+
+
+def allocated_bytes(make: Callable[[], object]) -> int:
+    """Memory that an object takes once it is made, untouched pages included."""
+    tracemalloc.start()
+    made = make()
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    del made
+    return size
 
 
 def medians(measured: Mapping[Key, Sequence[float]]) -> dict[Key, float]:

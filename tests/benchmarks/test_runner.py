@@ -81,6 +81,11 @@ def test_finished_runs_are_skipped(toy: Toy) -> None:
     assert toy.run("--seeds", "1") == []
 
 
+def test_again_means_all_runs(toy: Toy) -> None:
+    toy.run("--seeds", "1")
+    assert toy.run("--seeds", "1", "--again") == [("a", 0), ("b", 0)]
+
+
 def test_runs_with_other_settings_are_done_again_and_the_rest_is_kept(toy: Toy) -> None:
     toy.run()
     assert toy.run("--scale", "0.5", "--seeds", "1", "--only", "a") == [("a", 0)]
@@ -91,7 +96,7 @@ def test_runs_with_other_settings_are_done_again_and_the_rest_is_kept(toy: Toy) 
 def test_the_file_says_what_was_measured_and_where(toy: Toy) -> None:
     toy.run("--only", "b", "--seeds", "1")
     (run,) = json.loads((toy.folder / "cores.json").read_text())
-    assert run["machine"].keys() >= {"processor", "cores", "load", "torch"}
+    assert run["machine"].keys() >= {"processor", "cores", "load", "torch", "numpy", "stable-baselines3", "sb3-contrib"}
     assert {**run, "machine": {}} == {
         "variant": "b",
         "seed": 0,
@@ -131,6 +136,13 @@ def test_a_pattern_without_a_match_names_the_variants(toy: Toy, capsys: pytest.C
     assert "no variant matches c*; there are a; b." in capsys.readouterr().out
 
 
+def test_the_comparisons_are_one_table(toy: Toy, capsys: pytest.CaptureFixture[str]) -> None:
+    runner.main(["comparisons", "--out", str(toy.folder), "--logs", str(toy.folder), "--seeds", "1"])
+    out = capsys.readouterr().out
+    assert out.count("| name | scores |") == 1
+    assert out.count("| a | 100 |") == len(runner.COMPARISONS)
+
+
 def test_without_a_name_the_benchmarks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     runner.main([])
     lines = capsys.readouterr().out.splitlines()
@@ -162,7 +174,7 @@ def test_settings_are_the_same_after_they_were_in_the_file(name: str) -> None:
 def test_the_results_of_every_benchmark_can_be_reported(name: str, tmp_path: Path) -> None:
     runs = runner.read(FOLDER / "results" / f"{name}.json")
     assert {run.variant for run in runs} <= load(name).settings(Options()).keys()
-    report = runner.report(name, runs, Options(), tmp_path)
+    report = runner.report(name, {name: runs}, Options(), tmp_path)
     cells = {line.count("|") for line in report.splitlines() if line.startswith("|")}
     assert len(cells) == (1 if runs else 0)
 
