@@ -20,7 +20,7 @@ from sb3_attn import MaskableDQN, RecurrentDQN
 from sb3_attn.envs import FlattenSpaces, PreviousActionReward
 
 #: Number of training steps
-TASKS = {"CardOrder-v0": 60_000, "popgym-MineSweeperEasy-v0": 100_000}
+TASKS = {"CardOrder-v0": 60_000, "WindingCorridor-v0": 30_000, "popgym-MineSweeperEasy-v0": 100_000}
 MINE_SWEEPER_VIEWED = 2
 
 #: Class, policy and arguments; ``use_masking`` says also whether the evaluation gives masks

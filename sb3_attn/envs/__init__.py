@@ -2,7 +2,7 @@
 
 import gymnasium as gym
 
-from sb3_attn.envs.card_order import CardOrder
+from sb3_attn.envs.masked_tasks import CardOrder, WindingCorridor
 from sb3_attn.envs.memory_tasks import AssociativeRecall, MemoryChain, MemoryTask, RememberedSearch, TMaze
 from sb3_attn.envs.minigrid_rgb import dynamic_obstacles_rgb
 from sb3_attn.envs.remembered_glyph import RememberedGlyph
@@ -23,10 +23,11 @@ __all__ = [
     "TMaze",
     "VisualSearch",
     "WatchedSubprocVecEnv",
+    "WindingCorridor",
     "dynamic_obstacles_rgb",
 ]
 
-for task in (MemoryChain, TMaze, AssociativeRecall, RememberedSearch, RememberedGlyph, CardOrder):
+for task in (MemoryChain, TMaze, AssociativeRecall, RememberedSearch, RememberedGlyph, CardOrder, WindingCorridor):
     gym.register(id=f"{task.__name__}-v0", entry_point=f"{task.__module__}:{task.__name__}")
 
 # Variants have ids of their own, for the reason given below

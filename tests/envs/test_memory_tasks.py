@@ -11,9 +11,21 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.env_util import make_vec_env
 
-from sb3_attn.envs import AssociativeRecall, CardOrder, MemoryChain, MemoryTask, RememberedGlyph, RememberedSearch, TMaze
+from sb3_attn.envs import (
+    AssociativeRecall,
+    CardOrder,
+    MemoryChain,
+    MemoryTask,
+    RememberedGlyph,
+    RememberedSearch,
+    TMaze,
+    WindingCorridor,
+)
 
-IDS = ["MemoryChain-v0", "TMaze-v0", "AssociativeRecall-v0", "RememberedSearch-v0", "RememberedGlyph-v0", "CardOrder-v0"]
+IDS = [
+    *("MemoryChain-v0", "TMaze-v0", "AssociativeRecall-v0", "RememberedSearch-v0", "RememberedGlyph-v0"),
+    *("CardOrder-v0", "WindingCorridor-v0"),
+]
 Oracle = Callable[[MemoryTask, list[np.ndarray]], int]  # all observations of the episode so far -> the best action
 
 
@@ -52,6 +64,13 @@ def order_oracle(env: MemoryTask, history: list[np.ndarray]) -> int:
     return shown[len(history) - 1 - env.cards] if len(history) > env.cards else env.cards
 
 
+def corridor_oracle(env: MemoryTask, history: list[np.ndarray]) -> int:
+    cue, is_open = history[0][:4], history[-1][4:]
+    if not is_open.any():
+        return 4
+    return int(is_open.argmax() if is_open.sum() == 1 else cue.argmax())
+
+
 TASKS: list[tuple[str, dict, Oracle]] = [
     ("MemoryChain-v0", {}, chain_oracle),
     ("MemoryChain-v0", {"length": 1}, chain_oracle),
@@ -66,6 +85,8 @@ TASKS: list[tuple[str, dict, Oracle]] = [
     ("RememberedGlyph-v0", {"delay": 1, "n_distractors": 48}, glyph_oracle),
     ("CardOrder-v0", {}, order_oracle),
     ("CardOrder-v0", {"cards": 2}, order_oracle),
+    ("WindingCorridor-v0", {}, corridor_oracle),
+    ("WindingCorridor-v0", {"length": 1}, corridor_oracle),
 ]
 
 
@@ -164,6 +185,7 @@ def test_without_the_kind_the_most_frequent_value_is_the_best_answer(kinds: int)
         ("TMaze-v0", lambda obs: 1 if obs[1] else 0, 0.5),
         ("AssociativeRecall-v0", lambda obs: 7, 0.121),  # sqrt(1/16 * 15/16 / 4)
         ("RememberedSearch-v0", lambda obs: obs[:, 2:].sum(axis=0).argmax(), 0.484),  # sqrt(5/8 * 3/8)
+        ("WindingCorridor-v0", lambda obs: obs[4:].argmax() if obs[4:].any() else 4, 0.433),  # sqrt(1/4 * 3/4)
     ],
 )
 def test_the_best_memoryless_policy_reaches_the_ceiling(env_id: str, policy: Callable, deviation: float) -> None:
@@ -175,7 +197,7 @@ def test_the_best_memoryless_policy_reaches_the_ceiling(env_id: str, policy: Cal
 
 
 def test_ceilings_of_the_registered_tasks() -> None:
-    assert [gym.make(env_id).unwrapped.memoryless_ceiling for env_id in IDS] == [0.0, 0.5, 0.0625, 0.625, 0.25, 0.2]
+    assert [gym.make(env_id).unwrapped.memoryless_ceiling for env_id in IDS] == [0.0, 0.5, 0.0625, 0.625, 0.25, 0.2, 0.25]
 
 
 def test_no_policy_of_observation_and_masks_beats_the_ceiling_of_card_order() -> None:
@@ -209,6 +231,30 @@ def test_an_invalid_card_ends_the_episode() -> None:
         assert not env.step(np.int64(action))[2]
     assert env.action_masks().tolist() == [True, False, True, False]
     assert env.step(np.int64(1))[2]
+
+
+def test_a_winding_corridor_has_one_open_direction_and_its_fork_four() -> None:
+    env = WindingCorridor(length=2)
+    obs, _ = env.reset(seed=0)
+    assert obs[:4].sum() == 1 and obs[4:].sum() == 1
+    for _ in range(2):
+        masks = env.action_masks()
+        np.testing.assert_array_equal(masks, [*obs[4:], 0])
+        obs = env.step(np.int64(masks.argmin()))[0]  # against a wall, or waiting
+        np.testing.assert_array_equal(env.action_masks(), masks)
+        assert obs[:4].sum() == 0
+        obs = env.step(np.int64(masks.argmax()))[0]
+    assert env.action_masks().tolist() == [True] * 4 + [False]
+    assert env.step(np.int64(4))[1:] == (0.0, True, False, {"is_success": False})  # time is up, at the fork
+
+
+def test_only_waiting_is_valid_in_a_room() -> None:
+    env = WindingCorridor(length=1)
+    env.reset(seed=0)
+    for action in (env.action_masks().argmax(), 2):
+        env.step(np.int64(action))
+    assert env.action_masks().tolist() == [False] * 4 + [True]
+    assert env.step(np.int64(1))[1] == float(env._cue == 2)  # the doors of the room stay shut
 
 
 def test_the_cue_is_gone_after_the_first_step() -> None:

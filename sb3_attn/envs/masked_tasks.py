@@ -1,4 +1,4 @@
-"""A memory task in which most actions are invalid at most steps."""
+"""Memory tasks in which most actions are invalid at most steps."""
 
 from typing import Any
 
@@ -67,3 +67,64 @@ class CardOrder(MemoryTask):
             return 0.0
         self._in_hand.remove(action)
         return float(action == self._order[place]) / self.cards
+
+
+class WindingCorridor(MemoryTask):
+    """
+    Follow a corridor that turns at random to a fork with four rooms, of which a cue at the start has told the right one.
+
+    - Observation ``(8,)``: ``[cue, open]``. The cue, a one-hot of the four directions, is shown only in the first observation;
+      ``open`` is 1 in the directions that are open: one in a cell of the corridor, all at the fork, none in a room. Doors fall
+      shut behind the agent.
+    - Actions: 0 to 3 go in a direction, 4 waits. Only the open directions are valid, and in a room only waiting is;
+      ``action_masks()`` tells which. An invalid action leaves the agent where it is.
+    - Reward: 1 at the last step in the room of the cue, else 0.
+    - Length of an episode: ``2 * length + 1`` steps, of which ``length + 1`` are needed.
+
+    Best return 1. **Memoryless ceiling 0.25**: the cue is uniform and shown only where the fork is not, and what is seen and
+    valid at the fork and in the rooms does not depend on it.
+
+    :param length: Number of cells from the start to the fork, at least 1.
+    :param render_mode: ``None`` or ``"rgb_array"``.
+    """
+
+    N_DIRECTIONS = 4
+
+    def __init__(self, length: int = 10, render_mode: str | None = None) -> None:
+        check_at_least(1, length=length)
+        self.length = length
+        space = spaces.Box(0.0, 1.0, (2 * self.N_DIRECTIONS,), np.float32)
+        super().__init__(space, self.N_DIRECTIONS + 1, 2 * length + 1, render_mode)
+
+    @property
+    def memoryless_ceiling(self) -> float:
+        return 1 / self.N_DIRECTIONS
+
+    def action_masks(self) -> np.ndarray:
+        """Mask of the actions that are valid now, bool ``[5]``."""
+        return np.append(self._open(), self._room is not None)
+
+    def _begin(self) -> None:
+        self._cue, *self._turns = (
+            int(direction) for direction in self.np_random.integers(self.N_DIRECTIONS, size=self.length + 1)
+        )
+        self._position = 0
+        self._room: int | None = None
+
+    def _open(self) -> np.ndarray:
+        directions = np.arange(self.N_DIRECTIONS)
+        if self._position < self.length:
+            return directions == self._turns[self._position]
+        return np.full(self.N_DIRECTIONS, self._room is None)
+
+    def _observe(self) -> np.ndarray:
+        cue = (np.arange(self.N_DIRECTIONS) == self._cue) & (self.elapsed_steps == 0)
+        return np.concatenate([cue, self._open()]).astype(np.float32)
+
+    def _act(self, action: int) -> float:
+        if action < self.N_DIRECTIONS and self._open()[action]:
+            if self._position < self.length:
+                self._position += 1
+            else:
+                self._room = action
+        return float(self.elapsed_steps + 1 == self.episode_length and self._room == self._cue)
