@@ -1,8 +1,9 @@
 # Every target makes its own environment first: `make demo` needs only Python (3.10 to 3.13) and make.
 PYTHON ?= python3
 VENV ?= .venv
-# What ours is compared with; has to be Python 3.11 or newer
+# What ours is compared with, whose versions need Python 3.11 or newer
 PEERS ?= .venv-peers
+PEERS_PYTHON ?= $(PYTHON)
 # Tests run in one process per worker, each on one thread: small networks are several times slower on two.
 WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
@@ -33,7 +34,8 @@ $(VENV)/.stamp-benchmarks: $(VENV)/.stamp
 	touch $@
 
 $(PEERS)/.stamp: benchmarks/peers/constraints.txt
-	$(PYTHON) -m venv $(PEERS)
+	$(PEERS_PYTHON) -c 'import sys; sys.exit("PEERS_PYTHON has to be 3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	$(PEERS_PYTHON) -m venv $(PEERS)
 	$(PEER) $(INSTALL) -c $< tianshou torchrl cpprb
 	touch $@
 
@@ -68,7 +70,7 @@ format: $(VENV)/.stamp ## Format the code and fix what ruff can fix
 docs: $(VENV)/.stamp-docs ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-benchmarks: $(VENV)/.stamp-benchmarks $(PEERS)/.stamp ## Measure the speed of ours, its peers and limits again: one table, some 20 minutes
+benchmarks: $(VENV)/.stamp-benchmarks $(PEERS)/.stamp ## Measure ours, peers and limits again (20 minutes), into benchmarks/results
 	$(BIN)/python -m benchmarks comparisons --again --jobs $(WORKERS) --peers $(PEER)
 
 benchmarks-quick: $(VENV)/.stamp-benchmarks $(PEERS)/.stamp ## Run all benchmarks with short settings, which show only that they run

@@ -134,6 +134,7 @@ class Benchmark(NamedTuple):
     :param rows: Returns the rows of the table.
     :param seeds: Number of seeds unless ``--seeds`` gives another.
     :param alone: Whether a run needs the machine for itself, so that ``--jobs`` does not apply.
+    :param needs_gpu: Whether nothing is measured without a GPU.
     :param plot: Draws runs into files; is given their path without a suffix.
     :param quick: Pattern of the variants that ``--quick`` runs.
     """
@@ -143,6 +144,7 @@ class Benchmark(NamedTuple):
     rows: Callable[[Variants], Iterable[Row]]
     seeds: int
     alone: bool = False
+    needs_gpu: bool = False
     plot: Callable[[Variants, Path], None] | None = None
     quick: str = "*"
 
@@ -206,6 +208,9 @@ def complete(
     if not settings:
         print(f"{name}: no variant matches {' '.join(only)}; there are {'; '.join(benchmark.settings(options))}.")
     runs = {(run.variant, run.seed): run for run in read(path)}
+    if benchmark.needs_gpu and not th.cuda.is_available():
+        print(f"{name} needs a GPU that torch.cuda can use, so nothing was measured.")
+        return list(runs.values())
     wanted = [(variant, seed) for seed in range(seeds) for variant in settings]
     with ProcessPoolExecutor(1 if benchmark.alone else jobs, mp_context=get_context("spawn")) as pool:
         futures = []

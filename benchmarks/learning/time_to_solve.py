@@ -89,4 +89,4 @@ def rows(variants: Variants) -> Iterator[Row]:
             yield compared(f"until {task} is solved", cells[0], "RecurrentPPO", cells[1], times[0] / times[1], note)
 
 
-BENCHMARK = Benchmark(settings, measure, rows, seeds=5)
+BENCHMARK = Benchmark(settings, measure, rows, seeds=5, alone=True)

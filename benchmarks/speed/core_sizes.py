@@ -79,7 +79,7 @@ def rows(variants: Variants) -> Iterator[Row]:
             start, largest = (START | ARGUMENTS[core])[name], max(by_factor)
             faster = [start * factor for factor, share in by_factor.items() if share > TOLERANCE]
             yield compared(
-                f"unroll and gradient of {core}, {name} {start} to {start * largest:,}",
+                f"core {core}, {name} {start} to {start * largest:,}",
                 f"{times[f'{name} x {largest}']:,.1f} ms",
                 "linear growth",
                 f"{largest} x {times['start']:,.1f} ms",
@@ -90,7 +90,7 @@ def rows(variants: Variants) -> Iterator[Row]:
             ours, theirs = (f"{batch_size} windows, {name}" for name in (core, "lstm"))
             if core != "lstm" and ours in times:
                 share = median(ratio(run.result["rounds"][ours], run.result["rounds"][theirs]) for run in runs)
-                what = f"unroll and gradient of {core}, {START['length']} steps of {batch_size} windows"
+                what = f"core {core}, {batch_size} windows of {START['length']} steps"
                 yield compared(what, f"{times[ours]:,.1f} ms", "our lstm", f"{times[theirs]:,.1f} ms", share)
 
 

@@ -26,7 +26,6 @@ PRICE = ("RecurrentPPO", "stock DQN, no memory")
 PEERS = {"Tianshou": "tianshou", "TorchRL": "torchrl"}  # and the modules of benchmarks.peers
 #: What is compared: ours and the other
 PAIRS = (*((ours, peer) for peer in PEERS for ours in OURS), *(("default head", other) for other in PRICE))
-WANTED = 1.8  # how many times as fast as the peers ours has to be
 
 
 def settings(options: Options) -> Settings:
@@ -104,9 +103,8 @@ def rows(variants: Variants) -> Iterator[Row]:
         for ours, other in PAIRS:
             if f"{ours}, {other}" in runs[0].result["ratios"]:
                 rates = [f"{median(values(runs, 'steps_per_second', side)):,.0f}/s" for side in (ours, other)]
-                note = f"wanted: at least {WANTED}" if other in PEERS else ""
                 share = median(values(runs, "ratios", f"{ours}, {other}"))
-                yield compared(f"environment steps, {episodes}: {ours}", rates[0], other, rates[1], share, note)
+                yield compared(f"environment steps, {episodes}: {ours}", rates[0], other, rates[1], share)
 
 
 BENCHMARK = Benchmark(settings, measure, rows, seeds=1, alone=True)

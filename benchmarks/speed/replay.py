@@ -27,8 +27,15 @@ N_CALLS = 100
 N_IMAGES = 2000
 IMAGES = spaces.Box(0, 255, IMAGE_SHAPE, np.uint8)
 VECTORS = spaces.Box(-1, 1, (4,), np.float32)
-SB3, CPPRB = "SB3's ReplayBuffer", "cpprb, prioritized"
-BUFFERS = {"windows": SequenceReplayBuffer, "prioritized windows": PrioritizedSequenceReplayBuffer, SB3: ReplayBuffer}
+SB3, SB3_OPTIMIZED, CPPRB = "SB3's ReplayBuffer", "SB3's, optimize_memory_usage", "cpprb, prioritized"
+LENGTHS: dict[str, Any] = dict(trace_length=TRACE, burn_in_length=BURN_IN)
+#: Class and arguments
+BUFFERS: dict[str, tuple[type[ReplayBuffer], dict[str, Any]]] = {
+    "windows": (SequenceReplayBuffer, LENGTHS),
+    "prioritized windows": (PrioritizedSequenceReplayBuffer, LENGTHS),
+    SB3: (ReplayBuffer, {}),
+    SB3_OPTIMIZED: (ReplayBuffer, dict(optimize_memory_usage=True, handle_timeout_termination=False)),  # SB3 wants both
+}
 #: What is compared: an operation, ours and the other
 PAIRS = (
     ("add", "prioritized windows", SB3),
@@ -36,6 +43,7 @@ PAIRS = (
     ("sample", "windows", SB3),
     ("sample", "prioritized windows", CPPRB),
     ("memory", "prioritized windows", SB3),
+    ("memory", "prioritized windows", SB3_OPTIMIZED),
     ("memory", "prioritized windows", CPPRB),
     ("memory", "prioritized windows", "limit: one image"),
 )
@@ -50,8 +58,8 @@ def settings(options: Options) -> Settings:
 
 def make_buffer(name: str, n_steps: int, space: spaces.Box) -> ReplayBuffer:
     """One of :data:`BUFFERS`, for one environment."""
-    lengths: dict[str, Any] = {} if name == SB3 else dict(trace_length=TRACE, burn_in_length=BURN_IN)
-    return BUFFERS[name](n_steps, space, spaces.Discrete(2), device="cpu", n_envs=1, **lengths)
+    buffer_class, arguments = BUFFERS[name]
+    return buffer_class(n_steps, space, spaces.Discrete(2), device="cpu", n_envs=1, **arguments)
 
 
 def adder(buffer: ReplayBuffer) -> Callable[[int], None]:

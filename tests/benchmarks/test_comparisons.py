@@ -137,9 +137,10 @@ def test_a_core_is_measured_at_all_sizes(monkeypatch: pytest.MonkeyPatch) -> Non
     seen: list[dict[str, int]] = []
     monkeypatch.setattr(core_sizes, "unroll", lambda core, **sizes: seen.append(sizes) or (lambda: None))
     result = core_sizes.measure(Context(0), "ntm", factors=[4, 16], rounds=1)
-    assert len(seen) == len(result["milliseconds"]) == 1 + 4 * 2
+    assert len(seen) == len(result["milliseconds"]) == 1 + 4 * 2 + 2 * 2  # and 8 and 32 windows of both cores
     assert seen[0] == {"length": 100, "batch_size": 8, "hidden_size": 64, "n_slots": 32}
-    assert seen[-1] == seen[0] | {"n_slots": 16 * 32}
+    assert seen[8] == seen[0] | {"n_slots": 16 * 32}
+    assert seen[-1] == {"length": 100, "batch_size": 32, "hidden_size": 64}
 
 
 def test_time_runs_out_or_the_task_is_solved(monkeypatch: pytest.MonkeyPatch) -> None:
