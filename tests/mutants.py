@@ -681,6 +681,20 @@ products = d_weights * saved.sorted_weights
         "recurrent_dqn/test_environment_states.py",
     ),
     Mutant(
+        "checkpoints: states are saved that environments do not take",
+        "recurrent_dqn/environment_states.py",
+        "if fault := _set_states(parts, states):",
+        "if fault := None:",
+        "recurrent_dqn/test_environment_states.py",
+    ),
+    Mutant(
+        "checkpoints: episodes go on in environments that do not take their states",
+        "recurrent_dqn/recurrent_dqn.py",
+        "if not are_set:",
+        "if False:",
+        "recurrent_dqn/test_environment_states.py",
+    ),
+    Mutant(
         "checkpoints: returns of open episodes go on",
         "recurrent_dqn/recurrent_dqn.py",
         """\

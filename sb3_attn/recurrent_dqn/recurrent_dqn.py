@@ -578,11 +578,14 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
 
     def _resume_episodes(self, episodes: dict[str, Any]) -> None:
         assert self.env is not None, "load_checkpoint() was given it"
-        set_environment_states(self.env, episodes["environments"])
+        are_set = set_environment_states(self.env, episodes["environments"])
         own = from_json(episodes["model"])
+        self.action_space.np_random.bit_generator.state = own["action_space"]  # a seed of the model's has begun it anew
+        if not are_set:  # then learn() resets them
+            self._last_obs, self._episodes_seed = None, int(self.action_space.np_random.integers(2**31 - 1))
+            return
         if own["core_state"] is not None:
             self._core_state = state_from_arrays(own["core_state"], self.q_net.initial_state(self.n_envs))
-        self.action_space.np_random.bit_generator.state = own["action_space"]  # a seed of the model's has begun it anew
         for name, part in self._episode_statistics().items():
             vars(part).update(own[name])
 
