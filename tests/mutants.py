@@ -655,6 +655,20 @@ products = d_weights * saved.sorted_weights
         "algorithms/test_save_on_signal.py",
     ),
     Mutant(
+        "signals: those after an error are taken for requests",
+        "recurrent_dqn/stopping.py",
+        " if request.call in calls",
+        "",
+        "algorithms/test_save_on_signal.py",
+    ),
+    Mutant(
+        "signals: Ctrl-C ends the processes of environments",
+        "envs/subproc_vec_env.py",
+        "signal.SIG_IGN",
+        "signal.SIG_DFL",
+        "envs/test_subproc_vec_env.py",
+    ),
+    Mutant(
         "checkpoints: environments are not reseeded",
         "recurrent_dqn/checkpoints.py",
         """\
