@@ -923,6 +923,13 @@ products = d_weights * saved.sorted_weights
         MASKS,
     ),
     Mutant(
+        "actors: actions of another type than the space's",
+        "r2d2/actor.py",
+        "actions.astype(self.env.action_space.dtype, copy=False)",
+        "actions",
+        "algorithms/test_multi_discrete.py",
+    ),
+    Mutant(
         "masks: rows without a valid action become NaN",
         "common/action_masks.py",
         "~(action_masks | ~action_masks.any(dim=-1, keepdim=True))",
@@ -954,8 +961,8 @@ products = d_weights * saved.sorted_weights
     Mutant(
         "multi_discrete: one component may have no valid choice",
         "common/action_masks.py",
-        "axis=1), axis=1)",
-        "axis=1).any(axis=1))",
+        "has_valid_choice.all()",
+        "has_valid_choice.any(axis=1).all()",
         MULTI_DISCRETE,
     ),
 ]
