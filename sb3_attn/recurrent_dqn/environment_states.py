@@ -97,25 +97,24 @@ def _set_states(parts: list[list[Any]], states: list[Any]) -> str:
                     vars(part).update(from_json(state))
                 else:
                     part.set_state(from_json(state))
+            if _text(_states(each, i)) != _text(saved):
+                return fault
         except Exception as error:  # a method of this name may do anything
             return f"{fault} ({type(error).__name__}: {error})"
-        if _text(_states(each, i)) != _text(saved):
-            return fault
     return ""
 
 
 def _states(parts: list[Any], index: int) -> list[Any]:
     where = f"get_state() of environment {index} ({type(parts[-1]).__name__})"
-    return [
-        [
-            type(part).__name__,
-            to_json(
-                {name: getattr(part, name) for name in WRAPPERS[type(part)]} if type(part) in WRAPPERS else part.get_state(),
-                where,
-            ),
-        ]
-        for part in parts
-    ]
+    states: list[Any] = [{name: getattr(part, name) for name in WRAPPERS[type(part)]} for part in parts[:-1]]
+    try:
+        states.append(parts[-1].get_state())
+    except Exception as error:  # a method of this name may do anything
+        raise ValueError(
+            f"{where} raised {type(error).__name__}: {error}; make it return the state, or remove it: episodes then begin "
+            "anew at checkpoints."
+        ) from error
+    return [[type(part).__name__, to_json(state, where)] for part, state in zip(parts, states, strict=True)]
 
 
 def _text(states: Any) -> str:

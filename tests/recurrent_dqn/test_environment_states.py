@@ -219,10 +219,15 @@ def test_a_state_that_is_not_taken_begins_new_episodes(
     assert_equal(*found)
 
 
-def test_methods_that_are_unrelated_end_training_at_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(StatefulWalk, "set_state", unrelated)
+@pytest.mark.parametrize(
+    ("name", "what"), [("set_state", "does not restore .*; make"), ("get_state", "raised TypeError: .*; make")]
+)
+def test_methods_that_are_unrelated_end_training_at_its_start(
+    name: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StatefulWalk, name, unrelated)
     model = make_rdqn(make_env())
-    with pytest.raises(ValueError, match=r"set_state\(\) of environment 0 \(StatefulWalk\) does not .*; make it do so"):
+    with pytest.raises(ValueError, match=rf"{name}\(\) of environment 0 \(StatefulWalk\) {what}"):
         model.learn(60, SaveCheckpoints(tmp_path, save_freq=1000))
     assert model.num_timesteps == 0
 
