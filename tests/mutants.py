@@ -655,6 +655,20 @@ products = d_weights * saved.sorted_weights
         "algorithms/test_save_on_signal.py",
     ),
     Mutant(
+        "signals: those after an error are taken for requests",
+        "recurrent_dqn/stopping.py",
+        " if request.call in calls",
+        "",
+        "algorithms/test_save_on_signal.py",
+    ),
+    Mutant(
+        "signals: Ctrl-C ends the processes of environments",
+        "envs/subproc_vec_env.py",
+        "signal.SIG_IGN",
+        "signal.SIG_DFL",
+        "envs/test_subproc_vec_env.py",
+    ),
+    Mutant(
         "checkpoints: environments are not reseeded",
         "recurrent_dqn/checkpoints.py",
         """\
@@ -678,6 +692,20 @@ products = d_weights * saved.sorted_weights
         "recurrent_dqn/environment_states.py",
         'TimeLimit: ("_elapsed_steps",)',
         "TimeLimit: ()",
+        "recurrent_dqn/test_environment_states.py",
+    ),
+    Mutant(
+        "checkpoints: states are saved that environments do not take",
+        "recurrent_dqn/environment_states.py",
+        "if fault := _set_states(parts, states):",
+        "if fault := None:",
+        "recurrent_dqn/test_environment_states.py",
+    ),
+    Mutant(
+        "checkpoints: episodes go on in environments that do not take their states",
+        "recurrent_dqn/recurrent_dqn.py",
+        "if not are_set:",
+        "if False:",
         "recurrent_dqn/test_environment_states.py",
     ),
     Mutant(
@@ -895,6 +923,13 @@ products = d_weights * saved.sorted_weights
         MASKS,
     ),
     Mutant(
+        "actors: actions of another type than the space's",
+        "r2d2/actor.py",
+        "actions.astype(self.env.action_space.dtype, copy=False)",
+        "actions",
+        "algorithms/test_multi_discrete.py",
+    ),
+    Mutant(
         "masks: rows without a valid action become NaN",
         "common/action_masks.py",
         "~(action_masks | ~action_masks.any(dim=-1, keepdim=True))",
@@ -926,8 +961,8 @@ products = d_weights * saved.sorted_weights
     Mutant(
         "multi_discrete: one component may have no valid choice",
         "common/action_masks.py",
-        "axis=1), axis=1)",
-        "axis=1).any(axis=1))",
+        "has_valid_choice.all()",
+        "has_valid_choice.any(axis=1).all()",
         MULTI_DISCRETE,
     ),
 ]

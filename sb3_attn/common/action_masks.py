@@ -20,32 +20,49 @@ def mask_values(values: th.Tensor, action_masks: th.Tensor | None) -> th.Tensor:
     return values.masked_fill(~(action_masks | ~action_masks.any(dim=-1, keepdim=True)), -th.inf)
 
 
-def has_valid_action(action_masks: np.ndarray, nvec: Sequence[int]) -> np.ndarray:
+def row_without_valid_action(action_masks: np.ndarray, nvec: Sequence[int]) -> tuple[int, str] | None:
     """
-    Tell where there is a valid action.
+    Find a component of an action that has no valid choice.
 
-    :param action_masks: of all components, one after the other, bool ``[n, A]``
-    :param nvec: number of choices in each component of an action; their sum is A
-    :return: whether each component has a valid choice, bool ``[n]``
+    :param action_masks: of all components, one after the other, bool ``[n, M]``
+    :param nvec: number of choices in each component of an action; their sum is M
+    :return: the first row that has one, and what it lacks, in words; ``None`` if there is none
     """
-    return np.all(np.logical_or.reduceat(action_masks, np.cumsum([0, *nvec[:-1]]), axis=1), axis=1)
+    has_valid_choice = np.logical_or.reduceat(action_masks, np.cumsum([0, *nvec[:-1]]), axis=1)  # [n, components]
+    if has_valid_choice.all():
+        return None
+    row, component = np.argwhere(~has_valid_choice)[0].tolist()
+    return row, "valid action" if len(nvec) == 1 else f"valid choice of component {component}"
+
+
+def what_masks_tell(nvec: Sequence[int]) -> str:
+    """
+    Say what masks have a bool for.
+
+    :param nvec: number of choices in each component of an action
+    :return: a few words for errors
+    """
+    return f"each of the {nvec[0]} actions" if len(nvec) == 1 else f"each choice of each component, {nvec}: {sum(nvec)} in all"
 
 
 def check_masks(action_masks: np.ndarray, n_rows: int, nvec: Sequence[int]) -> np.ndarray:
     """
     Check the masks that ``predict`` was given.
 
-    :param action_masks: one row of A for each observation, or A for a single one
+    :param action_masks: one row of M for each observation, or M for a single one
     :param n_rows: number of observations n
-    :param nvec: number of choices in each component of an action; their sum is A
-    :return: bool ``[n, A]``
+    :param nvec: number of choices in each component of an action; their sum is M
+    :return: bool ``[n, M]``
     :raises ValueError: if their number does not fit, or no action is valid
     """
     n_actions = sum(nvec)
     masks = np.asarray(action_masks, dtype=bool)
     if masks.size != n_rows * n_actions:
-        raise ValueError(f"action_masks has shape {masks.shape}, but there are {n_rows} observations and {n_actions} actions.")
+        raise ValueError(
+            f"action_masks has shape {masks.shape}, but there are {n_rows} observations; give one bool for each of them and "
+            f"{what_masks_tell(nvec)}."
+        )
     masks = masks.reshape(n_rows, n_actions)
-    if not has_valid_action(masks, nvec).all():
-        raise ValueError(f"action_masks={masks.tolist()} has a row without a valid action.")
+    if (found := row_without_valid_action(masks, nvec)) is not None:
+        raise ValueError(f"action_masks={masks.tolist()} has no {found[1]} in row {found[0]}; leave one valid.")
     return masks

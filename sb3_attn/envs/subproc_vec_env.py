@@ -1,6 +1,7 @@
 """A ``SubprocVecEnv`` whose failures have names, and which always closes."""
 
 import multiprocessing as mp
+import signal
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -23,7 +24,8 @@ class WatchedSubprocVecEnv(SubprocVecEnv):
     SB3's ``SubprocVecEnv``, for environments that may fail.
 
     An exception in an environment is raised here too, with its traceback and the environment's number. So is an error if its
-    process dies, or does not answer in time. ``close`` ends all processes, whatever state they are in.
+    process dies, or does not answer in time. ``close`` ends all processes, whatever state they are in. They ignore what Ctrl-C
+    and a terminal that closes send to all processes of a program, so it is for this one to end them.
 
     :param env_fns: functions that create the environments, each in a process of its own
     :param start_method: as for ``SubprocVecEnv``
@@ -82,6 +84,9 @@ class _Failure(NamedTuple):
 
 
 def _work(remote: Connection, parent_remote: Connection, env_fn: CloudpickleWrapper) -> None:
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):  # Windows has no SIGHUP
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     try:
         _worker(remote, parent_remote, env_fn)
     except Exception as error:

@@ -243,7 +243,7 @@ class Actor:
         trajectory.actions[t] = actions
         q_values = components.take(self._q_values.unsqueeze(-2), th.from_numpy(actions)).squeeze(-1).numpy()
 
-        self._obs, rewards, dones, infos = self.env.step(actions)
+        self._obs, rewards, dones, infos = self.env.step(actions.astype(self.env.action_space.dtype, copy=False))
         n_steps = trajectory.n_sent - trajectory.n_steps + (t + 1) * n_envs
         check_step(self.env, self._obs, rewards, dones, infos, f"{n_steps} of actor {self.index}")
         trajectory.rewards[t] = rewards if self._vec_normalize is None else self._vec_normalize.get_original_reward()
@@ -302,7 +302,8 @@ class Actor:
     def _final_values(self, trajectory: Trajectory, t: int, infos: list[dict[str, Any]]) -> np.ndarray:
         """Record the final observations of truncated episodes; returns their values, ``[K]``, valid in these rows."""
         obs = {key: array.copy() for key, array in as_dict(self._obs).items()}
-        masks = None if self._action_masks is None else following_masks(self._action_masks, trajectory.timeouts[t], infos)
+        if (masks := self._action_masks) is not None:
+            masks = following_masks(masks, trajectory.timeouts[t], infos, self.q_net.components.nvec)
         for k in np.flatnonzero(trajectory.timeouts[t]):
             final = infos[k]["terminal_observation"]
             for key, array in as_dict(final).items():

@@ -52,15 +52,19 @@ class Checkpoints(SaveAndLoad):
         On a CPU the run that is resumed equals the one that goes on bit for bit. If all environments have ``get_state`` and
         ``set_state``, their states are saved and episodes go on, as they would without the checkpoint. Otherwise they begin
         new episodes now, with a seed from NumPy's generator, and again when the checkpoint is loaded, with the same seed; then
-        they have to draw all their random numbers from what ``reset(seed=...)`` seeds. Call it between two rollouts: from a
-        callback's ``_on_rollout_start``, as ``SaveCheckpoints`` does, or outside ``learn()``.
+        they have to draw all their random numbers from what ``reset(seed=...)`` seeds. So it is, with a warning, if a state is
+        not plain data or is not taken back. Call it between two rollouts: from a callback's ``_on_rollout_start``, as
+        ``SaveCheckpoints`` does, or outside ``learn()``.
 
         :param folder: where checkpoints are; this one is a folder in it that is named after the number of steps
         :return: the path of the checkpoint
         :raises OSError: if it cannot be written; all others are as they were then, also one of this name
-        :raises ValueError: if the state of an environment is not plain data
         """
-        episodes = self._running_episodes()
+        try:
+            episodes = self._running_episodes()
+        except ValueError as error:
+            warnings.warn(f"all environments begin new episodes at step {self.num_timesteps}: {error}", stacklevel=2)
+            episodes = None
         self._episodes_seed = seed = np.random.randint(2**31 - 1) if episodes is None else None
         path = write_checkpoint(self, folder, episodes)
         if seed is not None:
@@ -97,11 +101,15 @@ class Checkpoints(SaveAndLoad):
 
     @abstractmethod
     def _running_episodes(self) -> dict[str, Any] | None:
-        """What the running episodes go on from, for JSON; ``None`` if that is unknown, so that new ones have to begin."""
+        """
+        What the running episodes go on from, for JSON; ``None`` if that is unknown, so that new ones have to begin.
+
+        :raises ValueError: if it cannot be saved, or not be restored
+        """
 
     @abstractmethod
     def _resume_episodes(self, episodes: dict[str, Any]) -> None:
-        """Go on with the episodes of another model."""
+        """Go on with the episodes of another model; with new ones, and a warning, if environments do not take their states."""
 
     def _seed_episodes(self, seed: int) -> None:
         """Seed the episodes that begin at the next reset."""
@@ -217,6 +225,7 @@ class SaveCheckpoints(BaseCallback):
     :param keep_last: number of checkpoints to keep; older ones are removed
     :param verbose: Verbosity level: 0 for no output, 2 to print each path
     :raises ValueError: if a number is not positive, and at the start of training if the folder has checkpoints of another run
+        or an environment does not take back the state that it gives
     """
 
     model: Checkpoints
@@ -237,7 +246,7 @@ class SaveCheckpoints(BaseCallback):
                 "another folder, or remove it."
             )
         self._last = self.num_timesteps
-        self.model._running_episodes()  # states that cannot be saved end training now rather than at the first checkpoint
+        self.model._running_episodes()  # raises now what would be a warning at the first checkpoint
 
     def _on_rollout_start(self) -> None:
         # Counted in absolute steps, so that a resumed run has its checkpoints where the other one has them

@@ -2,6 +2,7 @@
 
 import math
 from functools import reduce
+from numbers import Integral
 from typing import TypeAlias
 
 import torch as th
@@ -19,13 +20,14 @@ class ActionComponents:
     """
     Values that are a sum over the components: Q(s, a) = sum_d q_d(s, a_d), so that the best action has the best of each.
 
-    The A values of all choices lie one component after the other on the last axis. With ``Discrete`` actions these are Q.
+    q_d is 1/D of the head's output for component d of D, so that Q is the mean of these outputs. The A values of all choices
+    lie one component after the other on the last axis. With ``Discrete`` actions these are Q.
 
     :param action_space: with at most one axis
     """
 
     def __init__(self, action_space: ActionSpace) -> None:
-        #: Number of choices in each component, which is how masks are laid out, as MaskablePPO's
+        #: Number of choices in each component, which is how masks are laid out, as MaskablePPO's; their sum is M
         self.nvec: list[int] = (
             action_space.nvec.tolist() if isinstance(action_space, spaces.MultiDiscrete) else [int(action_space.n)]
         )
@@ -70,7 +72,7 @@ class ActionComponents:
         Make invalid choices the worst, as ``mask_values`` does, in each component.
 
         :param values: ``[..., A]``
-        :param action_masks: True on valid choices, ``[..., sum of nvec]``; ``None`` means that all are
+        :param action_masks: True on valid choices, ``[..., M]``; ``None`` means that all are
         :return: the values, minus infinity where a choice is invalid
         """
         if action_masks is None:
@@ -134,7 +136,12 @@ def action_components(action_space: ActionSpace, max_combinations: int) -> Actio
     :param action_space: with at most one axis
     :param max_combinations: largest number of combinations of ``MultiDiscrete`` actions that have a value each
     :return: the components
+    :raises ValueError: if ``max_combinations`` is not an integer of at least 0
     """
+    if not isinstance(max_combinations, Integral) or max_combinations < 0:
+        raise ValueError(
+            f"max_combinations={max_combinations!r} must be an integer of at least 0, which means a value of each component."
+        )
     if isinstance(action_space, spaces.MultiDiscrete) and math.prod(action_space.nvec.tolist()) <= max_combinations:
         return ActionCombinations(action_space)
     return ActionComponents(action_space)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import warnings
 from typing import Any
 
 import gymnasium as gym
@@ -28,45 +29,44 @@ VEC_WRAPPERS = (VecFrozenFeatures, VecNormalize, VecTransposeImage)
 
 def environment_states(env: VecEnv) -> list[Any] | None:
     """
-    Ask each environment for its state.
+    Ask each environment for its state, and check that it takes it.
 
-    :param env: the environments
+    :param env: the environments, which stay as they are
     :return: for each a list of names and states, as values of JSON; ``None`` unless all have ``get_state`` and ``set_state``
         and are in this process, in wrappers that are known
-    :raises ValueError: if a state is not plain data
+    :raises ValueError: if a state is not plain data, or ``set_state`` does not take it
     """
-    parts = _parts(env)
-    return None if parts is None else [_states(each, i) for i, each in enumerate(parts)]
+    if (parts := _parts(env)) is None:
+        return None
+    states = [_states(each, i) for i, each in enumerate(parts)]
+    if fault := _set_states(parts, states):
+        raise ValueError(f"{fault}; make it do so, or remove one of the two: episodes then begin anew at checkpoints.")
+    return states
 
 
-def set_environment_states(env: VecEnv, states: list[Any]) -> None:
+def set_environment_states(env: VecEnv, states: list[Any]) -> bool:
     """
     Put environments into the states of others.
 
     :param env: the environments, as many of them and with the same wrappers
     :param states: from ``environment_states``
-    :raises ValueError: if they are others, or do not take their states
+    :return: whether they are in them; if not, which a warning tells, they have to begin new episodes
+    :raises ValueError: if they are others
     """
-    parts = _parts(env)
-    found = None if parts is None else [[type(part).__name__ for part in each] for each in parts]
-    expected = [[name for name, _ in each] for each in states]
-    if parts is None or found != expected:
+    parts, expected = _parts(env), [[name for name, _ in each] for each in states]
+    if parts is None:
+        fault = f"the checkpoint has states of {expected}, but env has none that can be set"
+    elif (found := [[type(part).__name__ for part in each] for each in parts]) != expected:
         raise ValueError(
-            f"the checkpoint has states of {expected}, but env has {found or 'none that can be set'}; give environments and "
-            "wrappers like those of the run that wrote it."
+            f"the checkpoint has states of {expected}, but env has {found}; give environments and wrappers like those of the "
+            "run that wrote it."
         )
-    env.unwrapped.reset()  # not the wrappers, since VecNormalize would count the observations
-    for i, (each, saved) in enumerate(zip(parts, states, strict=True)):
-        for part, (_, state) in zip(each, saved, strict=True):
-            if type(part) in WRAPPERS:
-                vars(part).update(from_json(state))
-            else:
-                part.set_state(from_json(state))
-        if _text(_states(each, i)) != _text(saved):
-            raise ValueError(
-                f"set_state() of environment {i} ({type(each[-1]).__name__}) does not restore what get_state() returned; make "
-                "it do so, or remove one of the two: episodes then begin anew at checkpoints."
-            )
+    else:
+        env.unwrapped.reset()  # not the wrappers, since VecNormalize would count the observations
+        fault = _set_states(parts, states)
+    if fault:
+        warnings.warn(f"{fault}: all begin new episodes, so the run is not resumed exactly.", stacklevel=2)
+    return not fault
 
 
 def _parts(env: VecEnv) -> list[list[Any]] | None:
@@ -87,18 +87,34 @@ def _parts(env: VecEnv) -> list[list[Any]] | None:
     return parts
 
 
+def _set_states(parts: list[list[Any]], states: list[Any]) -> str:
+    """Put environments into states; returns what is wrong with one that does not take its own, or ``""``."""
+    for i, (each, saved) in enumerate(zip(parts, states, strict=True)):
+        fault = f"set_state() of environment {i} ({type(each[-1]).__name__}) does not restore what get_state() returned"
+        try:
+            for part, (_, state) in zip(each, saved, strict=True):
+                if type(part) in WRAPPERS:
+                    vars(part).update(from_json(state))
+                else:
+                    part.set_state(from_json(state))
+            if _text(_states(each, i)) != _text(saved):
+                return fault
+        except Exception as error:  # a method of this name may do anything
+            return f"{fault} ({type(error).__name__}: {error})"
+    return ""
+
+
 def _states(parts: list[Any], index: int) -> list[Any]:
     where = f"get_state() of environment {index} ({type(parts[-1]).__name__})"
-    return [
-        [
-            type(part).__name__,
-            to_json(
-                {name: getattr(part, name) for name in WRAPPERS[type(part)]} if type(part) in WRAPPERS else part.get_state(),
-                where,
-            ),
-        ]
-        for part in parts
-    ]
+    states: list[Any] = [{name: getattr(part, name) for name in WRAPPERS[type(part)]} for part in parts[:-1]]
+    try:
+        states.append(parts[-1].get_state())
+    except Exception as error:  # a method of this name may do anything
+        raise ValueError(
+            f"{where} raised {type(error).__name__}: {error}; make it return the state, or remove it: episodes then begin "
+            "anew at checkpoints."
+        ) from error
+    return [[type(part).__name__, to_json(state, where)] for part, state in zip(parts, states, strict=True)]
 
 
 def _text(states: Any) -> str:

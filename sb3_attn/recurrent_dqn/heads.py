@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
@@ -49,7 +50,7 @@ class Head(nn.Sequential):
         dueling: bool = True,
         n_values: int = 1,
     ) -> None:
-        sizes = [n_actions] if isinstance(n_actions, int) else list(n_actions)
+        sizes = [int(n_actions)] if isinstance(n_actions, int | np.integer) else list(n_actions)
         # With dueling one more output than actions: V, then the advantages
         super().__init__(*create_mlp(latent_dim, n_values * (sum(sizes) + dueling), net_arch, activation_fn))
         self.component_sizes = sizes
@@ -140,7 +141,7 @@ def make_head(
 
     :param head: a key of ``HEADS``, or a ``Head`` subclass
     :param latent_dim: as for ``Head``, like the following three
-    :param n_actions: number of actions
+    :param n_actions: number of actions, or a list with that of each component
     :param net_arch: sizes of the hidden layers
     :param activation_fn: Activation function
     :param dueling: whether the head learns values and advantages
@@ -154,4 +155,6 @@ def make_head(
     try:
         return head_class(latent_dim, n_actions, net_arch, activation_fn, dueling, **(head_kwargs or {}))
     except TypeError as error:
-        raise ValueError(f"head_kwargs={head_kwargs} do not fit {head_class.__name__}: {error}.") from error
+        raise ValueError(
+            f"head_kwargs={head_kwargs} do not fit {head_class.__name__} with n_actions={n_actions}: {error}."
+        ) from error

@@ -14,7 +14,7 @@ from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_suppo
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
-from sb3_attn.common.action_masks import has_valid_action
+from sb3_attn.common.action_masks import row_without_valid_action, what_masks_tell
 from sb3_attn.envs.wrappers import ACTION_MASKS, FinalActionMasks
 
 
@@ -66,43 +66,40 @@ def current_masks(env: VecEnv, nvec: Sequence[int], where: str) -> np.ndarray:
     Ask the environments for the masks of their current observations.
 
     :param env: n environments
-    :param nvec: number of choices in each component of an action; their sum is A
+    :param nvec: number of choices in each component of an action; their sum is M
     :param where: "at step 100", for example, for the error
-    :return: True on valid actions, bool ``[n, A]``
+    :return: True on valid actions, bool ``[n, M]``
     :raises ValueError: if the shape is another, or no action is valid
     """
-    n_actions = sum(nvec)
     masks = get_action_masks(env).astype(bool)
-    if masks.shape != (env.num_envs, n_actions):
+    if masks.shape != (env.num_envs, sum(nvec)):
         raise ValueError(
-            f"action_masks() returned shape {masks.shape[1:]} {where}; return one bool for each of the {n_actions} actions, "
-            "or give use_masking=False."
+            f"action_masks() returned shape {masks.shape[1:]} {where}; return one bool for {what_masks_tell(nvec)}, or "
+            "give use_masking=False."
         )
-    if not (has_valid := has_valid_action(masks, nvec)).all():
+    if (found := row_without_valid_action(masks, nvec)) is not None:
         raise ValueError(
-            f"action_masks() of environment {int(np.argmin(has_valid))} has no valid action {where}; end the episode "
-            "there, or leave one valid."
+            f"action_masks() of environment {found[0]} has no {found[1]} {where}; end the episode there, or leave one valid."
         )
     return masks
 
 
-def following_masks(masks: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
+def following_masks(masks: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]], nvec: Sequence[int]) -> np.ndarray:
     """
     The masks of the observations that followed a step, where those of new episodes are replaced by the final ones.
 
-    :param masks: of the current observations, ``[n, A]``
+    :param masks: of the current observations, ``[n, M]``
     :param dones: whether episodes ended, ``[n]``
     :param infos: with the final masks where they did, if these are known
-    :return: ``[n, A]``
+    :param nvec: number of choices in each component of an action; their sum is M
+    :return: ``[n, M]``
     :raises ValueError: if final masks have another shape
     """
     masks = masks.copy()
     for k in np.flatnonzero(dones):
         final = np.asarray(infos[k].get(ACTION_MASKS, masks[k]))
         if final.shape != masks.shape[1:]:
-            raise ValueError(
-                f"infos[{k}]['action_masks'] has shape {final.shape}; give one bool for each of the {masks.shape[1]} actions."
-            )
+            raise ValueError(f"infos[{k}]['action_masks'] has shape {final.shape}; give one bool for {what_masks_tell(nvec)}.")
         masks[k] = final
     return masks
 
@@ -116,7 +113,7 @@ def replace_randomly(
     :param actions: the greedy actions, ``[n]``, or a single one; with a further axis if they are ``MultiDiscrete``
     :param explore: where a random action takes their place, bool ``[n]``, or a single one
     :param action_space: draws the random actions
-    :param action_masks: True on the actions to draw from, ``[n, A]``; ``None`` means all
+    :param action_masks: True on the actions to draw from, ``[n, M]``; ``None`` means all
     :return: the actions to take
     """
     actions = np.array(actions)

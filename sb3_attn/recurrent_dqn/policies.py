@@ -177,7 +177,7 @@ class RecurrentQNetwork(QNetwork):
 
         :param obs: ``[B, ...]``
         :param state: the memory before it
-        :return: Q-values ``[B, actions]`` and the memory after it
+        :return: values as ``components`` lays them out, ``[B, A]``, and the memory after it
         """
         inputs = self.encode(obs)
         outputs, state = self.core(inputs, state)
@@ -189,7 +189,7 @@ class RecurrentQNetwork(QNetwork):
 
         :param obs: ``[T, B, ...]``
         :param state: the memory before the first
-        :return: Q-values ``[T, B, actions]`` and the memory after the last
+        :return: values as ``components`` lays them out, ``[T, B, A]``, and the memory after the last
         """
         values, state = self.unroll_values(obs, state)
         return values.mean(dim=-2), state
@@ -200,7 +200,8 @@ class RecurrentQNetwork(QNetwork):
 
         :param obs: ``[T, B, ...]``
         :param state: the memory before the first
-        :return: N values of each action, whose mean is its Q-value, ``[T, B, N, actions]``; and the memory after the last
+        :return: N of each value, which is their mean, as ``components`` lays them out, ``[T, B, N, A]``; and the memory after
+            the last
         """
         inputs = self.encode_sequence(obs)
         outputs, state = self.core.unroll(inputs, state)
@@ -463,7 +464,7 @@ class RecurrentDQNPolicy(DQNPolicy):
 
         :param obs: ``[B, ...]``
         :param state: the memory before it
-        :param action_masks: True on valid actions, bool ``[B, A]``; ``None`` means that all are
+        :param action_masks: True on valid actions, or choices of all components, bool ``[B, M]``; ``None`` means that all are
         :return: actions ``[B, ...]`` and the memory after it
         """
         q_values, state = self.acting_net(obs, state)
@@ -486,7 +487,7 @@ class RecurrentDQNPolicy(DQNPolicy):
             after the start, ``None`` means the state that the last call returned: sb3-contrib's evaluation does not keep it
         :param episode_start: whether the observation is an episode's first, so that the memory is reset, bool ``[B]``
         :param deterministic: makes no difference here; the algorithm's ``predict`` explores
-        :param action_masks: True on valid actions, ``[B, A]``; ``None`` means that all are
+        :param action_masks: True on valid actions, or choices of all components, ``[B, M]``; ``None`` means that all are
         :return: the actions, and the memory after the step as numpy arrays, batch axis first
         :raises ValueError: if the observation has a NaN or an infinity, or the arguments do not fit each other
         """
@@ -520,7 +521,8 @@ class RecurrentDQNPolicy(DQNPolicy):
                 nvec = self.q_net.components.nvec
                 masks = th.as_tensor(check_masks(action_masks, n_envs, nvec), device=self.device)
             actions, core_state = self(obs_tensor, core_state, masks)
-        action, new_state = actions.cpu().numpy(), map_state(_to_numpy, core_state)
+        action = actions.cpu().numpy().astype(self.action_space.dtype, copy=False)
+        new_state = map_state(_to_numpy, core_state)
         if action_masks is not None:
             self._kept_state = new_state
         return action if vectorized_env else action.squeeze(axis=0), new_state

@@ -137,7 +137,7 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
     package_version: str | None = None
     #: Whether ``learn()`` is to end, while it runs
     _stop: threading.Event | None = None
-    #: Which actions are valid at the current observations, ``[n_envs, A]``; ``None`` without masks
+    #: Which actions are valid at the current observations, ``[n_envs, M]``; ``None`` without masks
     _action_masks: np.ndarray | None = None
     q_net: RecurrentQNetwork
     q_net_target: RecurrentQNetwork
@@ -302,7 +302,7 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
         return result
 
     def _current_masks(self) -> np.ndarray | None:
-        """Masks of the actions that are valid now, ``[n_envs, A]``; ``None`` if masks are not used."""
+        """Masks of the actions that are valid now, ``[n_envs, M]``; ``None`` if masks are not used."""
         assert self.env is not None, "You must set the environment before calling learn()"
         if not self.use_masking:
             return None
@@ -337,7 +337,8 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
         else:
             epsilons = ape_x_epsilons(n_envs) if self.per_env_epsilons else self.exploration_rate
             explore = np.random.rand(n_envs) < epsilons
-        actions = replace_randomly(greedy_actions.cpu().numpy(), explore, self.action_space, self._action_masks)
+        greedy = greedy_actions.cpu().numpy().astype(self.action_space.dtype, copy=False)
+        actions = replace_randomly(greedy, explore, self.action_space, self._action_masks)
         return actions, actions  # for the environments and for the buffer
 
     def _store_transition(
@@ -353,7 +354,9 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
         assert self._last_episode_starts is not None, "learn() has reset the environment"
         state, next_state = self._step_states
         masks, self._action_masks = self._action_masks, self._current_masks()
-        next_masks = None if self._action_masks is None else following_masks(self._action_masks, dones, infos)
+        next_masks = None
+        if self._action_masks is not None:
+            next_masks = following_masks(self._action_masks, dones, infos, self.q_net.components.nvec)
         timeouts, stored = np.zeros_like(dones), np.ones_like(dones)
         if dones.any() and replay_buffer.handle_timeout_termination:
             timeouts = dones & [info.get("TimeLimit.truncated", False) for info in infos]
@@ -392,7 +395,7 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
 
             # Each network warms up its own memory, then both unroll over the same T + 1 observations. N values of each action,
-            # whose mean is its Q-value: [T + 1, B, N, actions]
+            # whose mean is its Q-value: [T + 1, B, N, A]
             values, core_state = self.q_net.unroll_values(batch.observations, self.q_net.burn_in(batch))
             with th.no_grad():
                 target_values, _ = self.q_net_target.unroll_values(batch.observations, self.q_net_target.burn_in(batch))
@@ -439,7 +442,7 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
         return batch_size or min(math.ceil(STEPS_PER_BATCH / self.replay_buffer.longest_window), MAX_WINDOWS_PER_BATCH)
 
     def _acting_values(self, batch: SequenceReplayBufferSamples, values: th.Tensor) -> th.Tensor:
-        """The online network's values as acting computes them, from those of the update; both ``[T + 1, B, N, actions]``."""
+        """The online network's values as acting computes them, from those of the update; both ``[T + 1, B, N, A]``."""
         if not self.q_net.samples_in_training:
             return values
         # With hard attention, the values of the update are those of sampled regions; acting takes the most likely ones
@@ -453,8 +456,8 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
         Targets ``[T, B, N]`` for the values of the actions taken.
 
         :param batch: B windows
-        :param selector_values: what chooses the next actions, ``[T + 1, B, N, actions]``
-        :param target_values: what values them, ``[T + 1, B, N, actions]``
+        :param selector_values: what chooses the next actions, ``[T + 1, B, N, A]``
+        :param target_values: what values them, ``[T + 1, B, N, A]``
         """
         components = self.q_net.components
         if batch.action_masks is not None:
@@ -506,7 +509,7 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
         :param state: the state that the last call returned; ``None`` at the start of all episodes
         :param episode_start: whether the observation is an episode's first, so that the memory is reset, bool ``[B]``
         :param deterministic: whether to take greedy actions only; the memory advances either way
-        :param action_masks: True on valid actions, ``[B, A]``; ``None`` means that all are
+        :param action_masks: True on valid actions, or choices of all components, ``[B, M]``; ``None`` means that all are
         :return: the actions, and the memory after the step as numpy arrays, batch axis first
         """
         if self.use_masking and action_masks is None:
@@ -578,11 +581,14 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
 
     def _resume_episodes(self, episodes: dict[str, Any]) -> None:
         assert self.env is not None, "load_checkpoint() was given it"
-        set_environment_states(self.env, episodes["environments"])
+        are_set = set_environment_states(self.env, episodes["environments"])
         own = from_json(episodes["model"])
+        self.action_space.np_random.bit_generator.state = own["action_space"]  # a seed of the model's has begun it anew
+        if not are_set:  # then learn() resets them
+            self._last_obs, self._episodes_seed = None, int(self.action_space.np_random.integers(2**31 - 1))
+            return
         if own["core_state"] is not None:
             self._core_state = state_from_arrays(own["core_state"], self.q_net.initial_state(self.n_envs))
-        self.action_space.np_random.bit_generator.state = own["action_space"]  # a seed of the model's has begun it anew
         for name, part in self._episode_statistics().items():
             vars(part).update(own[name])
 

@@ -1,10 +1,14 @@
 """Ending in good order on Ctrl-C, on SIGTERM, and when the terminal closes."""
 
+import inspect
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from traceback import walk_stack
+from types import FrameType
+from typing import Any, NamedTuple
 
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, CheckpointCallback, EventCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -17,38 +21,69 @@ from sb3_attn.recurrent_dqn.checkpoints import SaveCheckpoints
 SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 
+class _Request(NamedTuple):
+    stop: threading.Event
+    what: str
+    call: FrameType | None
+
+
+#: Of all blocks of ``stop_request`` that are open, the newest last, and the handlers from before them
+_requests: list[_Request] = []
+_previous: dict[int, Any] = {}
+
+
 @contextmanager
-def stop_request(what: str = "the current rollout, then checkpoints are written") -> Iterator[threading.Event]:
+def stop_request(
+    what: str = "the current rollout, then checkpoints are written", call: FrameType | None = None
+) -> Iterator[threading.Event]:
     """
-    Give an event that the first Ctrl-C, SIGTERM or SIGHUP sets; a second one has its usual effect.
+    Give an event that the first Ctrl-C, SIGTERM or SIGHUP sets; a second one has its usual effect. Of several blocks that are
+    open, the newest handles it.
 
     Nothing sets it outside the main thread, where Python has no signal handlers. A signal that is ignored, as SIGHUP is under
     ``nohup``, still is.
 
     :param what: after what it ends, for the message
+    :param call: a call after whose end, also by an error that the block does not see, signals have their usual effect
     :return: a context manager, in whose block the signals are handled
     """
-    stop = threading.Event()
+    request = _Request(threading.Event(), what, call)
     if threading.current_thread() is not threading.main_thread():
-        yield stop
+        yield request.stop
         return
-    previous = {number: handler for number in SIGNALS if (handler := signal.getsignal(number)) is not signal.SIG_IGN}
-
-    def restore() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler or signal.SIG_DFL)  # a handler that was not set from Python is None
-
-    def request(number: int, frame: object) -> None:
-        stop.set()
-        restore()
-        print(f"Ending after {what}. Once more ends at once.", flush=True)
-
-    for number in previous:
-        signal.signal(number, request)
+    for number in SIGNALS:
+        if (handler := signal.getsignal(number)) not in (signal.SIG_IGN, _handle):
+            _previous[number] = handler or signal.SIG_DFL  # a handler that was not set from Python is None
+            signal.signal(number, _handle)
+    _requests.append(request)
     try:
-        yield stop
+        yield request.stop
     finally:
-        restore()
+        _requests.remove(request)
+        if not _running(inspect.currentframe()):
+            _restore()
+
+
+def _running(frame: FrameType | None) -> list[_Request]:
+    calls = [None, *(call for call, _ in walk_stack(frame))]
+    return [request for request in _requests if request.call in calls]
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    requests = _running(frame)
+    _restore()
+    if not requests:
+        signal.signal(number, _previous[number])  # also if the handler that is there now has called this one
+        signal.raise_signal(number)
+        return
+    requests[-1].stop.set()
+    print(f"Ending after {requests[-1].what}. Once more ends at once.", flush=True)
+
+
+def _restore() -> None:
+    for number, handler in _previous.items():
+        if signal.getsignal(number) is _handle:
+            signal.signal(number, handler)
 
 
 def save_checkpoints(callback: MaybeCallback) -> None:
@@ -78,6 +113,9 @@ class SaveOnSignal(BaseCallback):
     Training ends after the current step of the environments. The model is saved, whole or not at all, and ``learn()`` raises
     ``KeyboardInterrupt``. A second signal ends at once. Put it last: the callbacks behind it do not see the end of training.
 
+    Ctrl-C also ends the processes of SB3's ``SubprocVecEnv``, and training with them before anything is saved: send SIGTERM to
+    this process alone, or use ``sb3_attn.envs.WatchedSubprocVecEnv``, whose processes go on.
+
     :param path: where to save the model, as for ``model.save``
     :param save_replay_buffer: Save the model replay buffer, as ``path`` with ``_replay_buffer.pkl`` in place of ``.zip``
     :param save_vecnormalize: Save the ``VecNormalize`` statistics, likewise with ``_vecnormalize.pkl``
@@ -98,7 +136,9 @@ class SaveOnSignal(BaseCallback):
         if self.save_vecnormalize and self.model.get_vec_normalize_env() is None:
             raise ValueError("save_vecnormalize=True, but the environments are not in a VecNormalize; leave it out.")
         self._handlers.close()  # the last training may have ended with an error
-        self._stop = self._handlers.enter_context(stop_request("the current step, then the model is saved"))
+        frames = (frame for frame, _ in walk_stack(inspect.currentframe()))
+        learn = next((frame for frame in frames if frame.f_code.co_name == "learn"), None)
+        self._stop = self._handlers.enter_context(stop_request("the current step, then the model is saved", learn))
 
     def _on_step(self) -> bool:
         return not self._stop.is_set()

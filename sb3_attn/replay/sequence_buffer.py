@@ -49,7 +49,7 @@ def with_masks(obs: Any, action_masks: np.ndarray | None) -> Any:
     Add masks to observations, in the form in which the replay stores both.
 
     :param obs: an array ``[n, ...]``, or a dict of arrays
-    :param action_masks: ``[n, A]``; ``None`` leaves the observations as they are
+    :param action_masks: ``[n, M]``; ``None`` leaves the observations as they are
     :return: the observations, a dict if there are masks
     """
     return obs if action_masks is None else {**as_dict(obs), MASKS_KEY: action_masks}

@@ -15,6 +15,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_attn import MaskableDQN
+from sb3_attn.envs import FinalActionMasks
 from sb3_attn.recurrent_dqn.components import ActionCombinations, ActionComponents
 from sb3_attn.recurrent_dqn.heads import make_head
 from sb3_attn.viz.occlusion import action_scores
@@ -176,11 +177,47 @@ def test_a_component_without_a_valid_choice_is_refused(make: Make) -> None:
         def action_masks(self) -> np.ndarray:
             return np.array([True, True, True, False, False])
 
-    with pytest.raises(ValueError, match=r"action_masks\(\) of environment 0 has no valid action"):
+    with pytest.raises(ValueError, match=r"action_masks\(\) of environment 0 has no valid choice of component 1 (at|of)"):
         make(DummyVecEnv([Stuck])).learn(50)
     model = make_rdqn(choices())
-    with pytest.raises(ValueError, match="a row without a valid action"):
-        model.predict(np.zeros(3), action_masks=[False] * 3 + [True] * 2, deterministic=True)
+    with pytest.raises(ValueError, match="has no valid choice of component 0 in row 1; leave one valid"):
+        model.predict(np.zeros((2, 3)), action_masks=[[True] * 5, [False] * 3 + [True] * 2], deterministic=True)
+
+
+def test_masks_of_combinations_are_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    sentence = r"one bool for.* each choice of each component, \[3, 2\]: 5 in all"
+    with pytest.raises(ValueError, match=sentence):
+        make_rdqn(choices()).predict(np.zeros(3), action_masks=[True] * 6, deterministic=True)
+    model = make(DummyVecEnv([lambda: FinalActionMasks(Choices())]))
+    monkeypatch.setattr(FinalActionMasks, "step", step_with_wrong_final_masks)
+    with pytest.raises(ValueError, match=sentence):
+        model.learn(100)
+    monkeypatch.setattr(Choices, "action_masks", lambda self: np.ones(6, bool))
+    with pytest.raises(ValueError, match=sentence):
+        make(choices()).learn(50)
+
+
+def step_with_wrong_final_masks(self: FinalActionMasks, action: Any) -> tuple[Any, Any, bool, bool, dict]:
+    *rest, info = self.env.step(action)
+    return *rest, info | {"action_masks": [True] * 6}  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint8])
+def test_actions_have_the_type_of_the_space(make: Make, dtype: type[np.integer]) -> None:
+    class Typed(Choices):
+        def __init__(self) -> None:
+            super().__init__()
+            self.action_space = spaces.MultiDiscrete([3, 2], dtype=dtype)
+
+        def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+            assert action in self.action_space
+            return super().step(action)
+
+    model = make(DummyVecEnv([Typed] * 2), use_masking=False).learn(100)
+    obs = np.zeros((4, 3), np.float32)
+    for deterministic in (True, False):
+        actions, _ = model.predict(obs, episode_start=np.ones(4, bool), deterministic=deterministic)
+        assert all(action in model.action_space for action in actions)
 
 
 @EACH_LAYOUT
@@ -277,6 +314,12 @@ def test_the_errors_of_actors_are_those_of_whole_actions() -> None:
 
 
 # ---------------------------------------------------------------- what does not fit
+
+
+@pytest.mark.parametrize("number", [-3, "16", 2.0, None])
+def test_a_wrong_limit_is_refused(number: Any) -> None:
+    with pytest.raises(ValueError, match=f"^max_combinations={number!r} must be an integer of at least 0"):
+        make_rdqn(choices(), policy_kwargs={"max_combinations": number})
 
 
 def test_scores_of_single_actions_are_refused() -> None:

@@ -4,7 +4,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,34 @@ def test_after_an_error_a_second_signal_still_ends_at_once(tmp_path: Path) -> No
 
     with pytest.raises(KeyboardInterrupt):
         model.learn(32, [callback, ConvertCallback(send)])
+
+
+def interrupt(*_: Any) -> bool:
+    signal.raise_signal(signal.SIGINT)
+    return True
+
+
+@pytest.mark.parametrize(
+    "again", [lambda _: interrupt(), lambda model: model.learn(32, interrupt)], ids=["outside", "learning"]
+)
+def test_after_an_error_a_signal_has_its_usual_effect(again: Callable[[Any], Any], tmp_path: Path) -> None:
+    """Outside ``learn()``, and in another one without the callback; the fixture checks that the handlers are back."""
+    callback, model = SaveOnSignal(tmp_path / "model"), make(PPO)
+    with pytest.raises(ZeroDivisionError):
+        model.learn(32, [callback, ConvertCallback(lambda *_: 1 / 0)])
+    with pytest.raises(KeyboardInterrupt):
+        again(model)
+    assert model.num_timesteps == 2 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("n_signals", [0, 1, 2])
+def test_of_two_callbacks_the_last_saves(n_signals: int, tmp_path: Path) -> None:
+    """And both give the handlers back, which the fixture checks."""
+    model = make(PPO)
+    send = ConvertCallback(lambda *_: model.num_timesteps != 6 or all(interrupt() for _ in range(n_signals)))
+    with pytest.raises(KeyboardInterrupt) if n_signals else nullcontext():
+        model.learn(16, [send, SaveOnSignal(tmp_path / "first"), SaveOnSignal(tmp_path / "last")])
+    assert [path.name for path in tmp_path.iterdir()] == (["last.zip"] if n_signals == 1 else [])
 
 
 @pytest.mark.parametrize("what", ["replay_buffer", "vecnormalize"])

@@ -209,9 +209,10 @@ def test_episodes_without_end_are_learned_from_when_they_are_taken_whole(make: M
 
 SCRIPT = """
 import sys
+from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import CheckpointCallback, ConvertCallback
 from stable_baselines3.common.vec_env import SubprocVecEnv
-from sb3_attn import SaveCheckpoints
+from sb3_attn import SaveCheckpoints, SaveOnSignal
 from sb3_attn.envs import WatchedSubprocVecEnv
 from tests.helpers.environments import Walk
 from tests.helpers.models import make_r2d2, make_rdqn
@@ -226,11 +227,12 @@ model.learn(10**9, [report, {callback}])
     ("make", "vec_env", "callback"),
     [
         ("make_rdqn", "SubprocVecEnv", "SaveCheckpoints(folder, 10**8)"),
-        ("make_r2d2", "WatchedSubprocVecEnv", "CheckpointCallback(10**8, folder)"),
+        ("make_r2d2", "SubprocVecEnv", "CheckpointCallback(10**8, folder)"),
+        ("(lambda env: PPO('MlpPolicy', env, 8, 8))", "WatchedSubprocVecEnv", "SaveOnSignal(folder + '/model')"),
     ],
 )
 def test_ctrl_c_in_a_terminal_writes_a_checkpoint(make: str, vec_env: str, callback: str, tmp_path: Path) -> None:
-    """It also reaches the processes of the environments, which then end."""
+    """It also reaches the processes of the environments, which then end, or ignore it."""
     script = SCRIPT.format(make=make, vec_env=vec_env, callback=callback)
     process = subprocess.Popen(
         [sys.executable, "-c", script, str(tmp_path)],

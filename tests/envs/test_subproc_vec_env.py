@@ -1,6 +1,7 @@
 """Environments in processes that raise, die or hang."""
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from functools import partial
@@ -112,6 +113,20 @@ def test_answers_that_nobody_reads_do_not_keep_an_environment_from_closing(tmp_p
         steps(env)
     close_in(env, 5)
     assert (tmp_path / "closed").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=str)
+def test_what_a_terminal_sends_to_all_processes_is_ignored(number: signal.Signals) -> None:
+    previous = signal.signal(number, signal.SIG_DFL)  # which tests in the background may have inherited as ignored
+    try:
+        env = make_envs(Failing, Failing)
+    finally:
+        signal.signal(number, previous)
+    env.reset()
+    for process in env.processes:
+        os.kill(process.pid, number)
+    steps(env)
+    close_in(env, 5)
 
 
 def test_without_failures_it_is_like_any_other() -> None:

@@ -1,6 +1,7 @@
 """Checkpoints of environments that can give and take their state: a run with checkpoints is the one without, bit for bit."""
 
 import json
+import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -185,22 +186,69 @@ def test_after_half_a_step_new_episodes_begin(tmp_path: Path) -> None:
     assert_equal(everything(found), everything(model))
 
 
-@pytest.mark.parametrize("other", [partial(make_env, cls=Walk), lambda: DummyVecEnv([lambda: Monitor(StatefulWalk())] * 2)])
-def test_other_environments_are_refused(other: Callable[[], VecEnv], tmp_path: Path) -> None:
-    model = make_rdqn(DummyVecEnv([lambda: Monitor(TimeLimit(StatefulWalk(), 6))] * 2)).learn(60)
-    path = model.save_checkpoint(tmp_path)
-    env = other()
-    if env.observation_space != model.observation_space:
-        env = DummyVecEnv([Walk] * 2)
+def test_other_environments_are_refused(tmp_path: Path) -> None:
+    path = make_rdqn(DummyVecEnv([lambda: Monitor(TimeLimit(StatefulWalk(), 6))] * 2)).learn(60).save_checkpoint(tmp_path)
     with pytest.raises(ValueError, match=r"states of \[\['Monitor', 'TimeLimit', 'StatefulWalk'\], .*, but env has .*; give"):
-        load(path, env)
+        load(path, DummyVecEnv([lambda: Monitor(StatefulWalk())] * 2))
 
 
-def test_a_state_that_is_not_taken_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = make_rdqn(make_env()).learn(60).save_checkpoint(tmp_path)
-    monkeypatch.setattr(StatefulWalk, "set_state", lambda self, state: None)
-    with pytest.raises(ValueError, match=r"set_state\(\) of environment 0 \(StatefulWalk\) does not restore"):
-        load(path, make_env(seed=5))
+def unrelated(self: StatefulWalk, positions: Any, velocities: Any) -> None:
+    """As MuJoCo's ``set_state``."""
+
+
+@pytest.mark.parametrize(
+    ("cls", "set_state", "sentence"),
+    [
+        (Walk, StatefulWalk.set_state, r"states of \[\['StatefulWalk'\], .*, but env has none that can be set: all begin new"),
+        (StatefulWalk, lambda self, state: None, r"of environment 0 \(StatefulWalk\) does not restore what .* returned: all"),
+        (StatefulWalk, unrelated, r"returned \(TypeError: unrelated\(\) missing 1 required .*\): all begin new episodes"),
+    ],
+)
+def test_a_state_that_is_not_taken_begins_new_episodes(
+    cls: type[Walk], set_state: Any, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_rdqn(DummyVecEnv([StatefulWalk] * 2)).learn(60).save_checkpoint(tmp_path)
+    monkeypatch.setattr(StatefulWalk, "set_state", set_state)
+    found = []
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=sentence):
+            resumed = load(path, DummyVecEnv([cls] * 2))
+        first = resumed.num_timesteps // 2
+        found.append(everything(resumed.learn(40, reset_num_timesteps=False)))
+        assert resumed.replay_buffer.episode_steps[first].tolist() == [0, 0]
+    assert_equal(*found)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"), [("set_state", "does not restore .*; make"), ("get_state", "raised TypeError: .*; make")]
+)
+def test_methods_that_are_unrelated_end_training_at_its_start(
+    name: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StatefulWalk, name, unrelated)
+    model = make_rdqn(make_env())
+    with pytest.raises(ValueError, match=rf"{name}\(\) of environment 0 \(StatefulWalk\) {what}"):
+        model.learn(60, SaveCheckpoints(tmp_path, save_freq=1000))
+    assert model.num_timesteps == 0
+
+
+@pytest.mark.parametrize("name", ["get_state", "set_state"])
+def test_what_fails_later_costs_only_the_episodes(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also the checkpoint on Ctrl-C is written."""
+    model = make_rdqn(make_env())
+
+    def interrupt(*_: Any) -> bool:
+        if model.num_timesteps == 30:
+            monkeypatch.setattr(StatefulWalk, name, unrelated if name == "set_state" else lambda self: {1, 2})
+        return model.num_timesteps != 54 or signal.raise_signal(signal.SIGINT) is None
+
+    sentence = "all environments begin new episodes at step (40|56): .et_state"
+    with pytest.raises(KeyboardInterrupt), pytest.warns(UserWarning, match=sentence):
+        model.learn(100, [ConvertCallback(interrupt), SaveCheckpoints(tmp_path, save_freq=40)])
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint_40", "checkpoint_56"]
+    for path in checkpoints(tmp_path):
+        assert not (path / "episodes.json").exists()
+        load(path, make_env(seed=5)).learn(8, reset_num_timesteps=False)
 
 
 def test_a_state_that_is_not_plain_data_ends_training_at_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,6 +120,22 @@ def test_with_a_core_that_remembers_nothing_the_quantile_head_is_qr_dqn() -> Non
         th.testing.assert_close(mine, reference, rtol=1e-4, atol=1e-6)
 
 
+def test_the_number_of_actions_may_be_numpys() -> None:
+    assert Head(6, np.int64(9), []).component_sizes == [9]  # type: ignore[arg-type]
+
+
+class HeadOfOne(Head):
+    """Knows of no components."""
+
+    def __init__(self, latent_dim: int, n_actions: int, *args: Any) -> None:
+        super().__init__(latent_dim, n_actions + 0, *args)
+
+
+def test_a_head_that_knows_of_no_components_is_refused_with_their_sizes() -> None:
+    with pytest.raises(ValueError, match=r"head_kwargs=None do not fit HeadOfOne with n_actions=\[9, 9\]: "):
+        make_head(HeadOfOne, 6, [9, 9], [], th.nn.ReLU, True)
+
+
 @pytest.mark.parametrize(
     ("policy_kwargs", "sentence"),
     [
