@@ -52,9 +52,11 @@ class ActionComponents:
         :param q_values: ``[..., A]``
         :return: their values ``[...]``, and the actions ``[..., *action_shape]``
         """
+        if not self.action_shape:
+            return q_values.max(dim=-1)  # in a fifth of the time, which acting would notice
         parts = [part.max(dim=-1) for part in q_values.split(self.sizes, dim=-1)]
         choices = [indices for _, indices in parts]
-        return _sum([values for values, _ in parts]), th.stack(choices, dim=-1) if self.action_shape else choices[0]
+        return _sum([values for values, _ in parts]), th.stack(choices, dim=-1)
 
     def take(self, values: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """

@@ -69,10 +69,18 @@ class Head(nn.Sequential):
         if self.dueling:
             # The mean is subtracted so that V and A are determined: without it a constant could move from one to the other
             state_values, advantages = outputs[..., :1], outputs[..., 1:]
-            components = advantages.split(self.component_sizes, dim=-1)
-            means = th.cat([part.mean(dim=-1, keepdim=True).expand_as(part) for part in components], dim=-1)
-            outputs = state_values + advantages - means
-        return self.running_scale / len(self.component_sizes) * outputs
+            outputs = state_values + advantages - self._means(advantages)
+        n_components = len(self.component_sizes)
+        return (self.running_scale if n_components == 1 else self.running_scale / n_components) * outputs
+
+    def _means(self, advantages: th.Tensor) -> th.Tensor:
+        """The mean over the choices of each component."""
+        means = [part.mean(dim=-1, keepdim=True) for part in advantages.split(self.component_sizes, dim=-1)]
+        if len(means) == 1:  # nothing to put together, which acting would notice
+            return means[0]
+        return th.cat(
+            [mean.expand(*mean.shape[:-1], size) for mean, size in zip(means, self.component_sizes, strict=True)], dim=-1
+        )
 
     def loss(self, values: th.Tensor, targets: th.Tensor) -> th.Tensor:
         """
