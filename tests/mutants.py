@@ -440,6 +440,14 @@ products = d_weights * saved.sorted_weights
         "",
         "algorithms/test_saving.py",
     ),
+    # ------------------------------------------------------------ memory over stacked frames
+    Mutant(
+        "frames: bounds are compared entry by entry only",
+        "extractors/memory.py",
+        "(by_entry == by_entry[..., :1]).all() or (by_frame == by_frame[..., :1, :]).all()",
+        "(by_entry == by_entry[..., :1]).all()",
+        "extractors/test_memory_extractors.py",
+    ),
     # ------------------------------------------------------------ DARQN
     Mutant(
         "reinforce: wrong sign",

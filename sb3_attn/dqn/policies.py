@@ -116,9 +116,9 @@ class ImpalaPolicy(ExtractorPolicy):
 
 class MemoryPolicy(ExtractorPolicy):
     """
-    DQN's policy with ``MemoryExtractor``: a memory over stacked frames, by default an LSTM over four frames.
+    DQN's policy with ``MemoryExtractor``: a memory over stacked frames, by default an LSTM.
 
-    Frames come from ``VecFrameStack``; for another number of them or another memory give
+    Give the number of frames, as ``VecFrameStack`` stacks them, and another memory by
     ``features_extractor_kwargs=dict(n_stack=..., core=...)``. Parameters as for ``ExtractorPolicy``.
     """
 
