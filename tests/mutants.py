@@ -440,7 +440,14 @@ products = d_weights * saved.sorted_weights
         "",
         "algorithms/test_saving.py",
     ),
-    # ------------------------------------------------------------ memory over stacked frames
+    # ------------------------------------------------------------ extractors
+    Mutant(
+        "hard attention draws in every update",
+        "attention/modules.py",
+        "sample=self.training and self.samples_in_training",
+        "sample=self.training",
+        "extractors/test_attention_extractors.py",
+    ),
     Mutant(
         "frames: bounds are compared entry by entry only",
         "extractors/memory.py",

@@ -83,9 +83,10 @@ class SoftAttentionPolicy(AttentionPolicy):
 
 
 class HardAttentionPolicy(AttentionPolicy):
-    """DQN's policy with ``HardAttentionExtractor``. Parameters as for ``AttentionPolicy``."""
+    """DQN's policy with ``HardAttentionExtractor``, whose updates draw the token. Parameters as for ``AttentionPolicy``."""
 
     default_features_extractor = HardAttentionExtractor
+    default_features_extractor_kwargs = dict(sample=True)
 
 
 class SelfAttentionPolicy(AttentionPolicy):
