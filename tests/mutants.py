@@ -457,6 +457,13 @@ products = d_weights * saved.sorted_weights
     ),
     # ------------------------------------------------------------ DARQN
     Mutant(
+        "darqn: accepts the arguments that it ignores",
+        "recurrent_dqn/darqn.py",
+        "core=AttentionLSTMCore, encoder_arch=[], skip_connection=False\n",
+        "core=AttentionLSTMCore, encoder_arch=[]\n",
+        "recurrent_dqn/test_darqn.py",
+    ),
+    Mutant(
         "reinforce: wrong sign",
         "recurrent_dqn/darqn.py",
         "return (advantages * log_probabilities.T).sum()",
