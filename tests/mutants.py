@@ -455,6 +455,14 @@ products = d_weights * saved.sorted_weights
         "(by_entry == by_entry[..., :1]).all()",
         "extractors/test_memory_extractors.py",
     ),
+    # ------------------------------------------------------------ commands
+    Mutant(
+        "commands: the newest run, with or without a model",
+        "zoo/run_folders.py",
+        """Path(log_path).glob("*/*.zip")""",
+        """Path(log_path).glob("*/*")""",
+        "zoo/test_cli.py",
+    ),
     # ------------------------------------------------------------ DARQN
     Mutant(
         "darqn: accepts the arguments that it ignores",
