@@ -440,7 +440,37 @@ products = d_weights * saved.sorted_weights
         "",
         "algorithms/test_saving.py",
     ),
+    # ------------------------------------------------------------ extractors
+    Mutant(
+        "hard attention draws in every update",
+        "attention/modules.py",
+        "sample=self.training and self.samples_in_training",
+        "sample=self.training",
+        "extractors/test_attention_extractors.py",
+    ),
+    Mutant(
+        "frames: bounds are compared entry by entry only",
+        "extractors/memory.py",
+        "(by_entry == by_entry[..., :1]).all() or (by_frame == by_frame[..., :1, :]).all()",
+        "(by_entry == by_entry[..., :1]).all()",
+        "extractors/test_memory_extractors.py",
+    ),
+    # ------------------------------------------------------------ commands
+    Mutant(
+        "commands: the newest run, with or without a model",
+        "zoo/run_folders.py",
+        """Path(log_path).glob("*/*.zip")""",
+        """Path(log_path).glob("*/*")""",
+        "zoo/test_cli.py",
+    ),
     # ------------------------------------------------------------ DARQN
+    Mutant(
+        "darqn: accepts the arguments that it ignores",
+        "recurrent_dqn/darqn.py",
+        "core=AttentionLSTMCore, encoder_arch=[], skip_connection=False\n",
+        "core=AttentionLSTMCore, encoder_arch=[]\n",
+        "recurrent_dqn/test_darqn.py",
+    ),
     Mutant(
         "reinforce: wrong sign",
         "recurrent_dqn/darqn.py",

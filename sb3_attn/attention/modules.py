@@ -166,15 +166,15 @@ class HardAttention(SoftAttention):
     """
     context = x_i for one region i per head, learned with the straight-through gradient.
 
-    In training mode the region is drawn; otherwise it is the most likely one, so acting and targets are deterministic.
-    Parameters as for ``SoftAttention``.
+    In training mode the region is drawn, unless ``samples_in_training`` is ``False``; otherwise it is the most likely one, so
+    acting and targets are deterministic. Parameters as for ``SoftAttention``.
     """
 
     #: Whether the module samples in training mode
     samples_in_training = True
 
     def _select(self, scores: th.Tensor, mask: th.Tensor | None) -> th.Tensor:
-        return hard_weights(scores, mask, self.temperature, sample=self.training)
+        return hard_weights(scores, mask, self.temperature, sample=self.training and self.samples_in_training)
 
 
 class MultiHeadSelfAttention(nn.Module):

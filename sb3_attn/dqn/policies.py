@@ -83,9 +83,10 @@ class SoftAttentionPolicy(AttentionPolicy):
 
 
 class HardAttentionPolicy(AttentionPolicy):
-    """DQN's policy with ``HardAttentionExtractor``. Parameters as for ``AttentionPolicy``."""
+    """DQN's policy with ``HardAttentionExtractor``, whose updates draw the token. Parameters as for ``AttentionPolicy``."""
 
     default_features_extractor = HardAttentionExtractor
+    default_features_extractor_kwargs = dict(sample=True)
 
 
 class SelfAttentionPolicy(AttentionPolicy):
@@ -116,9 +117,9 @@ class ImpalaPolicy(ExtractorPolicy):
 
 class MemoryPolicy(ExtractorPolicy):
     """
-    DQN's policy with ``MemoryExtractor``: a memory over stacked frames, by default an LSTM over four frames.
+    DQN's policy with ``MemoryExtractor``: a memory over stacked frames, by default an LSTM.
 
-    Frames come from ``VecFrameStack``; for another number of them or another memory give
+    Give the number of frames, as ``VecFrameStack`` stacks them, and another memory by
     ``features_extractor_kwargs=dict(n_stack=..., core=...)``. Parameters as for ``ExtractorPolicy``.
     """
 

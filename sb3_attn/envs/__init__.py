@@ -39,9 +39,9 @@ gym.register(id="VisualSearch-v0", entry_point=visual_search)
 gym.register(id="VisualSearchCue-v0", entry_point=visual_search, kwargs={"cued": True})
 
 # POPGym registers RepeatPrevious only with k = 4, 32 and 64. RL Zoo passes the `env_kwargs` of a YAML file neither to its
-# evaluation environments nor to record-video, so another k needs an id of its own. POPGym stays optional: the entry point
-# is a string, which only gym.make imports.
-gym.register(id="popgym-RepeatPrevious8-v0", entry_point="popgym.envs.repeat_previous:RepeatPrevious", kwargs={"k": 8})
+# evaluation environments nor to record-video, so another k needs an id of its own. POPGym stays optional: only the entry point
+# imports it.
+gym.register(id="popgym-RepeatPrevious8-v0", entry_point="sb3_attn.envs.optional:repeat_previous")
 
 # MiniGrid stays optional too: only the entry point imports it
 gym.register(id="MiniGridRGB-DynamicObstacles-v0", entry_point="sb3_attn.envs.minigrid_rgb:dynamic_obstacles_rgb")

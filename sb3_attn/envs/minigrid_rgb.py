@@ -4,7 +4,8 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.envs.registration import load_env_creator
+
+from sb3_attn.envs.optional import load_optional
 
 SIZE = 8  # cells per side, including the walls
 TILE = 8  # pixels per side of a cell
@@ -42,11 +43,4 @@ def dynamic_obstacles_rgb(n_obstacles: int = 4, render_mode: str | None = None) 
 
 
 def _load(name: str) -> Any:
-    """Load by name, as Gymnasium loads an entry point, so that this module can be imported without MiniGrid."""
-    try:
-        return load_env_creator(name)
-    except ModuleNotFoundError as error:
-        raise gym.error.DependencyNotInstalled(
-            "MiniGridRGB-DynamicObstacles-v0 needs the optional package minigrid, which is not installed; install it with "
-            '`pip install "minigrid>=3.1"`.'
-        ) from error
+    return load_optional(name, "MiniGridRGB-DynamicObstacles-v0", "minigrid>=3.1")

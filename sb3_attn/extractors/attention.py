@@ -138,15 +138,19 @@ class HardAttentionExtractor(SoftAttentionExtractor):
     """
     One token per head, learned with the straight-through gradient.
 
-    In training mode the token is drawn, with the weights as probabilities; acting and targets take the most likely one.
-    Parameters as for ``SoftAttentionExtractor``.
-
-    Meant for off-policy algorithms. PPO and A2C collect rollouts with the most likely token but update with drawn ones, so
-    the action probabilities that they compare belong to two different networks: PPO's ratios are no longer 1 before the
-    first update. Use ``SoftAttentionExtractor`` there, with a low ``temperature`` if the weights should be nearly hard.
+    :param observation_space: as for ``AttentionExtractor``
+    :param sample: whether updates draw the token, with the weights as probabilities, instead of taking the most likely one, as
+        acting and targets always do. For off-policy algorithms only: in PPO and A2C, whose rollouts would take the most likely
+        token and whose updates drawn ones, the ratios of action probabilities would no longer be 1 before the first update
+    :param kwargs: as for ``SoftAttentionExtractor``
     """
 
     attention_class = HardAttention
+    attention: HardAttention
+
+    def __init__(self, observation_space: spaces.Space, *args: Any, sample: bool = False, **kwargs: Any) -> None:
+        super().__init__(observation_space, *args, **kwargs)
+        self.attention.samples_in_training = sample
 
 
 class SelfAttentionExtractor(AttentionExtractor):

@@ -1,5 +1,6 @@
 """Features extractors with a memory over the stacked frames of one observation."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,8 @@ class MemoryExtractor(BaseFeaturesExtractor):
 
     :param observation_space: stacked frames: vectors, matrices, images, or a Dict of these
     :param features_dim: Number of features extracted.
-    :param n_stack: number k of frames, as given to ``VecFrameStack`` or to RL Zoo's ``frame_stack``
+    :param n_stack: number k of frames, as given to ``VecFrameStack`` or to RL Zoo's ``frame_stack``; without it a warning says
+        that four are assumed, as in models of earlier versions
     :param core: one of the keys of ``sb3_attn.memory.CORES``, or a ``MemoryCore`` subclass; ``None`` means ``default_core``,
         with a window of ``n_stack`` steps if it has one
     :param core_kwargs: further arguments of the core
@@ -59,7 +61,7 @@ class MemoryExtractor(BaseFeaturesExtractor):
         self,
         observation_space: spaces.Space,
         features_dim: int = 64,
-        n_stack: int = 4,
+        n_stack: int | None = None,
         core: str | type[MemoryCore] | None = None,
         core_kwargs: dict[str, Any] | None = None,
         frame_size: int = 64,
@@ -67,6 +69,13 @@ class MemoryExtractor(BaseFeaturesExtractor):
         stack_axis: int | None = None,
         normalized_image: bool = False,
     ) -> None:
+        if n_stack is None:
+            n_stack = 4
+            warnings.warn(
+                f"{type(self).__name__} was not given n_stack and takes every observation for 4 stacked frames, even 4 plain "
+                "numbers; give features_extractor_kwargs=dict(n_stack=...) as VecFrameStack has it.",
+                stacklevel=2,
+            )
         check_sizes(self, features_dim=features_dim, n_stack=n_stack, frame_size=frame_size)
         super().__init__(observation_space, features_dim)
         self.n_stack = n_stack
@@ -178,7 +187,21 @@ def _locate_frames(
             f"n_stack={n_stack} does not divide axis {axis} of {key!r} with shape {space.shape}; give the number "
             "of stacked frames, and stack_axis=0 if gymnasium's FrameStackObservation stacked them."
         )
+    if not (_are_stacked(space.low, axis, n_stack) and _are_stacked(space.high, axis, n_stack)):
+        warnings.warn(
+            f"{key!r} with the bounds {space.low} to {space.high} does not look like n_stack={n_stack} frames, since these "
+            f"would have the same bounds; wrap the environment in VecFrameStack(env, {n_stack}).",
+            stacklevel=3,
+        )
     shape[axis] //= n_stack
     # The widest bounds: VecFrameStack repeats the bounds entry by entry, so which entry each one belongs to is lost
     low, high = np.min(space.low), np.max(space.high)
     return axis, spaces.Box(low, high, tuple(shape), space.dtype.type)
+
+
+def _are_stacked(bounds: np.ndarray, axis: int, n_stack: int) -> bool:
+    """Whether all frames have the same bounds, which ``VecFrameStack`` repeats entry by entry, others frame by frame."""
+    entries = np.moveaxis(bounds, axis, -1)
+    by_entry = entries.reshape(*entries.shape[:-1], -1, n_stack)
+    by_frame = entries.reshape(*entries.shape[:-1], n_stack, -1)
+    return bool((by_entry == by_entry[..., :1]).all() or (by_frame == by_frame[..., :1, :]).all())

@@ -238,7 +238,7 @@ class R2D2(RecurrentDQN):
         self.n_windows_sampled = 0
         if _init_setup_model:
             self.package_version = __version__
-            self._check_buffer_size()
+            self._check_new_model()
             self._setup_model()
 
     @property

@@ -140,14 +140,22 @@ class ArgumentChecks(DQN):
                 "changes the unit of values; use value_rescaling=False."
             )
 
-    def _check_buffer_size(self) -> None:
+    def _check_new_model(self) -> None:
         """
-        Check that the replay buffer has room for a window of each environment.
+        Check that the policy is given no argument that it sets itself, and that the replay buffer has room for a window of
+        each environment.
 
-        Called by the constructor only: ``buffer_size=1`` is the usual way to load a model that will not learn.
+        Called by the constructor only: models of earlier versions may hold such arguments, and ``buffer_size=1`` is the usual
+        way to load a model that will not learn.
 
-        :raises ValueError: if it has not
+        :raises ValueError: if it is, or has not
         """
+        own = getattr(self.policy_class, "own_arguments", {})
+        if ignored := {name: value for name, value in self.policy_kwargs.items() if name in own and value != own[name]}:
+            raise ValueError(
+                f"policy_kwargs has {ignored}, but {self.policy_class.__name__} sets {sorted(ignored)} itself; leave that "
+                "out, or use another policy."
+            )
         n_steps, sequence_length = self.buffer_size // self.n_replay_envs, self.burn_in_length + (self.trace_length or 1)
         if n_steps < sequence_length:
             raise ValueError(

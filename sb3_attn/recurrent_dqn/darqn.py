@@ -1,6 +1,6 @@
 """The deep attention recurrent Q-network (DARQN): an LSTM that attends to regions of the observation."""
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch as th
 from gymnasium import spaces
@@ -135,6 +135,8 @@ class DARQNPolicy(RecurrentDQNPolicy):
     """
     Policy whose memory attends to the regions of each observation.
 
+    It has a memory and an extractor of its own, and neither encoder nor skip connection: ``RecurrentDQN`` refuses others.
+
     :param observation_space: an image, a matrix of entities, a vector, or a Dict of these
     :param action_space: Action space
     :param lr_schedule: Learning rate schedule (could be constant)
@@ -142,6 +144,12 @@ class DARQNPolicy(RecurrentDQNPolicy):
     :param core_kwargs: arguments of ``AttentionLSTMCore``: hidden_size, score, selection, ...
     :param kwargs: as for ``RecurrentDQNPolicy``
     """
+
+    # The core's inputs are the regions, concatenated, so no layer may mix them before; and as in the paper the head gets the
+    # memory's outputs only
+    own_arguments: ClassVar[dict[str, Any]] = dict(
+        features_extractor_class=RegionExtractor, core=AttentionLSTMCore, encoder_arch=[], skip_connection=False
+    )
 
     def __init__(
         self,
@@ -155,14 +163,11 @@ class DARQNPolicy(RecurrentDQNPolicy):
         with th.device("meta"):  # only the number of regions is needed, so no weights are allocated, and none drawn
             n_regions = make_tokenizer(observation_space, **(features_extractor_kwargs or {})).n_tokens
         masked = bool((features_extractor_kwargs or {}).get("mask_keys"))
-        # The core's inputs are the regions, concatenated, so no layer may mix them before; and as in the paper the head gets
-        # the memory's outputs only
-        own = dict(features_extractor_class=RegionExtractor, core=AttentionLSTMCore, encoder_arch=[], skip_connection=False)
         super().__init__(
             observation_space,
             action_space,
             lr_schedule,
             features_extractor_kwargs=features_extractor_kwargs,
             core_kwargs={"n_regions": n_regions, "masked": masked, **(core_kwargs or {})},
-            **{**kwargs, **own},
+            **{**kwargs, **self.own_arguments},
         )

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from operator import itemgetter
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch as th
@@ -344,6 +344,8 @@ class RecurrentDQNPolicy(DQNPolicy):
     q_net: RecurrentQNetwork
     q_net_target: RecurrentQNetwork
     default_features_extractor: type[BaseFeaturesExtractor] = FlattenExtractor
+    #: Arguments that the policy sets itself
+    own_arguments: ClassVar[dict[str, Any]] = {}
 
     def __init__(
         self,

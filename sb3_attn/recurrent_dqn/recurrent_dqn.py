@@ -244,7 +244,7 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
         self._step_values: np.ndarray | None = None
         if _init_setup_model:
             self.package_version = __version__
-            self._check_buffer_size()
+            self._check_new_model()
             self._setup_model()
 
     @property

@@ -25,6 +25,14 @@ Two measurements stand beside this way: ``occlusion.py`` finds what an action de
 Attention shows what a network takes in, not why it acts: see ``docs/guide/seeing.md``.
 """
 
+try:
+    import imageio  # noqa: F401
+    import matplotlib  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"sb3_attn.viz needs {error.name}, which is not installed; pip install 'sb3_attn[viz]'.", name=error.name
+    ) from error
+
 from sb3_attn.viz.atari_ball import BallAttention, ball_position, measure_ball_attention
 from sb3_attn.viz.callback import AttentionFiguresCallback
 from sb3_attn.viz.figures import attention_maps, curves_figure, occlusion_figure, overlays_figure, save_figure

@@ -9,6 +9,7 @@ user's arguments: argparse keeps the last value that it reads, so the user's val
 import argparse
 import contextlib
 import importlib
+import importlib.util
 import os
 import runpy
 import shlex
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from sb3_attn.recurrent_dqn.safe_loading import RefusedFileError
+from sb3_attn.version import __version__
 from sb3_attn.zoo.trust import TRUST_HELP, refusal, split_trust, trust_options
 
 #: What may be run from files: nothing, all, or what has one of these names
@@ -40,6 +42,15 @@ OPTIMIZE_DEFAULTS = (
     *("--eval-episodes", "20", "--n-eval-envs", "5"),
 )
 
+#: What to install for environments whose ids begin like this, of which Gymnasium only says that they do not exist
+ENVIRONMENT_PACKAGES = {"popgym-": "popgym", "MiniGrid-": "minigrid"}
+
+#: RL Zoo's own default is PPO, which has no memory
+ALGO = ("--algo", "rdqn")
+
+#: Training writes to logs/, but RL Zoo looks for agents in rl-trained-agents/, where it downloads those of the SB3 team
+AGENT = (*ALGO, "--folder", "logs")
+
 PLOTS = {"plot-train": "plot_train", "all-plots": "all_plots", "plot-from-file": "plot_from_file"}
 
 
@@ -47,6 +58,7 @@ def train(arguments: list[str], trust: Trust) -> None:
     """Train an agent, with the shipped hyperparameters unless --conf-file gives others."""
     from sb3_attn.zoo.registration import default_config
 
+    arguments = [*ALGO, *arguments]
     config = default_config(_value(arguments, "--algo"), _value(arguments, "--env"))
     defaults = [] if config is None else ["--conf-file", str(config)]
     with masked_evaluations():
@@ -78,22 +90,21 @@ def optimize(arguments: list[str], trust: Trust) -> None:
 
 def enjoy(arguments: list[str], trust: Trust) -> None:
     """Watch or score a trained agent."""
-    _call_function("rl_zoo3.enjoy", "enjoy", _folder_default(arguments) + arguments, trust)
+    _call_function("rl_zoo3.enjoy", "enjoy", [*AGENT, *arguments], trust)
 
 
 def record_video(arguments: list[str], trust: Trust) -> None:
     """Record a video of a trained agent."""
-    _run_module("rl_zoo3.record_video", _folder_default(arguments) + arguments, trust)
+    _run_module("rl_zoo3.record_video", [*AGENT, *arguments], trust)
 
 
 def record_training(arguments: list[str], trust: Trust) -> None:
     """Record a video of all checkpoints of a training run."""
     from sb3_attn.zoo.run_folders import check_videos
 
-    arguments = _folder_default(arguments) + arguments
+    arguments = [*AGENT, *arguments]
     if trust is not True and not _value(arguments, "-o", "--output-folder"):
-        # With RL Zoo's defaults
-        check_videos(Path(_value(arguments, "-f", "--folder") or "rl-trained-agents", _value(arguments, "--algo") or "ppo"))
+        check_videos(Path(_value(arguments, "-f", "--folder"), _value(arguments, "--algo")))
     with _our_subprocesses(trust), _ffmpeg_on_path():
         _run_module("rl_zoo3.record_training", arguments, trust)
 
@@ -112,14 +123,14 @@ def push_to_hub(arguments: list[str], trust: Trust) -> None:
 def load_from_hub(arguments: list[str], trust: Trust) -> None:
     """Download a trained agent from the Hugging Face Hub."""
     with importlib.import_module("sb3_attn.zoo.hub").safe_downloads():
-        _run_module("rl_zoo3.load_from_hub", _folder_default(arguments) + arguments, trust)
+        _run_module("rl_zoo3.load_from_hub", [*AGENT, *arguments], trust)
 
 
 def plot(arguments: list[str], trust: Trust) -> None:
     """Plot learning curves and compare runs."""
-    name = arguments[0] if arguments else ""
-    if name not in PLOTS:
-        raise SystemExit(f"sb3-attn plot takes the name of a plot first, one of {', '.join(PLOTS)}, not {name!r}.")
+    parser = argparse.ArgumentParser("sb3-attn plot", epilog="sb3-attn plot PLOT --help lists the arguments of a plot.")
+    parser.add_argument("plot", choices=PLOTS)
+    name = parser.parse_args(arguments[:1]).plot
     _call_function("rl_zoo3.plots", PLOTS[name], arguments[1:], trust)
 
 
@@ -156,16 +167,11 @@ def main(arguments: list[str] | None = None) -> int:
     Run the command line.
 
     :param arguments: the command's name and its arguments; ``None`` takes them from ``sys.argv``
-    :return: the exit status: 0 after success, 2 for an unknown command, 1 if an optional package is not installed
-    :raises SystemExit: with a sentence, if a file was refused
+    :return: the exit status: 0 after success, 1 if an optional package is not installed
+    :raises SystemExit: after help and version; with a sentence, if the command is unknown or a file was refused
     """
-    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    if name in ("-h", "--help"):
-        print(_usage())
-        return 0
-    if name not in COMMANDS:
-        print(f"sb3-attn has no command {name!r}; use one of {', '.join(COMMANDS)}.", file=sys.stderr)
-        return 2
+    first, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    name = _parser().parse_args([first]).command
     saved = sys.argv, sys.orig_argv
     sys.argv = [f"sb3-attn {name}"]  # RL Zoo's programs read it, and print it in their help
     sys.orig_argv = ["sb3-attn", name, *map(shlex.quote, rest)]  # and write this into a run's command.txt
@@ -175,6 +181,7 @@ def main(arguments: list[str] | None = None) -> int:
 
             register()
         trust, rest = split_trust(rest)
+        _check_packages(_value(rest, "--env"))
         COMMANDS[name](rest, trust)
     except RefusedFileError as error:
         raise SystemExit(f"sb3-attn {name}: {refusal(error)}") from error
@@ -191,18 +198,22 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _usage() -> str:
-    lines = [f"  {name:<16} {(run.__doc__ or '').strip()}" for name, run in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: sb3-attn COMMAND [arguments of RL Zoo's program of that name]",
-            "",
-            *lines,
-            "",
-            "sb3-attn COMMAND --help lists the arguments of a command.",
-            TRUST_HELP,
-        ]
+def _check_packages(env_id: str) -> None:
+    for prefix, package in ENVIRONMENT_PACKAGES.items():
+        if env_id.startswith(prefix) and importlib.util.find_spec(package) is None:
+            raise SystemExit(f"{sys.argv[0]}: --env {env_id} needs {package}, which is not installed; pip install {package}.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "sb3-attn",
+        epilog=f"sb3-attn COMMAND --help lists the arguments of a command; --algo is rdqn if left out. {TRUST_HELP}",
     )
+    parser.add_argument("--version", action="version", version=f"sb3_attn {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, run in COMMANDS.items():
+        commands.add_parser(name, help=run.__doc__, add_help=False)
+    return parser
 
 
 def _value(arguments: list[str], *options: str) -> str:
@@ -211,24 +222,12 @@ def _value(arguments: list[str], *options: str) -> str:
     return str(parser.parse_known_args(arguments)[0].value)
 
 
-def _is_ours(arguments: list[str]) -> bool:
-    from sb3_attn.zoo.registration import ALGORITHMS
-
-    return _value(arguments, "--algo") in ALGORITHMS
-
-
-def _folder_default(arguments: list[str]) -> list[str]:
-    # Training writes to logs/, but RL Zoo looks for agents in rl-trained-agents/, where it downloads those that the SB3 team
-    # has published. None of them is of our algorithms.
-    return ["--folder", "logs"] if _is_ours(arguments) else []
-
-
 def _call_function(module: str, function: str, arguments: list[str], trust: Trust) -> None:
     from sb3_attn.zoo.run_folders import safe_reading
 
     program = getattr(importlib.import_module(module), function)
     sys.argv[1:] = arguments
-    with safe_reading(trust):
+    with safe_reading(trust), _explained_values():
         program()
 
 
@@ -237,8 +236,31 @@ def _run_module(module: str, arguments: list[str], trust: Trust) -> None:
 
     # These programs have no function to call: their code is under ``if __name__ == "__main__"``
     sys.argv[1:] = arguments
-    with safe_reading(trust):
+    with safe_reading(trust), _explained_values():
         runpy.run_module(module, run_name="__main__")
+
+
+@contextlib.contextmanager
+def _explained_values() -> Iterator[None]:
+    """RL Zoo evaluates KEY:VALUE as Python; say so where that fails, as for a string without quotes."""
+    from rl_zoo3.utils import StoreDict
+
+    original = StoreDict.__call__
+
+    def store(self: Any, parser: Any, namespace: Any, values: list[str], option_string: str | None = None) -> None:
+        try:
+            original(self, parser, namespace, values, option_string)
+        except (NameError, SyntaxError) as error:
+            raise SystemExit(
+                f"{sys.argv[0]}: {option_string} {' '.join(values)} cannot be read ({error}), since values are Python: put "
+                "strings in quotes, as in -params \"policy_kwargs:dict(core='ntm')\"."
+            ) from error
+
+    StoreDict.__call__ = store  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        StoreDict.__call__ = original  # type: ignore[method-assign]
 
 
 def our_command(command: list[str], trust: Trust = False) -> list[str]:

@@ -9,6 +9,7 @@ VecNormalize.
 import argparse
 import contextlib
 import importlib
+import os
 import shutil
 import tempfile
 import zipfile
@@ -37,7 +38,7 @@ from sb3_attn.recurrent_dqn.safe_loading import check_archive
 from sb3_attn.version import __version__
 from sb3_attn.viz.recording import wrap_env
 from sb3_attn.zoo.loading import load_algorithm
-from sb3_attn.zoo.run_folders import load_settings, make_run_env
+from sb3_attn.zoo.run_folders import load_settings, make_run_env, newest_run_id
 from sb3_attn.zoo.trust import TRUST_HELP
 
 #: As RL Zoo names the statistics in a repository; in a run folder it calls them vecnormalize.pkl
@@ -262,7 +263,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sb3-attn push-to-hub", description="Score a trained agent and upload it with its settings.", epilog=TRUST_HELP
     )
-    parser.add_argument("--algo", required=True, choices=list(ALGOS), help="algorithm")
+    parser.add_argument("--algo", default="rdqn", choices=list(ALGOS), help="algorithm (rdqn)")
     parser.add_argument("--env", required=True, type=EnvironmentName, help="id of the environment")
     parser.add_argument("-f", "--folder", default="logs", help="folder of the runs (logs)")
     parser.add_argument("--exp-id", type=int, default=0, help="number of the run (0: the newest)")
@@ -279,7 +280,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _find_run(args: argparse.Namespace) -> Run:
     try:
-        _, model_path, folder = get_model_path(args.exp_id, args.folder, args.algo, args.env, args.load_best)
+        exp_id = args.exp_id or newest_run_id(os.path.join(args.folder, args.algo), args.env)
+        _, model_path, folder = get_model_path(exp_id, args.folder, args.algo, args.env, args.load_best)
     except (AssertionError, ValueError) as error:
         raise SystemExit(f"sb3-attn push-to-hub: {error}; give the --folder and the --exp-id of a run.") from error
     return Run(Path(model_path), Path(folder), Path(folder, args.env))

@@ -163,7 +163,10 @@ def make_env(
     try:
         entry_point = str(gym.spec(env_id).entry_point)
     except (gym.error.UnregisteredEnv, ModuleNotFoundError) as error:
-        raise ValueError(f"env={env_id!r} is unknown ({error}); import the package that registers it.") from error
+        raise ValueError(
+            f"env={env_id!r} is unknown ({error}); import the package that registers it, or install the zoo extra for those "
+            "of RL Zoo, such as CartPoleNoVel-v1."
+        ) from error
     is_image = isinstance(space, spaces.Box) and len(space.shape) == 3
     # 210 x 160 is the whole frame, as Atari renders it
     if "AtariEnv" in entry_point and is_image and space.shape[1:] != (210, 160):

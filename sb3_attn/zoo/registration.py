@@ -47,9 +47,16 @@ def register() -> None:
     RL Zoo's modules share three dictionaries, and its programs read the choices of ``--algo`` from them when they run, so
     the dictionaries are updated in place, never replaced. A process that runs one of RL Zoo's programs has to call this
     first: the ``sb3-attn`` command does, and a ``custom_envs.py`` can (see the guide).
+
+    :raises ModuleNotFoundError: if RL Zoo is not installed
     """
-    from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
-    from rl_zoo3.utils import ALGOS
+    try:
+        from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+        from rl_zoo3.utils import ALGOS
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"register() needs {error.name}, which is not installed; pip install 'sb3_attn[zoo]'.", name=error.name
+        ) from error
 
     for name, algorithm in ALGORITHMS.items():
         ALGOS[name] = algorithm.model_class

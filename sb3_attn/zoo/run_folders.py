@@ -19,8 +19,10 @@ from typing import Any, TextIO
 
 import gymnasium as gym
 import numpy as np
+import rl_zoo3.exp_manager  # before its functions are replaced: training numbers its runs by RL Zoo's own
 import rl_zoo3.import_envs  # noqa: F401  # it may register algorithms of the user's
 import yaml
+from rl_zoo3 import utils
 from rl_zoo3.utils import ALGOS, create_test_env, get_saved_hyperparams
 from stable_baselines3.common import off_policy_algorithm
 from stable_baselines3.common import vec_env as vec_envs
@@ -214,6 +216,7 @@ def safe_reading(trust: bool | Collection[str]) -> Iterator[None]:
         stack.callback(ALGOS.update, algorithms)
         ALGOS.update({name: SafeAlgorithm(algorithm, trust) for name, algorithm in algorithms.items()})  # type: ignore[misc]
         for owner, name, value in (
+            (utils, "get_latest_run_id", newest_run_id),
             (yaml, "UnsafeLoader", settings_loader(trust)),
             (VecNormalize, "load", staticmethod(lambda load_path, venv: load_vec_normalize(load_path, venv, trust))),
             (off_policy_algorithm, "load_from_pkl", lambda path, verbose=0: load_pickle(path, trust)),
@@ -224,6 +227,19 @@ def safe_reading(trust: bool | Collection[str]) -> Iterator[None]:
             stack.callback(setattr, owner, name, vars(owner)[name])
             setattr(owner, name, value)
         yield
+
+
+def newest_run_id(log_path: str, env_name: str) -> int:
+    """
+    The number of the newest run that has a model: a search for hyperparameters leaves a folder without one.
+
+    :param log_path: folder of an algorithm's runs
+    :param env_name: name of the environment in names of folders
+    :return: the number; 0 if there is no such run
+    """
+    runs = {path.parent.name for path in Path(log_path).glob("*/*.zip")}
+    prefix = f"{env_name}_"
+    return max((int(run.removeprefix(prefix)) for run in runs if re.fullmatch(re.escape(prefix) + r"\d+", run)), default=0)
 
 
 def make_run_env(

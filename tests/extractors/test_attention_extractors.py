@@ -209,6 +209,23 @@ def test_every_algorithm_learns_with_attention_extractors(algorithm, extractor_c
 
 
 @pytest.mark.parametrize("extractor_class", EXTRACTORS)
+def test_rollouts_and_updates_of_ppo_have_the_same_probabilities(extractor_class):
+    policy = PPO(
+        "MlpPolicy", Bandit(ENTITIES), policy_kwargs=dict(features_extractor_class=extractor_class), device="cpu"
+    ).policy
+    observations, actions = batch(ENTITIES, 50), th.arange(50) % 4
+    acting, updating = (policy.train(mode).evaluate_actions(observations, actions)[1] for mode in (False, True))
+    assert th.equal(acting, updating)
+
+
+@pytest.mark.parametrize("policy", [HardAttentionPolicy, SoftAttentionPolicy])
+def test_updates_of_dqn_draw_with_hard_attention(policy):
+    q_net = DQN(policy, Bandit(ENTITIES), buffer_size=50, device="cpu").q_net.train()
+    observations = batch(ENTITIES, 50)
+    assert th.equal(q_net(observations), q_net(observations)) == (policy is SoftAttentionPolicy)
+
+
+@pytest.mark.parametrize("extractor_class", EXTRACTORS)
 def test_images_go_through_the_orthogonal_initialisation_of_ppo(extractor_class):
     policy_kwargs = dict(features_extractor_class=extractor_class, features_extractor_kwargs=dict(features_dim=16))
     PPO("CnnPolicy", Bandit(RGB), n_steps=8, batch_size=8, n_epochs=1, policy_kwargs=policy_kwargs, device="cpu").learn(8)

@@ -212,7 +212,7 @@ def test_a_frame_of_a_dict_is_blank_only_if_all_of_it_is():
 @pytest.mark.parametrize("extractor_class", [MemoryExtractor, *EXTRACTORS])
 def test_the_order_of_older_frames_matters(extractor_class):
     space = spaces.Box(-9, 9, (12,))
-    extractor = extractor_class(space)
+    extractor = extractor_class(space, n_stack=4)
     frames = th.randn(5, 4, 3)
     swapped = frames[:, [1, 0, 2, 3]]
     assert not th.allclose(extractor(frames.flatten(1)), extractor(swapped.flatten(1)), atol=1e-6)
@@ -231,7 +231,7 @@ def test_the_gradient_reaches_every_real_frame_and_no_blank_one():
 def test_the_memory_of_an_episode_grows_from_one_frame():
     """With VecFrameStack there are 1, 2, ... real frames, and 1 again after the end of the episode."""
     env = vec_env(n_envs=1)
-    extractor = MemoryExtractor(env.observation_space, core=SumCore)
+    extractor = MemoryExtractor(env.observation_space, n_stack=4, core=SumCore)
     observations = env.reset()
     for codes in ([1], [1, 2], [1, 2, 3], [1, 2, 3, 4], [2, 3, 4, 5], [3, 4, 5, 6], [11], [11, 12]):
         frames = np.repeat(np.array(codes)[:, None], 3, axis=1)
@@ -246,7 +246,7 @@ def test_the_memory_of_an_episode_grows_from_one_frame():
 
 def test_features_depend_on_nothing_but_the_observation():
     space = spaces.Box(-9, 9, (8,))
-    extractor = MemoryExtractor(space)
+    extractor = MemoryExtractor(space, n_stack=4)
     before = {name: tensor.clone() for name, tensor in extractor.state_dict().items()}
     observations = tensors(some(space), space)
     first = extractor(observations)
@@ -260,7 +260,7 @@ def test_features_depend_on_nothing_but_the_observation():
 def test_every_algorithm_learns_with_memory_extractors(algorithm, extractor_class, tmp_path):
     env = vec_env()
     kwargs = dict(n_steps=8, batch_size=8, n_epochs=1) if algorithm is PPO else dict(learning_starts=8, buffer_size=400)
-    policy_kwargs = dict(features_extractor_class=extractor_class, features_extractor_kwargs=dict(frame_size=16))
+    policy_kwargs = dict(features_extractor_class=extractor_class, features_extractor_kwargs=dict(n_stack=4, frame_size=16))
     model = algorithm("MlpPolicy", env, policy_kwargs=policy_kwargs, device="cpu", seed=0, **kwargs)
     before = {name: parameter.clone() for name, parameter in model.policy.named_parameters() if ".core." in name}
     model.learn(24)
@@ -283,7 +283,7 @@ def test_a_core_in_the_registry_is_public_with_an_extractor_and_a_policy(core):
     assert pickle.loads(pickle.dumps(public)) == public
     core_class, extractor, policy = public
     assert core_class is CORES[core] and policy.default_features_extractor is extractor
-    assert type(extractor(spaces.Box(-1, 1, (8,))).core) is core_class
+    assert type(extractor(spaces.Box(-1, 1, (8,)), n_stack=4).core) is core_class
 
 
 KINDS = ("Memory", "NTM", "DNC", "KeyValueMemory", "GTrXL")
@@ -291,13 +291,16 @@ NAMED = [f"{kind}{net}Policy" for kind in KINDS for net in ("Mlp", "Cnn", "Multi
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_named_policies_need_no_arguments(name, tmp_path):
+def test_named_policies_need_only_n_stack(name, tmp_path):
     policy = getattr(sb3_attn, name)
     plain = name.replace("Mlp", "").replace("Cnn", "").replace("MultiInput", "")
     assert issubclass(policy, MemoryPolicy) and policy is getattr(sb3_attn, plain) and plain in sb3_attn.__all__
     space = {"Mlp": VECTOR, "Cnn": FRAMES["image, channels last"], "Mul": FRAMES["dict"]}
     env = vec_env(next(part for net, part in space.items() if net in name.removeprefix("KeyValueMemory")))
-    model = DQN(policy, env, buffer_size=50, learning_starts=5, batch_size=4, device="cpu").learn(9)
+    policy_kwargs = dict(features_extractor_kwargs=dict(n_stack=4))
+    model = DQN(policy, env, buffer_size=50, learning_starts=5, batch_size=4, policy_kwargs=policy_kwargs, device="cpu").learn(
+        9
+    )
     assert isinstance(model.q_net.q_net[0], th.nn.Linear) and len(model.q_net.q_net) == 1, "no layers that SB3 slips in"
     model.policy.save(tmp_path / "policy")
     loaded = policy.load(tmp_path / "policy")
@@ -316,7 +319,7 @@ RANDOM_MEMORY = dict(core_kwargs=dict(memory_initialisation="random"))
     ids=str,
 )
 def test_targets_are_deterministic_and_copied_with_the_parameters(extractor_class, kwargs):
-    policy_kwargs = dict(features_extractor_class=extractor_class, features_extractor_kwargs=kwargs)
+    policy_kwargs = dict(features_extractor_class=extractor_class, features_extractor_kwargs=dict(n_stack=4, **kwargs))
     model = DQN("MlpPolicy", vec_env(), policy_kwargs=policy_kwargs, learning_starts=4, batch_size=4, device="cpu").learn(20)
     model.policy.set_training_mode(True)  # as in an update
     observations = th.randn(6, 12)
@@ -328,7 +331,8 @@ def test_targets_are_deterministic_and_copied_with_the_parameters(extractor_clas
 
 def test_replay_keeps_the_zeros_where_vec_normalize_is_outside():
     env = VecNormalize(vec_env(), norm_obs=False)
-    model = DQN("MlpPolicy", env, policy_kwargs=dict(features_extractor_class=MemoryExtractor), buffer_size=40, device="cpu")
+    policy_kwargs = dict(features_extractor_class=MemoryExtractor, features_extractor_kwargs=dict(n_stack=4))
+    model = DQN("MlpPolicy", env, policy_kwargs=policy_kwargs, buffer_size=40, device="cpu")
     model.learn(16)
     codes = model.replay_buffer.observations[:8, 0, ::3].tolist()  # time, environment, entries
     assert codes[:4] == [[0, 0, 0, 1], [0, 0, 1, 2], [0, 1, 2, 3], [1, 2, 3, 4]] and codes[6] == [0, 0, 0, 11]
@@ -344,11 +348,15 @@ def test_replay_keeps_the_zeros_where_vec_normalize_is_outside():
         (spaces.Box(-1, 1, (12,)), dict(n_stack=0), "n_stack=0 of MemoryExtractor must be at least 1"),
         (spaces.Box(0, 255, (4, 40, 40), np.uint8), dict(n_stack=3), "does not divide axis 0"),
         (spaces.Box(-1, 1, (4, 6)), dict(n_stack=4), "does not divide axis 1.*stack_axis=0"),
-        (spaces.Dict(a=spaces.Box(-1, 1, (8,)), b=spaces.Box(-1, 1, (6,))), {}, "n_stack=4 does not divide axis 0 of 'b'"),
-        (spaces.Box(-1, 1, (12,)), dict(stack_axis=1), "stack_axis=1 is not an axis of 'frame'"),
-        (spaces.Discrete(4), {}, "only a Box can hold stacked frames"),
-        (spaces.Box(-1, 1, (12,)), dict(core="tape"), "core='tape' is unknown"),
-        (spaces.Box(-1, 1, (12,)), dict(core_kwargs=dict(depth=2)), "do not fit LSTMCore"),
+        (
+            spaces.Dict(a=spaces.Box(-1, 1, (8,)), b=spaces.Box(-1, 1, (6,))),
+            dict(n_stack=4),
+            "n_stack=4 does not divide axis 0 of 'b'",
+        ),
+        (spaces.Box(-1, 1, (12,)), dict(n_stack=4, stack_axis=1), "stack_axis=1 is not an axis of 'frame'"),
+        (spaces.Discrete(4), dict(n_stack=4), "only a Box can hold stacked frames"),
+        (spaces.Box(-1, 1, (12,)), dict(n_stack=4, core="tape"), "core='tape' is unknown"),
+        (spaces.Box(-1, 1, (12,)), dict(n_stack=4, core_kwargs=dict(depth=2)), "do not fit LSTMCore"),
     ],
     ids=str,
 )
@@ -357,15 +365,39 @@ def test_bad_arguments_are_refused(space, kwargs, message):
         MemoryExtractor(space, **kwargs)
 
 
+CARTPOLE = gym.make("CartPole-v1").observation_space
+
+
+def test_without_n_stack_four_frames_are_assumed_with_a_warning():
+    with pytest.warns(
+        UserWarning, match="NTMExtractor was not given n_stack and takes every observation for 4 stacked frames"
+    ):
+        model = DQN(sb3_attn.NTMPolicy, vec_env(), buffer_size=50, device="cpu")
+    assert model.q_net.features_extractor.n_stack == 4
+
+
+def test_a_vector_whose_bounds_are_not_those_of_frames_is_warned_of():
+    with pytest.warns(UserWarning, match=r"does not look like n_stack=4 frames.*VecFrameStack\(env, 4\)"):
+        MemoryExtractor(CARTPOLE, n_stack=4)
+    for stack in (np.repeat, np.tile):  # VecFrameStack; a flattened FrameStackObservation
+        MemoryExtractor(spaces.Box(stack(CARTPOLE.low, 3), stack(CARTPOLE.high, 3)), n_stack=3)
+
+
 def test_the_window_of_a_memory_is_n_stack_unless_another_is_given():
     space = spaces.Box(-1, 1, (12,))
     assert sb3_attn.KeyValueMemoryExtractor(space, n_stack=6).core.n_slots == 6
     assert sb3_attn.GTrXLExtractor(space, n_stack=6).core.memory_length == 6
-    assert sb3_attn.GTrXLExtractor(space, core_kwargs=dict(memory_length=2)).core.memory_length == 2
-    assert isinstance(sb3_attn.KeyValueMemoryExtractor(space, core="gru").core, sb3_attn.GRUCore)
+    assert sb3_attn.GTrXLExtractor(space, n_stack=6, core_kwargs=dict(memory_length=2)).core.memory_length == 2
+    assert isinstance(sb3_attn.KeyValueMemoryExtractor(space, n_stack=6, core="gru").core, sb3_attn.GRUCore)
 
 
 def test_normalized_image_makes_a_box_an_image():
     space = spaces.Box(0.0, 1.0, (8, 40, 40))
-    assert MemoryExtractor(space, normalized_image=True).frames(th.zeros(2, 8, 40, 40))["frame"].shape == (4, 2, 2, 40, 40)
-    assert MemoryExtractor(space).frames(th.zeros(2, 8, 40, 40))["frame"].shape == (4, 2, 8, 40, 10)
+    assert MemoryExtractor(space, n_stack=4, normalized_image=True).frames(th.zeros(2, 8, 40, 40))["frame"].shape == (
+        4,
+        2,
+        2,
+        40,
+        40,
+    )
+    assert MemoryExtractor(space, n_stack=4).frames(th.zeros(2, 8, 40, 40))["frame"].shape == (4, 2, 8, 40, 10)

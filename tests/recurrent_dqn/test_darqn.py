@@ -7,9 +7,10 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
-from sb3_attn import DARQNPolicy, RecurrentDQN
+from sb3_attn import R2D2, DARQNPolicy, RecurrentDQN
 from sb3_attn.recurrent_dqn import darqn
 from sb3_attn.recurrent_dqn.darqn import AttentionLSTMCore
 from tests.helpers.environments import Counter
@@ -64,6 +65,23 @@ def test_the_policy_has_an_alias() -> None:
     kwargs = dict(buffer_size=200, policy_kwargs=dict(core_kwargs=SMALL), device="cpu")
     model = RecurrentDQN("DARQNPolicy", DummyVecEnv([lambda: Counter(space=ENTITIES)]), **kwargs)
     assert type(model.policy) is DARQNPolicy
+
+
+@pytest.mark.parametrize(
+    "given",
+    [dict(core="gru"), dict(encoder_arch=[32]), dict(skip_connection=True), dict(features_extractor_class=FlattenExtractor)],
+    ids=str,
+)
+@pytest.mark.parametrize("algorithm", [RecurrentDQN, R2D2])
+def test_arguments_that_the_policy_sets_itself_are_refused_but_old_zips_load(algorithm, given, monkeypatch, tmp_path) -> None:
+    env = DummyVecEnv([lambda: Counter(space=ENTITIES)])
+    kwargs = dict(buffer_size=200, policy_kwargs=dict(core_kwargs=SMALL, **given), device="cpu")
+    with pytest.raises(ValueError, match=rf"policy_kwargs has .*DARQNPolicy sets \['{next(iter(given))}'\] itself; leave"):
+        algorithm("DARQNPolicy", env, **kwargs)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(algorithm, "_check_new_model", lambda self: None)
+        algorithm("DARQNPolicy", env, **kwargs).save(tmp_path / "model")
+    assert type(algorithm.load(tmp_path / "model", device="cpu").q_net.core) is AttentionLSTMCore
 
 
 @pytest.mark.parametrize("space", [RGB, ENTITIES, VECTOR, spaces.Dict(a=VECTOR, b=ENTITIES)], ids=lambda s: type(s).__name__)

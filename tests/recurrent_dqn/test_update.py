@@ -14,16 +14,20 @@ from tests.helpers.actors import slow_td_errors
 from tests.helpers.environments import counters
 from tests.helpers.models import make_rdqn
 
-ATTENTION = dict(hidden_size=8, attention_size=8)
+
+def darqn(selection: str) -> dict[str, Any]:
+    core_kwargs = dict(selection=selection, hidden_size=8, attention_size=8)
+    return dict(policy="DARQNPolicy", policy_kwargs=dict(encoder_arch=[], core_kwargs=core_kwargs))
+
+
+HARD = dict(features_extractor_class=HardAttentionExtractor)
 #: Networks by whether they sample in training mode
 SAMPLING: dict[str, tuple[bool, dict[str, Any]]] = {
-    "reinforce": (True, dict(policy="DARQNPolicy", policy_kwargs=dict(core_kwargs=dict(selection="reinforce", **ATTENTION)))),
-    "straight-through": (
-        True,
-        dict(policy="DARQNPolicy", policy_kwargs=dict(core_kwargs=dict(selection="straight_through", **ATTENTION))),
-    ),
-    "hard extractor": (True, dict(policy_kwargs=dict(features_extractor_class=HardAttentionExtractor))),
-    "soft": (False, dict(policy="DARQNPolicy", policy_kwargs=dict(core_kwargs=ATTENTION))),
+    "reinforce": (True, darqn("reinforce")),
+    "straight-through": (True, darqn("straight_through")),
+    "hard extractor": (True, dict(policy_kwargs=HARD | dict(features_extractor_kwargs=dict(sample=True)))),
+    "hard extractor that does not draw": (False, dict(policy_kwargs=HARD)),
+    "soft": (False, darqn("soft")),
     "lstm": (False, {}),
 }
 

@@ -1,7 +1,9 @@
 """Additions of the command line to RL Zoo's programs, which a recorder of their arguments replaces here."""
 
+import argparse
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,11 +11,14 @@ pytest.importorskip("rl_zoo3")
 
 import rl_zoo3.enjoy
 import rl_zoo3.train
+from rl_zoo3 import exp_manager
 from rl_zoo3.utils import ALGOS
 
+from sb3_attn.version import __version__
 from sb3_attn.zoo import ALGORITHMS, cli, zoo_config_path
 
 CONFIG = str(zoo_config_path("rdqn"))
+ALGO = ["--algo", "rdqn"]
 
 
 @pytest.fixture
@@ -34,7 +39,17 @@ def programs(monkeypatch) -> list[list[str]]:
 def test_shipped_config_is_the_default(programs, algo: str) -> None:
     arguments = ["--algo", algo, "--env", "MemoryChain-v0", "-P"]
     assert cli.main(["train", *arguments]) == 0
-    assert programs == [["sb3-attn train", "--conf-file", str(zoo_config_path(algo)), *arguments]]
+    assert programs == [["sb3-attn train", "--conf-file", str(zoo_config_path(algo)), *ALGO, *arguments]]
+
+
+@pytest.mark.parametrize("command", ["train", "optimize", "enjoy", "record-video", "record-training"])
+def test_the_algorithm_is_ours_unless_one_is_given(programs, command: str) -> None:
+    for given in ([], ["--algo", "dqn"], ["--alg=ppo"]):
+        cli.main([command, "--env", "MemoryChain-v0", *given])
+        parser = argparse.ArgumentParser()  # as RL Zoo's, which takes abbreviations
+        parser.add_argument("--algo")
+        assert parser.parse_known_args(programs[-1][1:])[0].algo == (given or ["rdqn"])[-1].removeprefix("--alg=")
+    assert CONFIG in programs[0] or command not in ("train", "optimize")
 
 
 @pytest.mark.parametrize("given", [["--conf-file", "mine.yml"], ["-conf", "mine.yml"], ["--conf-file=mine.yml"]])
@@ -54,7 +69,7 @@ def test_stock_dqn_attends_where_we_have_hyperparameters_for_it(programs, env_id
     arguments = ["--algo", "dqn", "--env", env_id]
     cli.main(["train", *arguments])
     defaults = ["--conf-file", CONFIG.replace("rdqn", "dqn")] if is_ours else []
-    assert programs[0][1:] == [*defaults, *arguments]
+    assert programs[0][1:] == [*defaults, *ALGO, *arguments]
 
 
 class Stop(Exception):
@@ -64,9 +79,7 @@ class Stop(Exception):
 
 def test_other_algorithms_get_no_defaults(programs) -> None:
     cli.main(["train", "--algo", "ppo", "--env", "CartPole-v1"])
-    cli.main(["enjoy", "--algo", "ppo", "--env", "CartPole-v1"])
-    assert programs[0][1:] == ["--algo", "ppo", "--env", "CartPole-v1"]
-    assert programs[1][1:] == ["--algo", "ppo", "--env", "CartPole-v1"]
+    assert programs[0][1:] == [*ALGO, "--algo", "ppo", "--env", "CartPole-v1"]
 
 
 def test_optimize_is_train_with_defaults_in_front(programs) -> None:
@@ -78,10 +91,29 @@ def test_optimize_is_train_with_defaults_in_front(programs) -> None:
     assert arguments[positions[-1] + 1] == "7"
 
 
-@pytest.mark.parametrize("command", ["enjoy", "record-video", "record-training"])
-def test_our_agents_are_looked_for_where_training_writes_them(programs, command: str) -> None:
-    cli.main([command, "--algo", "rdqn", "-f", "elsewhere"])
-    assert programs[0] == [f"sb3-attn {command}", "--folder", "logs", "--algo", "rdqn", "-f", "elsewhere"]
+@pytest.mark.parametrize("algo", ["rdqn", "dqn"])
+@pytest.mark.parametrize("command", ["enjoy", "record-video", "record-training", "load-from-hub"])
+def test_agents_are_looked_for_where_training_writes_them(programs, command: str, algo: str) -> None:
+    cli.main([command, "--algo", algo, "-f", "elsewhere"])
+    assert programs[0] == [f"sb3-attn {command}", *ALGO, "--folder", "logs", "--algo", algo, "-f", "elsewhere"]
+
+
+def test_runs_without_a_model_are_passed_over(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for run, file in (("9", "a.zip"), ("10", "best_model.zip"), ("11", "0.monitor.csv"), ("12_x", "a.zip")):
+        Path("logs", "dqn", f"CartPole-v1_{run}").mkdir(parents=True)
+        Path("logs", "dqn", f"CartPole-v1_{run}", file).touch()
+    with pytest.raises(ValueError, match=r"path: logs/dqn/CartPole-v1_10/CartPole-v1\.zip"):
+        cli.main(["enjoy", "--algo", "dqn", "--env", "CartPole-v1"])
+    with pytest.raises(ValueError, match=r"path: logs/dqn/Acrobot-v1\.zip"):
+        cli.main(["enjoy", "--algo", "dqn", "--env", "Acrobot-v1"])
+    assert exp_manager.get_latest_run_id("logs/dqn", "CartPole-v1") == 11, "training does not write into a used folder"
+
+
+@pytest.mark.parametrize("given", ["core:ntm", "core:", "core"])
+def test_values_that_are_not_python_are_refused_with_a_remedy(given: str) -> None:
+    with pytest.raises(SystemExit, match=rf"sb3-attn train: -params {given} cannot be read .*put strings in quotes, as in"):
+        cli.main(["train", "-params", given])
 
 
 def test_registered_before_the_program_runs(programs, monkeypatch) -> None:
@@ -131,21 +163,34 @@ def test_subprocesses_import_from_the_working_directory_only_if_we_do(monkeypatc
     assert given == [None if on_path else "1"]
 
 
-def test_help_lists_every_command(capsys) -> None:
+def printed(capsys, status: int, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(list(arguments))
+    assert stop.value.code == status
+    return "".join(capsys.readouterr())
+
+
+def test_help_and_version(capsys) -> None:
     for arguments in ([], ["--help"]):
-        assert cli.main(arguments) == 0
-        output = capsys.readouterr().out
+        output = printed(capsys, 0, *arguments)
         assert all(command in output for command in cli.COMMANDS)
+    assert printed(capsys, 0, "--version") == f"sb3_attn {__version__}\n"
+    assert "{plot-train,all-plots,plot-from-file}" in printed(capsys, 0, "plot", "--help")
+    assert "--max-timesteps" in printed(capsys, 0, "plot", "plot-train", "--help"), "RL Zoo's"
 
 
-def test_unknown_command_is_refused_with_the_known_ones(capsys) -> None:
-    assert cli.main(["trian"]) == 2
-    assert "no command 'trian'; use one of train, enjoy" in capsys.readouterr().err
+@pytest.mark.parametrize("arguments", [["trian"], ["plot", "bars"]])
+def test_unknown_commands_are_refused_with_the_known_ones(arguments: list[str], capsys) -> None:
+    output = printed(capsys, 2, *arguments)
+    assert f"invalid choice: '{arguments[-1]}'" in output
+    assert all(name in output for name in (cli.PLOTS if "plot" in arguments else cli.COMMANDS))
 
 
-def test_unknown_plot_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(SystemExit, match="one of plot-train, all-plots, plot-from-file, not 'bars'"):
-        cli.main(["plot", "bars"])
+def test_environments_of_packages_that_are_not_installed(programs, monkeypatch) -> None:
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="--env popgym-AutoencodeEasy-v0 needs popgym, which is not installed"):
+        cli.main(["train", "--env", "popgym-AutoencodeEasy-v0"])
+    assert cli.main(["train", "--env", "CartPole-v1"]) == 0
 
 
 @pytest.mark.parametrize("missing", ["rl_zoo3", "seaborn", "optuna"])

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 pytest.importorskip("rl_zoo3")
@@ -17,6 +20,25 @@ def test_registration_reaches_every_module_of_the_zoo(name: str, model_class: ty
     for module in (hyperparams_opt, exp_manager):
         assert module.HYPERPARAMS_SAMPLER[name] is ALGORITHMS[name].sampler
         assert module.HYPERPARAMS_CONVERTER[name] is ALGORITHMS[name].converter
+
+
+@pytest.mark.parametrize(
+    ("missing", "code", "message"),
+    [
+        ("rl_zoo3", "import sb3_attn.zoo; sb3_attn.zoo.register()", "register() needs rl_zoo3"),
+        ("matplotlib", "import sb3_attn.viz", "sb3_attn.viz needs matplotlib, which is not installed; pip"),
+        ("imageio", "import sb3_attn.viz", "sb3_attn.viz needs imageio"),
+        (
+            "popgym",
+            "import gymnasium as g, sb3_attn; g.make('popgym-RepeatPrevious8-v0')",
+            "needs the optional package popgym",
+        ),
+    ],
+)
+def test_what_is_not_installed_is_named(missing: str, code: str, message: str) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None; {code}"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert message in process.stderr.splitlines()[-1]
 
 
 def test_registration_twice_changes_nothing() -> None:

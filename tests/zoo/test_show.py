@@ -153,7 +153,8 @@ def test_errors_end_the_command_with_a_sentence(tmp_path):
     out = ["--out", tmp_path / "out"]
     path = save(tmp_path)
     assert "There is no model" in fails(["show", tmp_path / "none.zip", "--env", SEARCH, *out])
-    assert "env='Serach-v0' is unknown" in fails(["show", path, "--env", "Serach-v0", *out])
+    unknown = fails(["show", path, "--env", "Serach-v0", *out])
+    assert "env='Serach-v0' is unknown" in unknown and "install the zoo extra for those of RL Zoo" in unknown
     assert "does not fit the model" in fails(["show", path, "--env", "CartPole-v1", *out])
     assert "algo='ppo' does not have such a policy; give dqn" in fails(["show", path, "--env", SEARCH, "--algo", "ppo", *out])
     assert "algo='dnq' is unknown; give dqn" in fails(["show", path, "--env", SEARCH, "--algo", "dnq", *out])
