@@ -826,6 +826,20 @@ products = d_weights * saved.sorted_weights
         "zoo/test_hub.py",
     ),
     Mutant(
+        "private files are pushed through links",
+        "zoo/hub.py",
+        "            check_own_file(path, self.folder)",
+        "            pass",
+        "zoo/test_hub.py",
+    ),
+    Mutant(
+        "checkpoints: a manifest names any file",
+        "recurrent_dqn/checkpoints.py",
+        "if name not in members or _sha256(path / name)",
+        "if _sha256(path / name)",
+        "recurrent_dqn/test_checkpoints.py",
+    ),
+    Mutant(
         "a card with the seed of the evaluation as that of training",
         "zoo/hub.py",
         'load_settings(run.settings / "args.yml", trust).get("seed")',

@@ -9,6 +9,7 @@ run's own generator.
 
 import hashlib
 import json
+import os
 import random
 import shutil
 import warnings
@@ -25,6 +26,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_attn.common.files import replace_folder_on_success
+from sb3_attn.recurrent_dqn.safe_loading import check_own_file
 from sb3_attn.recurrent_dqn.saving import SaveAndLoad
 from sb3_attn.replay import SequenceReplayBuffer
 from sb3_attn.version import __version__
@@ -178,10 +180,13 @@ def newest_valid(folder: str | Path, algorithm: str) -> Path:
     candidates = [Path(folder)] if (Path(folder) / MANIFEST).exists() else checkpoints(folder)[::-1]
     for path in candidates:
         try:
+            check_own_file(path / MANIFEST, path)
             manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
             written_by, format_, version = manifest["algorithm"], manifest["format"], manifest["sb3_attn"]
-            checksums = dict.fromkeys((MODEL, REPLAY, GENERATORS)) | manifest["sha256"]
-            damaged = [name for name, checksum in checksums.items() if _sha256(path / name) != checksum]
+            # What need not be there counts only with a checksum
+            members = dict.fromkeys((MODEL, REPLAY, GENERATORS)) | dict.fromkeys((NORMALIZATION, EPISODES), "")
+            checksums = members | manifest["sha256"]
+            damaged = [name for name in checksums if name not in members or _sha256(path / name) != checksums[name]]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             damaged = [f"{MANIFEST} ({error})"]
         if damaged:
@@ -337,8 +342,9 @@ def _load(path: Path) -> dict[str, np.ndarray]:
 
 def _sha256(path: Path) -> str:
     """The checksum of a file; empty if there is none."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return ""
+    check_own_file(path, path.parent)
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(2**20):

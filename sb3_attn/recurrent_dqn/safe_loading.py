@@ -253,6 +253,21 @@ def load_pickle(path: str | pathlib.Path | io.BufferedIOBase, trust: bool | Coll
             file.close()
 
 
+def check_own_file(path: pathlib.Path, folder: pathlib.Path) -> None:
+    """
+    Check that a file is regular, and that no link leads to it out of its folder: to a private file, or one without an end.
+
+    :param path: the file
+    :param folder: what it lies in
+    :raises RefusedFileError: if it is not, or is missing
+    """
+    expected = os.path.join(os.path.realpath(folder), path.relative_to(folder))
+    if os.path.realpath(path) != expected or not os.path.isfile(path):
+        raise RefusedFileError(
+            f"{path} is missing, a link, or no regular file, so it was not read; put the file itself there."
+        )
+
+
 def check_archive(file: Any, path: object) -> None:
     """
     Check that a zip needs little more memory than its size, and so do the zips in it, as which PyTorch saves tensors; then

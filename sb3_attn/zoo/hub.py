@@ -10,9 +10,12 @@ import argparse
 import contextlib
 import importlib
 import os
+import re
+import shlex
 import shutil
 import tempfile
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +27,8 @@ import stable_baselines3
 import torch as th
 import yaml
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub.errors import HTTPError as ClientError  # of httpx, or its successor
 from huggingface_sb3 import EnvironmentName, ModelName, ModelRepoId
 from requests.exceptions import HTTPError
 from rl_zoo3.utils import ALGOS, get_model_path
@@ -34,7 +38,8 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 
-from sb3_attn.recurrent_dqn.safe_loading import check_archive
+from sb3_attn.recurrent_dqn.safe_loading import RefusedFileError, check_archive, check_own_file
+from sb3_attn.recurrent_dqn.saving import SaveAndLoad
 from sb3_attn.version import __version__
 from sb3_attn.viz.recording import wrap_env
 from sb3_attn.zoo.loading import load_algorithm
@@ -43,6 +48,9 @@ from sb3_attn.zoo.trust import TRUST_HELP
 
 #: As RL Zoo names the statistics in a repository; in a run folder it calls them vecnormalize.pkl
 VEC_NORMALIZE = "vec_normalize.pkl"
+
+#: What its client raises: a bad name is a ValueError, and that there is no network need not be an OSError
+HUB_ERRORS = (OSError, ValueError, ClientError)
 
 CARD = """
 # {agent} playing {env}
@@ -55,9 +63,9 @@ One training run, {model}; pushed with sb3_attn {version}, Stable-Baselines3 {sb
 
 ## Training
 
-```bash
+{fence}bash
 {command}
-```
+{fence}
 
 Hyperparameters and all arguments are in `config.yml` and `args.yml`.
 
@@ -90,6 +98,22 @@ class Run(NamedTuple):
     folder: Path
     settings: Path
 
+    @property
+    def results(self) -> list[Path]:
+        """The files with training curves."""
+        return [*self.folder.glob("evaluations.npz"), *sorted(self.folder.glob("*.csv"))]
+
+    def check(self) -> None:
+        """
+        Check all files that are read or uploaded.
+
+        :raises RefusedFileError: if one is a link, or no regular file
+        """
+        optional = [self.settings / name for name in ("vecnormalize.pkl", "command.txt")]
+        needed = [self.model_path, self.settings / "config.yml", self.settings / "args.yml"]
+        for path in (*needed, *filter(os.path.lexists, optional), *self.results):
+            check_own_file(path, self.folder)
+
 
 def push_to_hub(arguments: list[str], trust: bool | list[str] = False) -> None:
     """
@@ -106,20 +130,17 @@ def push_to_hub(arguments: list[str], trust: bool | list[str] = False) -> None:
     for package in args.gym_packages:
         importlib.import_module(package)
     run = _find_run(args)
-    model, returns = evaluate(run, args, trust)
+    run.check()
     repo_id = ModelRepoId(args.organization, args.repo_name or ModelName(args.algo, args.env))
     with tempfile.TemporaryDirectory() as folder:
         write_repository(Path(folder), run, ModelName(args.algo, args.env).filename, trust)
-        model_card(run, model, returns, args, repo_id, trust).save(Path(folder, "README.md"))
-        try:
-            api = HfApi()
+        api = HfApi()
+        with _asking_for(repo_id):  # before the evaluation, which takes long
             url = api.create_repo(repo_id, exist_ok=True)
+        model, returns = evaluate(run, args, trust)
+        model_card(run, model, returns, args, repo_id, trust).save(Path(folder, "README.md"))
+        with _asking_for(repo_id):
             api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=args.commit_message)
-        except OSError as error:
-            raise SystemExit(
-                f"sb3-attn push-to-hub: the Hub refused {repo_id} ({error}); log in with `hf auth login`, and check the name "
-                "of the organization."
-            ) from error
     print(f"{_score(returns)} over {len(returns)} episodes; pushed to {url}")
 
 
@@ -133,11 +154,15 @@ def evaluate(run: Run, args: argparse.Namespace, trust: bool | list[str]) -> tup
     :return: the model, and the returns of greedy episodes
     """
     set_random_seed(args.seed)
+    env = make_run_env(run.settings, args.env.gym_id, {}, args.seed, trust)
     kwargs: dict[str, Any] = {}
     if issubclass(ALGOS[args.algo], OffPolicyAlgorithm):  # a replay buffer of the size used in training could take gigabytes
         kwargs = dict(buffer_size=1, optimize_memory_usage=False)
+        if not issubclass(ALGOS[args.algo], SaveAndLoad):  # HerReplayBuffer needs it, and R2D2 would check it for actors
+            kwargs["env"] = env
     model = load_algorithm(ALGOS[args.algo], run.model_path, trust, device=args.device, **kwargs)
-    env = wrap_env(model, make_run_env(run.settings, args.env.gym_id, {}, args.seed, trust))
+    env.seed(args.seed)  # loading gave it the seed of training
+    env = wrap_env(model, env)
     function = evaluate_with_masks if getattr(model, "use_masking", False) else evaluate_policy
     returns, _ = function(model, env, args.n_eval_episodes, return_episode_rewards=True)  # type: ignore[arg-type]
     env.close()
@@ -147,7 +172,7 @@ def evaluate(run: Run, args: argparse.Namespace, trust: bool | list[str]) -> tup
 
 def write_repository(folder: Path, run: Run, filename: str, trust: bool | list[str]) -> None:
     """
-    Copy the files of a run, under the names that RL Zoo's ``load_from_hub`` looks for.
+    Copy the files of a run, under the names that RL Zoo's ``load_from_hub`` looks for, without Optuna's database.
 
     :param folder: where to copy them to
     :param run: the run
@@ -155,14 +180,15 @@ def write_repository(folder: Path, run: Run, filename: str, trust: bool | list[s
     :param trust: as for ``RecurrentDQN.load``
     """
     shutil.copy(run.model_path, folder / filename)
-    for name in ("args.yml", "config.yml"):
-        shutil.copy(run.settings / name, folder / name)
+    shutil.copy(run.settings / "config.yml", folder / "config.yml")
     if (run.settings / "vecnormalize.pkl").is_file():
         shutil.copy(run.settings / "vecnormalize.pkl", folder / VEC_NORMALIZE)
-    env_kwargs = load_settings(run.settings / "args.yml", trust).get("env_kwargs") or {}
-    (folder / "env_kwargs.yml").write_text(yaml.safe_dump(env_kwargs), encoding="utf-8")
+    args = load_settings(run.settings / "args.yml", trust)
+    args.pop("storage", None)
+    (folder / "args.yml").write_text(yaml.dump(OrderedDict(args)), encoding="utf-8")  # as RL Zoo does
+    (folder / "env_kwargs.yml").write_text(yaml.safe_dump(args.get("env_kwargs") or {}), encoding="utf-8")
     with zipfile.ZipFile(folder / "train_eval_metrics.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in (*run.folder.glob("evaluations.npz"), *sorted(run.folder.glob("*.csv"))):
+        for path in run.results:
             archive.write(path, path.name)
 
 
@@ -197,7 +223,8 @@ def model_card(
     )
     tags = [env, "deep-reinforcement-learning", "reinforcement-learning", "stable-baselines3"]
     data = ModelCardData(library_name="stable-baselines3", tags=tags, model_name=agent, eval_results=[result])
-    command = run.settings / "command.txt"
+    file = run.settings / "command.txt"
+    command = _without_storage(file.read_text(encoding="utf-8")) if file.is_file() else "# not recorded"
     text = CARD.format(
         agent=agent,
         package=type(model).__module__.partition(".")[0],
@@ -212,7 +239,8 @@ def model_card(
         sb3=stable_baselines3.__version__,
         gymnasium=gym.__version__,
         torch=th.__version__,
-        command=command.read_text(encoding="utf-8") if command.is_file() else "# not recorded",
+        command=command,
+        fence="`" * (max([2, *map(len, re.findall("`+", command))]) + 1),
         organization=args.organization,
         name=repo_id.partition("/")[2],
         filename=ModelName(args.algo, args.env).filename,
@@ -243,19 +271,28 @@ def download(repo_id: str, filename: str) -> str:
     :param repo_id: organization and name of the repository
     :param filename: the file
     :return: its path in the Hub's cache
-    :raises RefusedFileError: if it is a zip that needs many times its size in memory
+    :raises RefusedFileError: if it is a zip that is damaged, or needs many times its size in memory
     :raises HTTPError: if there are no statistics of VecNormalize, which RL Zoo goes on without
     :raises SystemExit: with a sentence for the user, if anything else is missing
     """
     try:
         path = hf_hub_download(repo_id, filename)
-    except OSError as error:
-        if filename == VEC_NORMALIZE and isinstance(error, EntryNotFoundError):
+    except HUB_ERRORS as error:
+        # A LocalEntryNotFoundError says that there is no network, not that there is no such file
+        is_absent = isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError)
+        if filename == VEC_NORMALIZE and is_absent:
             raise HTTPError(str(error)) from error
-        raise SystemExit(f"sb3-attn load-from-hub: {repo_id} has no {filename} for you ({error}); check the names.") from error
+        raise SystemExit(
+            f"sb3-attn load-from-hub: {repo_id} has no {filename} for you ({error}); check the names and the network."
+        ) from error
     if filename.endswith(".zip"):
-        with open(path, "rb") as file:
-            check_archive(file, filename)
+        try:
+            with open(path, "rb") as file:
+                check_archive(file, filename)
+        except RefusedFileError:
+            raise
+        except Exception as error:
+            raise RefusedFileError(f"{filename} of {repo_id} is damaged, or is no zip-file: {error!r}.") from error
     return path
 
 
@@ -285,6 +322,30 @@ def _find_run(args: argparse.Namespace) -> Run:
     except (AssertionError, ValueError) as error:
         raise SystemExit(f"sb3-attn push-to-hub: {error}; give the --folder and the --exp-id of a run.") from error
     return Run(Path(model_path), Path(folder), Path(folder, args.env))
+
+
+@contextlib.contextmanager
+def _asking_for(repo_id: str) -> Iterator[None]:
+    try:
+        yield
+    except HUB_ERRORS as error:
+        raise SystemExit(
+            f"sb3-attn push-to-hub: the Hub did not take {repo_id} ({error}); log in with `hf auth login`, and check the "
+            "names and the network."
+        ) from error
+
+
+def _without_storage(command: str) -> str:
+    """A training command without Optuna's database, the URL of which may have a password."""
+    quoted = command.startswith("sb3-attn ")  # for a shell, as RL Zoo's are not
+    try:
+        words = shlex.split(command) if quoted else command.split()
+    except ValueError as error:
+        raise RefusedFileError(f"command.txt has no command for a shell ({error}); remove it.") from error
+    parser = argparse.ArgumentParser(add_help=False)  # it also knows --storage=URL and abbreviations
+    parser.add_argument("--storage", nargs="?")
+    words = parser.parse_known_args(words)[1]
+    return shlex.join(words) if quoted else " ".join(words)
 
 
 def _score(returns: list[float]) -> str:

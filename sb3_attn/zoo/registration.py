@@ -1,7 +1,7 @@
 """Registration of our algorithms and environments with RL Zoo."""
 
-import contextlib
 import importlib
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,7 +46,8 @@ def register() -> None:
 
     RL Zoo's modules share three dictionaries, and its programs read the choices of ``--algo`` from them when they run, so
     the dictionaries are updated in place, never replaced. A process that runs one of RL Zoo's programs has to call this
-    first: the ``sb3-attn`` command does, and a ``custom_envs.py`` can (see the guide).
+    first: the ``sb3-attn`` command does, and a ``custom_envs.py`` can (see the guide). A package of environments that is
+    installed but cannot be imported gives a warning.
 
     :raises ModuleNotFoundError: if RL Zoo is not installed
     """
@@ -64,8 +65,18 @@ def register() -> None:
         HYPERPARAMS_CONVERTER[name] = algorithm.converter  # type: ignore[assignment]
     importlib.import_module("sb3_attn.envs")
     for package in ENVIRONMENT_PACKAGES:
-        with contextlib.suppress(ModuleNotFoundError):
-            importlib.import_module(package)
+        _import_if_installed(package)
+
+
+def _import_if_installed(package: str) -> None:
+    try:
+        importlib.import_module(package)
+    except Exception as error:
+        if not (isinstance(error, ModuleNotFoundError) and error.name == package):
+            warnings.warn(
+                f"{package} cannot be imported ({error!r}), so its environments are missing; repair it or remove it.",
+                stacklevel=3,
+            )
 
 
 def zoo_config_path(algo: str) -> Path:

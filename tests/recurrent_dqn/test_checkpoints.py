@@ -1,6 +1,8 @@
 """Checkpoints: a run that is resumed equals the one that went on, bit for bit, and what is damaged is not loaded."""
 
+import hashlib
 import json
+import os
 import random
 import shutil
 import signal
@@ -151,6 +153,42 @@ def test_a_manifest_that_lacks_something_is_damaged(key: str, tmp_path: Path) ->
     del manifest[key]
     (newest / "manifest.json").write_text(json.dumps(manifest))
     with pytest.warns(UserWarning, match=rf"{newest.name} is damaged: manifest.json \('{key}'\)"):
+        assert newest_valid(tmp_path, "RecurrentDQN") == before
+
+
+@pytest.mark.parametrize("how", ["link", "device", "waits"])
+@pytest.mark.parametrize("name", ["replay.npz", "episodes.json", "normalization.npz", "manifest.json"])
+def test_only_regular_files_are_read(name: str, how: str, tmp_path: Path) -> None:
+    trained(tmp_path)
+    newest, before = checkpoints(tmp_path)[-1], checkpoints(tmp_path)[-2]
+    path, elsewhere = newest / name, tmp_path / "elsewhere"
+    if path.exists():
+        path.rename(elsewhere)
+    else:
+        elsewhere.write_text("{}")
+    if how == "waits":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(elsewhere if how == "link" else os.devnull)
+    with pytest.warns(UserWarning, match=rf"{newest.name} is damaged: .*{name} is missing, a link, or no regular file"):
+        assert newest_valid(tmp_path, "RecurrentDQN") == before
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("name", [os.devnull, "../other", "other", "episodes.json"])
+def test_a_manifest_lists_the_members_that_are_there_and_no_others(name: str, listed: bool, tmp_path: Path) -> None:
+    trained(tmp_path)
+    newest, before = checkpoints(tmp_path)[-1], checkpoints(tmp_path)[-2]
+    manifest = json.loads((newest / "manifest.json").read_text())
+    if name != os.devnull:
+        (newest / name).write_text("{}")
+    if listed:
+        manifest["sha256"][name] = hashlib.sha256(b"{}").hexdigest()
+        (newest / "manifest.json").write_text(json.dumps(manifest))
+    if listed == (name == "episodes.json"):
+        assert newest_valid(tmp_path, "RecurrentDQN") == newest
+        return
+    with pytest.warns(UserWarning, match=f"{newest.name} is damaged: {name}. It is left out"):
         assert newest_valid(tmp_path, "RecurrentDQN") == before
 
 

@@ -9,7 +9,7 @@ from rl_zoo3 import enjoy, exp_manager, hyperparams_opt, train, utils
 
 import sb3_attn
 from sb3_attn import R2D2, RecurrentDQN
-from sb3_attn.zoo import ALGORITHMS, register, zoo_config_path
+from sb3_attn.zoo import ALGORITHMS, register, registration, zoo_config_path
 
 
 @pytest.mark.parametrize(("name", "model_class"), [("rdqn", RecurrentDQN), ("r2d2", R2D2)])
@@ -48,6 +48,16 @@ def test_registration_twice_changes_nothing() -> None:
     register()
     assert [dict(table) for table in tables] == before
     assert "ppo_lstm" in utils.ALGOS  # the zoo's own are still there
+
+
+@pytest.mark.parametrize("content", ["import_typo", "import no_such_module", "from os import no_such_name"])
+def test_a_broken_package_of_environments_gives_a_warning(content: str, tmp_path, monkeypatch) -> None:
+    (tmp_path / "broken_tasks.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registration, "ENVIRONMENT_PACKAGES", ("not_installed", "broken_tasks"))
+    with pytest.warns(UserWarning, match=r"^broken_tasks cannot be imported \(.*, so its environments are missing") as warned:
+        register()
+    assert len(warned) == 1
 
 
 def test_every_algorithm_has_a_config() -> None:

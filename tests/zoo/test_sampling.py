@@ -55,6 +55,15 @@ def test_cores_that_are_not_searched_exist() -> None:
 
 
 @each_algorithm
+def test_stored_studies_go_on(algo: str) -> None:
+    """Optuna refuses a trial with other choices than those before."""
+    study = optuna.create_study()
+    choices = optuna.distributions.CategoricalDistribution(["gru", "gtrxl", "key_value", "lstm"])
+    study.add_trial(optuna.trial.create_trial(params={"core": "lstm"}, distributions={"core": choices}, value=0.0))
+    ALGORITHMS[algo].sampler(study.ask(), 0, 1, {})
+
+
+@each_algorithm
 def test_batches_are_capped(algo: str) -> None:
     sizes = []
     for _, hyperparams in trials(algo, 200):
