@@ -290,7 +290,7 @@ products = d_weights * saved.sorted_weights
     Mutant(
         "values in the unit of the outputs",
         HEADS,
-        "self.running_scale / len(self.component_sizes) * outputs",
+        "(self.running_scale if n_components == 1 else self.running_scale / n_components) * outputs",
         "outputs",
         SCALE,
     ),
@@ -991,7 +991,7 @@ products = d_weights * saved.sorted_weights
     Mutant(
         "multi_discrete: advantages less the mean of all components",
         HEADS,
-        "advantages - means",
+        "advantages - self._means(advantages)",
         "advantages - advantages.mean(dim=-1, keepdim=True)",
         MULTI_DISCRETE,
     ),

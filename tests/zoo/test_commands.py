@@ -188,7 +188,7 @@ def test_pong_from_single_frames(tmp_path: Path) -> None:
     pong = ("--algo", "rdqn", "--env", "ALE/Pong-v5")
     run_module(
         *("train", *pong, "--env-kwargs", "frameskip:1", "-n", "300", "--eval-freq", "-1", "--device", "cpu"),
-        *("-params", "learning_starts:150", "n_envs:2", "buffer_size:400", "batch_size:4"),
+        *("-params", "policy:'CnnPolicy'", "learning_starts:150", "n_envs:2", "buffer_size:400", "batch_size:4"),
         *("policy_kwargs:dict(core='lstm',core_kwargs=dict(hidden_size=32))", "--num-threads", "1"),
         cwd=tmp_path,
     )
