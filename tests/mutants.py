@@ -720,8 +720,8 @@ products = d_weights * saved.sorted_weights
     Mutant(
         "checkpoints: episodes go on in a time limit of their own",
         "recurrent_dqn/environment_states.py",
-        'TimeLimit: ("_elapsed_steps",)',
-        "TimeLimit: ()",
+        'return ("_elapsed_steps",) if',
+        "return () if",
         "recurrent_dqn/test_environment_states.py",
     ),
     Mutant(

@@ -7,7 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker
 from sb3_contrib.common.wrappers import ActionMasker
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecNormalize, VecTransposeImage
@@ -18,10 +18,20 @@ from sb3_attn.extractors.frozen import VecFrozenFeatures
 #: What wrappers carry from step to step, after a reset. Others may carry anything, so their episodes cannot go on elsewhere
 WRAPPERS: dict[type, tuple[str, ...]] = {
     Monitor: ("rewards", "needs_reset"),
-    TimeLimit: ("_elapsed_steps",),
     **dict.fromkeys((OrderEnforcing, PassiveEnvChecker, ActionMasker), ()),
     **dict.fromkeys((FinalActionMasks, FlattenSpaces, PreviousActionReward), ()),
 }
+
+
+def _name(part: Any) -> str:
+    """The name of a wrapper's class; RL Zoo replaces TimeLimit by a PatchedTimeLimit that carries nothing else."""
+    return type(part).__name__.removeprefix("Patched")
+
+
+def _carried(part: Any) -> tuple[str, ...] | None:
+    """What a wrapper carries; ``None`` if that is unknown."""
+    return ("_elapsed_steps",) if _name(part) == "TimeLimit" else WRAPPERS.get(type(part))
+
 
 #: Wrappers around all environments that carry nothing else than what checkpoints save of VecNormalize
 VEC_WRAPPERS = (VecFrozenFeatures, VecNormalize, VecTransposeImage)
@@ -56,7 +66,7 @@ def set_environment_states(env: VecEnv, states: list[Any]) -> bool:
     parts, expected = _parts(env), [[name for name, _ in each] for each in states]
     if parts is None:
         fault = f"the checkpoint has states of {expected}, but env has none that can be set"
-    elif (found := [[type(part).__name__ for part in each] for each in parts]) != expected:
+    elif (found := [[_name(part) for part in each] for each in parts]) != expected:
         raise ValueError(
             f"the checkpoint has states of {expected}, but env has {found}; give environments and wrappers like those of the "
             "run that wrote it."
@@ -79,9 +89,9 @@ def _parts(env: VecEnv) -> list[list[Any]] | None:
     for each in env.envs if isinstance(env, DummyVecEnv) else [None]:
         parts.append([])
         while not (hasattr(each, "get_state") and hasattr(each, "set_state")):
-            if not isinstance(each, gym.Wrapper) or type(each) not in WRAPPERS:
+            if not isinstance(each, gym.Wrapper) or (carried := _carried(each)) is None:
                 return None
-            parts[-1] += [each] if WRAPPERS[type(each)] else []
+            parts[-1] += [each] if carried else []
             each = each.env
         parts[-1].append(each)
     return parts
@@ -93,7 +103,7 @@ def _set_states(parts: list[list[Any]], states: list[Any]) -> str:
         fault = f"set_state() of environment {i} ({type(each[-1]).__name__}) does not restore what get_state() returned"
         try:
             for part, (_, state) in zip(each, saved, strict=True):
-                if type(part) in WRAPPERS:
+                if part is not each[-1]:
                     vars(part).update(from_json(state))
                 else:
                     part.set_state(from_json(state))
@@ -106,7 +116,7 @@ def _set_states(parts: list[list[Any]], states: list[Any]) -> str:
 
 def _states(parts: list[Any], index: int) -> list[Any]:
     where = f"get_state() of environment {index} ({type(parts[-1]).__name__})"
-    states: list[Any] = [{name: getattr(part, name) for name in WRAPPERS[type(part)]} for part in parts[:-1]]
+    states: list[Any] = [{name: getattr(part, name) for name in _carried(part) or ()} for part in parts[:-1]]
     try:
         states.append(parts[-1].get_state())
     except Exception as error:  # a method of this name may do anything
@@ -114,7 +124,7 @@ def _states(parts: list[Any], index: int) -> list[Any]:
             f"{where} raised {type(error).__name__}: {error}; make it return the state, or remove it: episodes then begin "
             "anew at checkpoints."
         ) from error
-    return [[type(part).__name__, to_json(state, where)] for part, state in zip(parts, states, strict=True)]
+    return [[_name(part), to_json(state, where)] for part, state in zip(parts, states, strict=True)]
 
 
 def _text(states: Any) -> str:
