@@ -1,5 +1,5 @@
 """
-Learn to learn: which of two colours is rewarded has to be found out anew in each episode, by trying.
+Learn to learn: each episode rewards another of two colours, and which one has to be found out by trying.
 
     python examples/contextual_bandit.py                   # two minutes on one core
     python examples/contextual_bandit.py --recurrent-ppo   # the same steps with sb3-contrib's RecurrentPPO

@@ -712,7 +712,7 @@ products = d_weights * saved.sorted_weights
     ),
     Mutant(
         "checkpoints: the random actions of resumed episodes begin anew",
-        "recurrent_dqn/recurrent_dqn.py",
+        "recurrent_dqn/checkpoints.py",
         'self.action_space.np_random.bit_generator.state = own["action_space"]',
         "pass",
         "recurrent_dqn/test_environment_states.py",
@@ -733,7 +733,7 @@ products = d_weights * saved.sorted_weights
     ),
     Mutant(
         "checkpoints: episodes go on in environments that do not take their states",
-        "recurrent_dqn/recurrent_dqn.py",
+        "recurrent_dqn/checkpoints.py",
         "if not are_set:",
         "if False:",
         "recurrent_dqn/test_environment_states.py",

@@ -5,19 +5,8 @@ import time
 from collections.abc import Callable
 
 from benchmarks.environments import MaskedCartPole
+from benchmarks.peers import sizes
 from benchmarks.peers.server import serve
-from benchmarks.peers.sizes import (
-    BATCH_SIZE,
-    BUFFER_SIZE,
-    BURN_IN,
-    EPSILON,
-    HIDDEN_SIZE,
-    LEARNING_RATE,
-    STEPS_PER_UPDATE,
-    TRACE,
-    UPDATES_PER_TARGET,
-    WARM_UP_STEPS,
-)
 
 
 def make_trainer(full_windows: bool) -> Callable[[int], float]:
@@ -36,25 +25,25 @@ def make_trainer(full_windows: bool) -> Callable[[int], float]:
     from tianshou.utils.torch_utils import policy_within_training_step
 
     env = MaskedCartPole(full_windows)
-    net = Recurrent(layer_num=1, state_shape=(4,), action_shape=2, hidden_layer_size=HIDDEN_SIZE)
-    policy = DiscreteQLearningPolicy(model=net, action_space=env.action_space, eps_training=EPSILON)
-    optim = AdamOptimizerFactory(lr=LEARNING_RATE)
-    algorithm: DQN = DQN(policy=policy, optim=optim, target_update_freq=UPDATES_PER_TARGET)
-    buffer = VectorReplayBuffer(BUFFER_SIZE, buffer_num=1, stack_num=BURN_IN + TRACE, ignore_obs_next=True)
+    net = Recurrent(layer_num=1, state_shape=(4,), action_shape=2, hidden_layer_size=sizes.HIDDEN_SIZE)
+    policy = DiscreteQLearningPolicy(model=net, action_space=env.action_space, eps_training=sizes.EPSILON)
+    optim = AdamOptimizerFactory(lr=sizes.LEARNING_RATE)
+    algorithm: DQN = DQN(policy=policy, optim=optim, target_update_freq=sizes.UPDATES_PER_TARGET)
+    buffer = VectorReplayBuffer(sizes.BUFFER_SIZE, buffer_num=1, stack_num=sizes.BURN_IN + sizes.TRACE, ignore_obs_next=True)
     collector = Collector[CollectStats](algorithm, DummyVectorEnv([lambda: env]), buffer, exploration_noise=True)
 
     def train(steps: int) -> float:
         start = time.process_time()
         with policy_within_training_step(policy):
-            for _ in range(steps // STEPS_PER_UPDATE):
-                collector.collect(n_step=STEPS_PER_UPDATE)
-                algorithm.update(buffer=buffer, sample_size=BATCH_SIZE)
+            for _ in range(steps // sizes.STEPS_PER_UPDATE):
+                collector.collect(n_step=sizes.STEPS_PER_UPDATE)
+                algorithm.update(buffer=buffer, sample_size=sizes.BATCH_SIZE)
         return time.process_time() - start
 
     collector.reset()
     with policy_within_training_step(policy):
-        collector.collect(n_step=WARM_UP_STEPS)
-    train(10 * STEPS_PER_UPDATE)
+        collector.collect(n_step=sizes.WARM_UP_STEPS)
+    train(10 * sizes.STEPS_PER_UPDATE)
     return train
 
 

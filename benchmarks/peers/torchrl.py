@@ -7,21 +7,8 @@ from collections.abc import Callable
 import torch as th
 
 from benchmarks.environments import MaskedCartPole
+from benchmarks.peers import sizes
 from benchmarks.peers.server import serve
-from benchmarks.peers.sizes import (
-    BATCH_SIZE,
-    BUFFER_SIZE,
-    BURN_IN,
-    EPSILON,
-    GAMMA,
-    HIDDEN_SIZE,
-    INPUT_SIZE,
-    LEARNING_RATE,
-    STEPS_PER_UPDATE,
-    TRACE,
-    UPDATES_PER_TARGET,
-    WARM_UP_STEPS,
-)
 
 
 def make_trainer(full_windows: bool) -> Callable[[int], float]:
@@ -39,29 +26,31 @@ def make_trainer(full_windows: bool) -> Callable[[int], float]:
     from torchrl.modules import EGreedyModule, LSTMModule, QValueModule, set_recurrent_mode
     from torchrl.objectives import DQNLoss, HardUpdate
 
-    lstm = LSTMModule(input_size=INPUT_SIZE, hidden_size=HIDDEN_SIZE, in_key="features", out_key="features")
+    lstm = LSTMModule(input_size=sizes.INPUT_SIZE, hidden_size=sizes.HIDDEN_SIZE, in_key="features", out_key="features")
     env = TransformedEnv(GymWrapper(MaskedCartPole(full_windows)), InitTracker())
     env.append_transform(lstm.make_tensordict_primer())
-    encoder = TensorDictModule(th.nn.Sequential(th.nn.Linear(4, INPUT_SIZE), th.nn.ReLU()), ["observation"], ["features"])
-    head = TensorDictModule(th.nn.Linear(HIDDEN_SIZE, 2), ["features"], ["action_value"])
+    layers = th.nn.Sequential(th.nn.Linear(4, sizes.INPUT_SIZE), th.nn.ReLU())
+    encoder = TensorDictModule(layers, ["observation"], ["features"])
+    head = TensorDictModule(th.nn.Linear(sizes.HIDDEN_SIZE, 2), ["features"], ["action_value"])
     policy = TensorDictSequential(encoder, lstm, head, QValueModule(spec=env.action_spec))
-    explorer = TensorDictSequential(policy, EGreedyModule(env.action_spec, eps_init=EPSILON, eps_end=EPSILON))
-    collector = iter(Collector(env, explorer, frames_per_batch=STEPS_PER_UPDATE, total_frames=-1))
+    explorer = TensorDictSequential(policy, EGreedyModule(env.action_spec, eps_init=sizes.EPSILON, eps_end=sizes.EPSILON))
+    collector = iter(Collector(env, explorer, frames_per_batch=sizes.STEPS_PER_UPDATE, total_frames=-1))
 
-    length = BURN_IN + TRACE
+    length = sizes.BURN_IN + sizes.TRACE
     sampler = SliceSampler(slice_len=length, end_key=("next", "done"), strict_length=False, pad_output=True)
-    replay = TensorDictReplayBuffer(storage=LazyTensorStorage(BUFFER_SIZE), sampler=sampler, batch_size=BATCH_SIZE * length)
-    burn_in = BurnInTransform([encoder, lstm], burn_in=BURN_IN)
+    storage = LazyTensorStorage(sizes.BUFFER_SIZE)
+    replay = TensorDictReplayBuffer(storage=storage, sampler=sampler, batch_size=sizes.BATCH_SIZE * length)
+    burn_in = BurnInTransform([encoder, lstm], burn_in=sizes.BURN_IN)
     loss = DQNLoss(policy, action_space=env.action_spec, delay_value=True, double_dqn=True, reduction="none")
-    loss.make_value_estimator(gamma=GAMMA)
-    target = HardUpdate(loss, value_network_update_interval=UPDATES_PER_TARGET)
-    optimizer = th.optim.Adam(loss.parameters(), lr=LEARNING_RATE, fused=True)
+    loss.make_value_estimator(gamma=sizes.GAMMA)
+    target = HardUpdate(loss, value_network_update_interval=sizes.UPDATES_PER_TARGET)
+    optimizer = th.optim.Adam(loss.parameters(), lr=sizes.LEARNING_RATE, fused=True)
 
     def collect() -> None:
         replay.extend(next(collector))
 
     def update() -> None:
-        batch = replay.sample().reshape(BATCH_SIZE, length)
+        batch = replay.sample().reshape(sizes.BATCH_SIZE, length)
         with set_recurrent_mode(True):
             batch = burn_in(batch)
             losses = loss(batch)["loss"]
@@ -73,14 +62,14 @@ def make_trainer(full_windows: bool) -> Callable[[int], float]:
 
     def train(steps: int) -> float:
         start = time.process_time()
-        for _ in range(steps // STEPS_PER_UPDATE):
+        for _ in range(steps // sizes.STEPS_PER_UPDATE):
             collect()
             update()
         return time.process_time() - start
 
-    for _ in range(WARM_UP_STEPS // STEPS_PER_UPDATE):
+    for _ in range(sizes.WARM_UP_STEPS // sizes.STEPS_PER_UPDATE):
         collect()
-    train(10 * STEPS_PER_UPDATE)
+    train(10 * sizes.STEPS_PER_UPDATE)
     return train
 
 

@@ -18,7 +18,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from benchmarks.environments import MaskedCartPole
 from benchmarks.peers import server, sizes
 from benchmarks.runner import Benchmark, Context, Options, Row, Settings, Variants, compared, values
-from benchmarks.speed.recurrent_update import make_model
+from benchmarks.speed.recurrent_update import dqn_arguments, make_model
 from benchmarks.speed.turns import in_turn, medians, ratio
 
 OURS = ("linear head", "default head", "default head, bf16")
@@ -48,19 +48,7 @@ def make_agent(side: str, full_windows: bool, seed: int) -> BaseAlgorithm:
     common: dict[str, Any] = {"seed": seed, "device": "cpu"}
     if side == "RecurrentPPO":
         return RecurrentPPO("MlpLstmPolicy", env, policy_kwargs=dict(lstm_hidden_size=sizes.HIDDEN_SIZE), **common)
-    return DQN(
-        "MlpPolicy",
-        env,
-        learning_rate=sizes.LEARNING_RATE,
-        buffer_size=sizes.BUFFER_SIZE,
-        learning_starts=sizes.WARM_UP_STEPS,
-        batch_size=sizes.BATCH_SIZE,
-        train_freq=sizes.STEPS_PER_UPDATE,
-        target_update_interval=sizes.UPDATES_PER_TARGET * sizes.STEPS_PER_UPDATE,
-        exploration_initial_eps=sizes.EPSILON,
-        exploration_final_eps=sizes.EPSILON,
-        **common,
-    )
+    return DQN("MlpPolicy", env, **dqn_arguments(), **common)
 
 
 def trainer(model: BaseAlgorithm) -> Callable[[int], float]:

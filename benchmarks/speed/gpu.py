@@ -61,7 +61,7 @@ def make_model(kind: str, seed: int, device: str, n_envs: int = 1) -> RecurrentD
 
 
 def plain_update() -> Callable[[], None]:
-    """What no update of these sizes can do without: two networks' features and memories, and the gradient of one."""
+    """The least that such an update computes: features and memories of both networks, and the gradient of one of them."""
     space = spaces.Box(0, 255, (1, 84, 84), np.uint8)
     nets = [nn.ModuleList([cnn := NatureCNN(space), nn.LSTM(cnn.features_dim, HIDDEN_SIZE)]).cuda() for _ in range(2)]
     images = th.randint(256, (BURN_IN + TRACE + 1, BATCH_SIZE, 1, 84, 84), dtype=th.uint8, device="cuda")

@@ -32,6 +32,20 @@ def settings(options: Options) -> Settings:
     return {name: {**settings, "rounds": options.scaled(300)} for name, settings in variants.items()}
 
 
+def dqn_arguments() -> dict[str, Any]:
+    """Arguments of any DQN in the comparison."""
+    return dict(
+        learning_rate=sizes.LEARNING_RATE,
+        buffer_size=sizes.BUFFER_SIZE,
+        learning_starts=sizes.WARM_UP_STEPS,
+        batch_size=sizes.BATCH_SIZE,
+        train_freq=sizes.STEPS_PER_UPDATE,
+        target_update_interval=sizes.UPDATES_PER_TARGET * sizes.STEPS_PER_UPDATE,
+        exploration_initial_eps=sizes.EPSILON,
+        exploration_final_eps=sizes.EPSILON,
+    )
+
+
 def make_model(
     full_windows: bool, head: str, seed: int, hidden_size: int = sizes.HIDDEN_SIZE, bf16: bool = False
 ) -> RecurrentDQN:
@@ -40,16 +54,9 @@ def make_model(
     return RecurrentDQN(
         "MlpPolicy",
         MaskedCartPole(full_windows),
-        learning_rate=sizes.LEARNING_RATE,
-        buffer_size=sizes.BUFFER_SIZE,
-        learning_starts=sizes.WARM_UP_STEPS,
-        batch_size=sizes.BATCH_SIZE,
-        train_freq=sizes.STEPS_PER_UPDATE,
-        target_update_interval=sizes.UPDATES_PER_TARGET * sizes.STEPS_PER_UPDATE,
+        **dqn_arguments(),
         trace_length=sizes.TRACE,
         burn_in_length=sizes.BURN_IN,
-        exploration_initial_eps=sizes.EPSILON,
-        exploration_final_eps=sizes.EPSILON,
         policy_kwargs=dict(**core, encoder_arch=[sizes.INPUT_SIZE], **HEADS[head]),
         seed=seed,
         device="cpu",

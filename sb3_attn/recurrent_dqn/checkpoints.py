@@ -13,7 +13,6 @@ import os
 import random
 import shutil
 import warnings
-from abc import abstractmethod
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +24,12 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_attn.common.core_state import CoreState, state_from_arrays
 from sb3_attn.common.files import replace_folder_on_success
+from sb3_attn.recurrent_dqn.diagnostics import Diagnostics
+from sb3_attn.recurrent_dqn.environment_states import environment_states, from_json, set_environment_states, to_json
+from sb3_attn.recurrent_dqn.policies import RecurrentQNetwork
+from sb3_attn.recurrent_dqn.return_scale import ReturnScale
 from sb3_attn.recurrent_dqn.safe_loading import check_own_file
 from sb3_attn.recurrent_dqn.saving import SaveAndLoad
 from sb3_attn.replay import SequenceReplayBuffer
@@ -41,9 +45,16 @@ EPISODES, MANIFEST = "episodes.json", "manifest.json"
 
 
 class Checkpoints(SaveAndLoad):
-    """Mixin of an algorithm with a ``SequenceReplayBuffer``: exact checkpoints."""
+    """Mixin of ``RecurrentDQN``: exact checkpoints."""
 
     replay_buffer: SequenceReplayBuffer
+    q_net: RecurrentQNetwork
+    return_scale: ReturnScale
+    diagnostics: Diagnostics
+    #: The memory at the last observations; ``None`` before the first step
+    _core_state: CoreState | None
+    #: Memories before and after a step that is not stored yet
+    _step_states: tuple[CoreState, CoreState] | None
     #: Seed of the episodes that began at the last checkpoint
     _episodes_seed: int | None = None
 
@@ -101,17 +112,38 @@ class Checkpoints(SaveAndLoad):
             model._seed_episodes(model._episodes_seed)
         return model
 
-    @abstractmethod
     def _running_episodes(self) -> dict[str, Any] | None:
         """
         What the running episodes go on from, for JSON; ``None`` if that is unknown, so that new ones have to begin.
 
         :raises ValueError: if it cannot be saved, or not be restored
         """
+        # Where learn() ended in the middle of a step, or has not begun, the next one begins new episodes anyway
+        if self.env is None or self._last_obs is None or self._step_states is not None:
+            return None
+        if (environments := environment_states(self.env)) is None:
+            return None
+        own = {name: vars(part) for name, part in self._episode_statistics().items()}
+        own["core_state"] = None if self._core_state is None else [field.cpu().numpy() for field in self._core_state]
+        own["action_space"] = self.action_space.np_random.bit_generator.state
+        return {"environments": environments, "model": to_json(own, "the model")}
 
-    @abstractmethod
     def _resume_episodes(self, episodes: dict[str, Any]) -> None:
         """Go on with the episodes of another model; with new ones, and a warning, if environments do not take their states."""
+        assert self.env is not None, "load_checkpoint() was given it"
+        are_set = set_environment_states(self.env, episodes["environments"])
+        own = from_json(episodes["model"])
+        self.action_space.np_random.bit_generator.state = own["action_space"]  # a seed of the model's has begun it anew
+        if not are_set:  # then learn() resets them
+            self._last_obs, self._episodes_seed = None, int(self.action_space.np_random.integers(2**31 - 1))
+            return
+        if own["core_state"] is not None:
+            self._core_state = state_from_arrays(own["core_state"], self.q_net.initial_state(self.n_envs))
+        for name, part in self._episode_statistics().items():
+            vars(part).update(own[name])
+
+    def _episode_statistics(self) -> dict[str, Any]:
+        return {"return_scale": self.return_scale, "episode_values": self.diagnostics.episode_values}
 
     def _seed_episodes(self, seed: int) -> None:
         """Seed the episodes that begin at the next reset."""

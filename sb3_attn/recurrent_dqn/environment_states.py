@@ -23,14 +23,22 @@ WRAPPERS: dict[type, tuple[str, ...]] = {
 }
 
 
+#: Gymnasium's, and the subclass by which RL Zoo replaces it when it is imported
+TIME_LIMITS = ("gymnasium.wrappers.common.TimeLimit", "rl_zoo3.gym_patches.PatchedTimeLimit")
+
+
+def _is_time_limit(part: Any) -> bool:
+    return f"{type(part).__module__}.{type(part).__qualname__}" in TIME_LIMITS
+
+
 def _name(part: Any) -> str:
-    """The name of a wrapper's class; RL Zoo replaces TimeLimit by a PatchedTimeLimit that carries nothing else."""
-    return type(part).__name__.removeprefix("Patched")
+    """The name of the class of an environment or a wrapper, one name for both time limits."""
+    return "TimeLimit" if _is_time_limit(part) else type(part).__name__
 
 
-def _carried(part: Any) -> tuple[str, ...] | None:
-    """What a wrapper carries; ``None`` if that is unknown."""
-    return ("_elapsed_steps",) if _name(part) == "TimeLimit" else WRAPPERS.get(type(part))
+def _carried(wrapper: gym.Wrapper) -> tuple[str, ...] | None:
+    """The attributes that hold a wrapper's state; ``None`` if the wrapper is not known."""
+    return ("_elapsed_steps",) if _is_time_limit(wrapper) else WRAPPERS.get(type(wrapper))
 
 
 #: Wrappers around all environments that carry nothing else than what checkpoints save of VecNormalize
@@ -50,7 +58,7 @@ def environment_states(env: VecEnv) -> list[Any] | None:
         return None
     states = [_states(each, i) for i, each in enumerate(parts)]
     if fault := _set_states(parts, states):
-        raise ValueError(f"{fault}; make it do so, or remove one of the two: episodes then begin anew at checkpoints.")
+        raise ValueError(f"{fault}; make it restore that, or remove a method of the two: checkpoints then begin new episodes.")
     return states
 
 

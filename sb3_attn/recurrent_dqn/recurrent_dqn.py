@@ -18,14 +18,13 @@ from stable_baselines3.common.utils import ConstantSchedule
 from stable_baselines3.dqn import DQN
 
 from sb3_attn.common import td
-from sb3_attn.common.core_state import CoreState, state_from_arrays
+from sb3_attn.common.core_state import CoreState
 from sb3_attn.common.exploration import ape_x_epsilons
 from sb3_attn.common.former_names import accept_former_arguments, rename_attributes
 from sb3_attn.recurrent_dqn.arguments import ArgumentChecks, MultiDiscreteActions
 from sb3_attn.recurrent_dqn.checkpoints import Checkpoints
 from sb3_attn.recurrent_dqn.darqn import DARQNPolicy
 from sb3_attn.recurrent_dqn.diagnostics import Diagnostics
-from sb3_attn.recurrent_dqn.environment_states import environment_states, from_json, set_environment_states, to_json
 from sb3_attn.recurrent_dqn.masking import current_masks, following_masks, is_masked, keep_final_masks, replace_randomly
 from sb3_attn.recurrent_dqn.nan_checks import StepGuard, check_finite, check_finite_update
 from sb3_attn.recurrent_dqn.policies import (
@@ -567,33 +566,6 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
         if self._stop is not None and self._stop.is_set():
             return RolloutReturn(0, 0, continue_training=False)
         return super().collect_rollouts(*args, **kwargs)
-
-    def _running_episodes(self) -> dict[str, Any] | None:
-        # Where learn() ended in the middle of a step, or has not begun, the next one begins new episodes anyway
-        if self.env is None or self._last_obs is None or self._step_states is not None:
-            return None
-        if (environments := environment_states(self.env)) is None:
-            return None
-        own = {name: vars(part) for name, part in self._episode_statistics().items()}
-        own["core_state"] = None if self._core_state is None else [field.cpu().numpy() for field in self._core_state]
-        own["action_space"] = self.action_space.np_random.bit_generator.state
-        return {"environments": environments, "model": to_json(own, "the model")}
-
-    def _resume_episodes(self, episodes: dict[str, Any]) -> None:
-        assert self.env is not None, "load_checkpoint() was given it"
-        are_set = set_environment_states(self.env, episodes["environments"])
-        own = from_json(episodes["model"])
-        self.action_space.np_random.bit_generator.state = own["action_space"]  # a seed of the model's has begun it anew
-        if not are_set:  # then learn() resets them
-            self._last_obs, self._episodes_seed = None, int(self.action_space.np_random.integers(2**31 - 1))
-            return
-        if own["core_state"] is not None:
-            self._core_state = state_from_arrays(own["core_state"], self.q_net.initial_state(self.n_envs))
-        for name, part in self._episode_statistics().items():
-            vars(part).update(own[name])
-
-    def _episode_statistics(self) -> dict[str, Any]:
-        return {"return_scale": self.return_scale, "episode_values": self.diagnostics.episode_values}
 
     def _begin_episodes(self, seed: int) -> None:
         super()._begin_episodes(seed)  # acting resets its memory where episodes start

@@ -352,7 +352,7 @@ def test_an_environment_that_fails_may_have_no_masks() -> None:
             return super().action_masks()
 
     model = make_r2d2(Fragile, n_actors=1, max_env_restarts=1000)
-    assert model.learn(200).step_ledger.n_steps_rejected["the environment failed"] > 3
+    assert model.learn(80).step_ledger.n_steps_rejected["the environment failed"] > 3
 
 
 def test_a_vec_env_that_gives_no_attributes_has_no_masks() -> None:

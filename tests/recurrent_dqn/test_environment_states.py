@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack,
 from sb3_attn import MaskableDQN, RecurrentDQN, SaveCheckpoints
 from sb3_attn.envs import PreviousActionReward
 from sb3_attn.recurrent_dqn.checkpoints import checkpoints
-from sb3_attn.recurrent_dqn.environment_states import from_json, to_json
+from sb3_attn.recurrent_dqn.environment_states import environment_states, from_json, set_environment_states, to_json
 from tests.helpers.environments import MaskedWalk, StatefulWalk, Walk
 from tests.helpers.models import make_r2d2, make_rdqn
 from tests.recurrent_dqn.test_checkpoints import KINDS, assert_equal, everything
@@ -190,6 +190,28 @@ def test_other_environments_are_refused(tmp_path: Path) -> None:
     path = make_rdqn(DummyVecEnv([lambda: Monitor(TimeLimit(StatefulWalk(), 6))] * 2)).learn(60).save_checkpoint(tmp_path)
     with pytest.raises(ValueError, match=r"states of \[\['Monitor', 'TimeLimit', 'StatefulWalk'\], .*, but env has .*; give"):
         load(path, DummyVecEnv([lambda: Monitor(StatefulWalk())] * 2))
+
+
+# Not TimeLimit itself, which RL Zoo may have replaced by the time that this is imported
+GYMNASIUMS = next(kind for kind in TimeLimit.__mro__ if kind.__module__ == "gymnasium.wrappers.common")
+RL_ZOOS = type("PatchedTimeLimit", (GYMNASIUMS,), {"__module__": "rl_zoo3.gym_patches"})
+OWN = type("TimeLimit", (GYMNASIUMS,), {})
+
+
+def limited(limit: Callable[..., gym.Env]) -> VecEnv:
+    return DummyVecEnv([lambda: limit(StatefulWalk(), 6)] * 2)
+
+
+@pytest.mark.parametrize(("limit", "other"), [(GYMNASIUMS, RL_ZOOS), (RL_ZOOS, GYMNASIUMS)])
+def test_the_time_limit_may_be_gymnasiums_or_rl_zoos(limit: type, other: type) -> None:
+    states = environment_states(make_rdqn(limited(limit)).learn(61).env)
+    assert states is not None and [name for name, _ in states[0]] == ["TimeLimit", "StatefulWalk"]
+    assert set_environment_states(env := limited(other), states)
+    assert environment_states(env) == states
+
+
+def test_a_wrapper_that_is_only_called_so_is_not_known() -> None:
+    assert environment_states(limited(OWN)) is None
 
 
 def unrelated(self: StatefulWalk, positions: Any, velocities: Any) -> None:
