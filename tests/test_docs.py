@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sb3_contrib import RecurrentPPO
 from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -14,10 +15,12 @@ from stable_baselines3.common.logger import KVWriter, Logger
 
 from sb3_attn import R2D2, RecurrentDQN
 from sb3_attn.recurrent_dqn import diagnostics
+from sb3_attn.recurrent_dqn.arguments import CONTRIB_ARGUMENTS
 
 ROOT = Path(__file__).parents[1]
 GUIDE = ROOT / "docs" / "guide" / "recurrent_dqn.md"
 DIAGNOSTICS = ROOT / "docs" / "guide" / "diagnostics.md"
+MIGRATION = ROOT / "docs" / "migration.md"
 OURS = inspect.signature(RecurrentDQN).parameters
 THEIRS = inspect.signature(DQN).parameters
 
@@ -63,6 +66,21 @@ def test_all_arguments_of_dqn_are_taken() -> None:
     assert THEIRS.keys() <= OURS.keys()
 
 
+def test_the_table_of_dqns_arguments_has_every_other_default() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| ([\w.-]+) \| ([\w.-]+) \|$", MIGRATION.read_text(encoding="utf-8"), re.MULTILINE)
+    defaults = {name: tuple(map(ast.literal_eval, both)) for name, *both in rows}
+    both = {name: (THEIRS[name].default, OURS[name].default) for name in THEIRS.keys() & OURS.keys()}
+    assert defaults == {name: (theirs, ours) for name, (theirs, ours) in both.items() if theirs != ours}
+
+
+def test_the_table_of_recurrent_ppos_arguments_has_all_that_differ() -> None:
+    table = MIGRATION.read_text(encoding="utf-8").partition("\n| RecurrentPPO |")[2].partition("\n\n")[0]
+    described = {name for row in table.splitlines() for name in re.findall(r"\w+", row.split("|")[1])}
+    theirs = inspect.signature(RecurrentPPO).parameters
+    differ = {name for name in theirs if name not in OURS or theirs[name].default != OURS[name].default}
+    assert differ | CONTRIB_ARGUMENTS.keys() <= described
+
+
 class Keys(KVWriter):
     """Records which keys are logged."""
 
@@ -82,7 +100,8 @@ def logged_keys(algorithm: type[RecurrentDQN], **kwargs: Any) -> set[str]:
     model = algorithm("MlpPolicy", env, seed=0, **lengths, **kwargs)
     keys = Keys()
     model.set_logger(Logger(None, [keys]))
-    model.learn(320, EvalCallback(make_vec_env("MemoryChain-v0"), eval_freq=100, verbose=0), log_interval=1)
+    evaluation = EvalCallback(make_vec_env("MemoryChain-v0"), n_eval_episodes=1, eval_freq=50, verbose=0)
+    model.learn(200, evaluation, log_interval=1)
     return keys.keys
 
 
