@@ -478,6 +478,13 @@ products = d_weights * saved.sorted_weights
         "None",
         "viz/test_action_scores.py",
     ),
+    Mutant(
+        "pictures: states before their observations",
+        "viz/recording.py",
+        "[*self.states[1:], self.last_state]",
+        "[self.states[1], *self.states[1:]]",
+        "viz/test_episode_figures.py",
+    ),
     # ------------------------------------------------------------ DARQN
     Mutant(
         "darqn: accepts the arguments that it ignores",

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from sb3_attn.viz.episode_figures import states_figure, values_figure
 from sb3_attn.viz.figures import attention_maps, curves_figure, image_parts, observed_image, occlusion_figure, save_figure
 from sb3_attn.viz.heat_maps import matrices_figure, tokens_figure
 from sb3_attn.viz.occlusion import image_key, occlusion_saliency
@@ -16,10 +17,11 @@ from sb3_attn.viz.video import attention_video, write_video
 
 def write_report(episode: Episode, folder: Path, name: str, video_format: str = "mp4", fps: float | None = None) -> None:
     """
-    Write an episode's weights, and for each source a video and figures.
+    Write an episode's numbers and figures, and for each source of weights a video and figures.
 
-    The files are ``<name>.npz``, ``<name>_<source>.mp4``, and ``<name>_<source>_tokens.png`` and ``..._curves.png``, or
-    ``..._matrices.png`` for a source with rows. A source that is not a distribution has no curves.
+    The files are ``<name>.npz``, ``<name>_values.png`` and, with a recurrent memory, ``<name>_states.png``; for each source
+    ``<name>_<source>.mp4``, and ``<name>_<source>_tokens.png`` and ``..._curves.png``, or ``..._matrices.png`` for one with
+    rows. A source that is not a distribution has no curves.
 
     :param episode: a recording
     :param folder: an existing folder
@@ -28,6 +30,9 @@ def write_report(episode: Episode, folder: Path, name: str, video_format: str = 
     :param fps: frames per second; ``None`` takes the environment's
     """
     episode.save(folder / f"{name}.npz")
+    save_figure(values_figure(episode), folder / f"{name}_values.png")
+    if episode.recurrent_states:
+        save_figure(states_figure(episode), folder / f"{name}_states.png")
     for recorded in episode.recorded_weights:
         stem = f"{name}_{recorded.name}"
         write_video(folder / f"{stem}.{video_format}", attention_video(episode, recorded), fps or episode.fps)

@@ -17,7 +17,6 @@ from sb3_attn.viz.atari_ball import ball_game, measure_ball_attention
 from sb3_attn.viz.occlusion import image_key
 from sb3_attn.viz.recording import record_episode, wrap_env
 from sb3_attn.viz.report import summary, write_occlusion, write_report
-from sb3_attn.viz.sources import find_sources
 from sb3_attn.viz.video import FORMATS
 from sb3_attn.zoo.loading import LOADABLE, load_model, make_env, model_path
 from sb3_attn.zoo.registration import register
@@ -32,7 +31,7 @@ def show(arguments: list[str], trust: bool | list[str] = False) -> None:
     :param trust: as for ``RecurrentDQN.load``, for all files
     :raises SystemExit: with a sentence for the user, if the arguments, the model and the environment do not fit
     """
-    parser = _parser("show", "Record a saved model and show what it attends to and remembers.")
+    parser = _parser("show", "Record a saved model and show what it attends to, remembers and expects.")
     parser.add_argument("--out", type=Path, default=Path("show"), help="folder to write to (show)")
     parser.add_argument("--episodes", type=_positive, default=1, help="number of episodes (1)")
     parser.add_argument("--steps", type=_positive, default=1000, help="number of steps after which a recording stops (1000)")
@@ -45,7 +44,6 @@ def show(arguments: list[str], trust: bool | list[str] = False) -> None:
     args = parser.parse_args(arguments)
     with _sentences("show"):
         model, env = _load(args, trust)
-        sources = [] if args.occlusion and not _attends(model) else find_sources(model)
         if args.occlusion and not image_key(model.observation_space)[0]:
             raise ValueError(
                 "--occlusion covers parts of an image, and the observations of this model have none; leave it out."
@@ -53,7 +51,7 @@ def show(arguments: list[str], trust: bool | list[str] = False) -> None:
         args.out.mkdir(parents=True, exist_ok=True)
         for number in range(1, args.episodes + 1):
             render = not args.no_render
-            episode = record_episode(model, env, args.steps, not args.stochastic, sources, render=render)
+            episode = record_episode(model, env, args.steps, not args.stochastic, render=render)
             ended = "" if episode.finished else " (cut off)"
             print(f"Episode {number}: {len(episode)} steps{ended}, return {episode.rewards.sum():g}")
             write_report(episode, args.out, f"episode_{number}", args.format, args.fps)
@@ -117,12 +115,6 @@ def _sentences(name: str) -> Any:
         raise  # the command line has a sentence for it
     except (ValueError, FileNotFoundError, gym.error.Error) as error:
         raise SystemExit(f"sb3-attn {name}: {error}") from error
-
-
-def _attends(model: BaseAlgorithm) -> bool:
-    with contextlib.suppress(ValueError):
-        return bool(find_sources(model))
-    return False
 
 
 def _load(args: argparse.Namespace, trust: bool | list[str]) -> tuple[BaseAlgorithm, VecEnv]:
