@@ -18,8 +18,9 @@ from sb3_attn.viz.occlusion import image_key
 from sb3_attn.viz.recording import record_episode, wrap_env
 from sb3_attn.viz.report import summary, write_occlusion, write_report
 from sb3_attn.viz.video import FORMATS
-from sb3_attn.zoo.loading import LOADABLE, load_model, make_env, model_path
+from sb3_attn.zoo.loading import load_model, make_env
 from sb3_attn.zoo.registration import register
+from sb3_attn.zoo.saved_models import SavedModel, add_model_arguments, find_model
 from sb3_attn.zoo.trust import TRUST_HELP
 
 
@@ -43,7 +44,9 @@ def show(arguments: list[str], trust: bool | list[str] = False) -> None:
     )
     args = parser.parse_args(arguments)
     with _sentences("show"):
-        model, env = _load(args, trust)
+        found = find_model(args, trust)
+        print(f"Model: {found.path}")
+        model, env = _load(found, args, trust)
         if args.occlusion and not image_key(model.observation_space)[0]:
             raise ValueError(
                 "--occlusion covers parts of an image, and the observations of this model have none; leave it out."
@@ -75,8 +78,10 @@ def ball(arguments: list[str], trust: bool | list[str] = False) -> None:
     parser.add_argument("--steps", type=_positive, default=1000, help="number of steps (1000)")
     args = parser.parse_args(arguments)
     with _sentences("ball"):
-        game = ball_game(args.env)
-        model, env = _load(args, trust)
+        found = find_model(args, trust)
+        game = ball_game(found.env_id)
+        print(f"Model: {found.path}")
+        model, env = _load(found, args, trust)
         for recorded, measured in measure_ball_attention(model, env, game, args.steps, not args.stochastic):
             print(f"{recorded.name}: {measured}")
         env.close()
@@ -84,11 +89,7 @@ def ball(arguments: list[str], trust: bool | list[str] = False) -> None:
 
 def _parser(name: str, description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"sb3-attn {name}", description=description, epilog=TRUST_HELP)
-    parser.add_argument(
-        "model", type=Path, help="zip file of a model; the settings of an RL Zoo run are used if they lie beside it"
-    )
-    parser.add_argument("--env", required=True, help="id of the environment")
-    parser.add_argument("--algo", help=f"algorithm, {', '.join(LOADABLE)} (the first that has the saved policy)")
+    add_model_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of environment and exploration (0)")
     parser.add_argument(
         "--env-kwargs", nargs="+", default=[], metavar="KEY:VALUE", help="arguments of the environment's constructor"
@@ -117,18 +118,16 @@ def _sentences(name: str) -> Any:
         raise SystemExit(f"sb3-attn {name}: {error}") from error
 
 
-def _load(args: argparse.Namespace, trust: bool | list[str]) -> tuple[BaseAlgorithm, VecEnv]:
-    path = model_path(args.model)
+def _load(found: SavedModel, args: argparse.Namespace, trust: bool | list[str]) -> tuple[BaseAlgorithm, VecEnv]:
     _import_environments(args.gym_packages)
     set_random_seed(args.seed)
-    model = load_model(path, args.algo, args.device, trust)
+    model = load_model(found.path, found.algo, args.device, trust)
     env_kwargs = _env_kwargs(args.env_kwargs)
-    settings = _settings_folder(path, args.env)
-    if settings is None:
-        return model, make_env(model, args.env, env_kwargs, args.seed, args.vec_normalize, trust)
+    if found.settings is None:
+        return model, make_env(model, found.env_id, env_kwargs, args.seed, args.vec_normalize, trust)
     from sb3_attn.zoo.run_folders import make_run_env
 
-    return model, wrap_env(model, make_run_env(settings, args.env, env_kwargs, args.seed, trust))
+    return model, wrap_env(model, make_run_env(found.settings, found.env_id, env_kwargs, args.seed, trust))
 
 
 def _import_environments(packages: list[str]) -> None:
@@ -154,10 +153,3 @@ def _env_kwargs(pairs: list[str]) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             kwargs[key] = value  # a string may be given without quotes
     return kwargs
-
-
-def _settings_folder(path: Path, env_id: str) -> Path | None:
-    """The folder in which RL Zoo saved the settings of a model's training; ``None`` if there is none."""
-    # As RL Zoo's EnvironmentName writes the id: without a module to import, and without slashes
-    folder = path.parent / env_id.rpartition(":")[2].replace("/", "-")
-    return folder if (folder / "config.yml").is_file() else None
