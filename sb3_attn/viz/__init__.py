@@ -38,7 +38,14 @@ except ModuleNotFoundError as error:
 from sb3_attn.viz.atari_ball import BallAttention, ball_position, measure_ball_attention
 from sb3_attn.viz.callback import AttentionFiguresCallback
 from sb3_attn.viz.episode_figures import states_figure, values_figure
-from sb3_attn.viz.figures import attention_maps, curves_figure, occlusion_figure, overlays_figure, save_figure
+from sb3_attn.viz.figures import (
+    attention_maps,
+    contact_sheet_figure,
+    curves_figure,
+    occlusion_figure,
+    overlays_figure,
+    save_figure,
+)
 from sb3_attn.viz.heat_maps import matrices_figure, tokens_figure
 from sb3_attn.viz.occlusion import occlusion_saliency
 from sb3_attn.viz.projection import overlay, pixel_map, to_rgb
@@ -60,6 +67,7 @@ __all__ = [
     "attention_maps",
     "attention_video",
     "ball_position",
+    "contact_sheet_figure",
     "curves_figure",
     "find_sources",
     "matrices_figure",

@@ -7,7 +7,15 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_attn.viz.episode_figures import states_figure, values_figure
-from sb3_attn.viz.figures import attention_maps, curves_figure, image_parts, observed_image, occlusion_figure, save_figure
+from sb3_attn.viz.figures import (
+    attention_maps,
+    contact_sheet_figure,
+    curves_figure,
+    image_parts,
+    observed_image,
+    occlusion_figure,
+    save_figure,
+)
 from sb3_attn.viz.heat_maps import matrices_figure, tokens_figure
 from sb3_attn.viz.occlusion import image_key, occlusion_saliency
 from sb3_attn.viz.recorded_weights import RecordedWeights
@@ -82,6 +90,32 @@ def write_occlusion(model: BaseAlgorithm, episode: Episode, n_observations: int,
     maps = _maps(episode.recorded_weights, key)
     titles = [f"step {step}" for step in steps]
     save_figure(occlusion_figure(images, saliency, None if maps is None else [maps[step] for step in steps], titles), path)
+
+
+def fits_contact_sheet(episode: Episode, model: BaseAlgorithm) -> bool:
+    """
+    Whether an episode is a single image, of which a film would be over at once.
+
+    :param episode: a recording
+    :param model: the model that was recorded
+    """
+    return episode.finished and len(episode) == 1 and image_key(model.observation_space)[0]
+
+
+def write_contact_sheet(model: BaseAlgorithm, episodes: Sequence[Episode], path: Path) -> None:
+    """
+    Write a figure with the first observation of each episode, and the attention to it if there is any.
+
+    :param model: the model that was recorded
+    :param episodes: recordings of it
+    :param path: of the figure
+    """
+    key = image_key(model.observation_space)[1]
+    maps = [_maps(episode.recorded_weights, key) for episode in episodes]
+    images = [observed_image(episode, key, 0) for episode in episodes]
+    titles = [f"action {episode.actions[0]}, reward {episode.rewards[0]:g}" for episode in episodes]
+    of_first_steps = [of_episode[0] for of_episode in maps if of_episode is not None]
+    save_figure(contact_sheet_figure(images, of_first_steps or None, titles), path)
 
 
 def _maps(recorded_weights: Sequence[RecordedWeights], key: str | None) -> np.ndarray | None:

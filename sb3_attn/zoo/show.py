@@ -4,6 +4,7 @@ import argparse
 import ast
 import contextlib
 import importlib
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,16 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_attn.recurrent_dqn.safe_loading import RefusedFileError
 from sb3_attn.viz.atari_ball import ball_game, measure_ball_attention
 from sb3_attn.viz.occlusion import image_key
-from sb3_attn.viz.recording import record_episode, wrap_env
-from sb3_attn.viz.report import summary, write_occlusion, write_report
+from sb3_attn.viz.recording import Episode, record_episode, wrap_env
+from sb3_attn.viz.report import fits_contact_sheet, summary, write_contact_sheet, write_occlusion, write_report
 from sb3_attn.viz.video import FORMATS
 from sb3_attn.zoo.loading import load_model, make_env
 from sb3_attn.zoo.registration import register
 from sb3_attn.zoo.saved_models import SavedModel, add_model_arguments, find_model
 from sb3_attn.zoo.trust import TRUST_HELP
+
+#: Number of episodes, if they are over after one image: as many as one looks at on one sheet
+SHORT_EPISODES = 16
 
 
 def show(arguments: list[str], trust: bool | list[str] = False) -> None:
@@ -34,7 +38,9 @@ def show(arguments: list[str], trust: bool | list[str] = False) -> None:
     """
     parser = _parser("show", "Record a saved model and show what it attends to, remembers and expects.")
     parser.add_argument("--out", type=Path, default=Path("show"), help="folder to write to (show)")
-    parser.add_argument("--episodes", type=_positive, default=1, help="number of episodes (1)")
+    parser.add_argument(
+        "--episodes", type=_positive, help=f"number of episodes (1, or {SHORT_EPISODES} if they are over after one image)"
+    )
     parser.add_argument("--steps", type=_positive, default=1000, help="number of steps after which a recording stops (1000)")
     parser.add_argument("--format", choices=FORMATS, default="mp4", help="format of the videos (mp4)")
     parser.add_argument("--fps", type=float, help="frames per second (the environment's)")
@@ -52,16 +58,25 @@ def show(arguments: list[str], trust: bool | list[str] = False) -> None:
                 "--occlusion covers parts of an image, and the observations of this model have none; leave it out."
             )
         args.out.mkdir(parents=True, exist_ok=True)
-        for number in range(1, args.episodes + 1):
-            render = not args.no_render
-            episode = record_episode(model, env, args.steps, not args.stochastic, render=render)
+        on_sheet: list[Episode] = []
+        for number in itertools.count(1):
+            episode = record_episode(model, env, args.steps, not args.stochastic, render=not args.no_render)
             ended = "" if episode.finished else " (cut off)"
             print(f"Episode {number}: {len(episode)} steps{ended}, return {episode.rewards.sum():g}")
-            write_report(episode, args.out, f"episode_{number}", args.format, args.fps)
+            name = f"episode_{number}"
+            if fits_contact_sheet(episode, model):
+                on_sheet.append(episode)
+                episode.save(args.out / f"{name}.npz")
+            else:
+                write_report(episode, args.out, name, args.format, args.fps)
             for line in summary(episode):
                 print(f"  {line}")
             if args.occlusion:
-                write_occlusion(model, episode, args.occlusion, args.out / f"episode_{number}_occlusion.png")
+                write_occlusion(model, episode, args.occlusion, args.out / f"{name}_occlusion.png")
+            if number == (args.episodes or (SHORT_EPISODES if on_sheet else 1)):
+                break
+        if on_sheet:
+            write_contact_sheet(model, on_sheet, args.out / "contact_sheet.png")
         env.close()
     print(f"Written to {args.out}/")
 

@@ -51,19 +51,19 @@ def fails(arguments) -> str:
 @pytest.mark.parametrize("algorithm", [DQN, PPO, QRDQN, RecurrentDQN])
 def test_a_plain_model_is_shown(algorithm, tmp_path, capsys):
     path = save(tmp_path, algorithm)
-    arguments = ["show", path, "--env", SEARCH, "--out", str(tmp_path / "out"), "--occlusion", "1"]
+    arguments = ["show", path, "--env", SEARCH, "--out", str(tmp_path / "out"), "--episodes", "2", "--occlusion", "1"]
     assert cli.main(arguments) == 0
     output = capsys.readouterr().out
-    assert "Episode 1: 1 steps" in output and "entropy" in output
-    for ending in (
-        ".npz",
-        "_attention.mp4",
-        "_attention_curves.png",
-        "_attention_tokens.png",
-        "_occlusion.png",
-        "_values.png",
-    ):
-        assert (tmp_path / "out" / f"episode_1{ending}").stat().st_size > 0
+    assert "Episode 2: 1 steps" in output and "entropy" in output
+    written = {f"episode_{number}{ending}" for number in (1, 2) for ending in (".npz", "_occlusion.png")}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"contact_sheet.png", *written}
+
+
+def test_sixteen_episodes_are_shown_if_they_are_over_at_once(tmp_path, capsys):
+    path = save(tmp_path, policy_kwargs=None, policy="CnnPolicy")
+    assert cli.main(["show", path, "--env", SEARCH, "--out", str(tmp_path / "out")]) == 0
+    assert "Episode 16:" in (output := capsys.readouterr().out) and "Episode 17:" not in output
+    assert len(list((tmp_path / "out").glob("*.npz"))) == 16
 
 
 def test_arguments_reach_the_environment_and_the_recording(tmp_path):
@@ -180,15 +180,14 @@ def test_errors_end_the_command_with_a_sentence(tmp_path):
 
 
 def test_a_model_without_attention_is_shown(tmp_path):
-    path = save(tmp_path, policy="CnnPolicy", policy_kwargs=None)
-    assert cli.main(["show", path, "--env", SEARCH, "--out", str(tmp_path / "dqn"), "--occlusion", "1"]) == 0
+    path = save(tmp_path, env="CartPole-v1", policy_kwargs=None)
+    assert cli.main(["show", path, "--env", "CartPole-v1", "--out", str(tmp_path / "dqn")]) == 0
+    assert "have none; leave it out" in fails(["show", path, "--env", "CartPole-v1", "--occlusion", "1"])
     path = save(tmp_path, RecurrentDQN, CHAIN, policy_kwargs=dict(core="gru"))
     assert cli.main(["show", path, "--env", CHAIN, "--out", str(tmp_path / "gru")]) == 0
-    for name, endings in {"dqn": ("occlusion", "values"), "gru": ("states", "values")}.items():
+    for name, endings in {"dqn": ("values",), "gru": ("states", "values")}.items():
         written = {"episode_1.npz", *(f"episode_1_{ending}.png" for ending in endings)}
         assert {file.name for file in (tmp_path / name).iterdir()} == written
-    path = save(tmp_path, env="CartPole-v1", policy_kwargs=None)
-    assert "have none; leave it out" in fails(["show", path, "--env", "CartPole-v1", "--occlusion", "1"])
 
 
 @pytest.mark.parametrize("name", ["a2c", "trpo", "ppo_lstm", "maskable_ppo", "sac", "td3"])
