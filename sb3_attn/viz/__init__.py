@@ -19,8 +19,10 @@ The way from a model to a video, and the module of each step::
     video                  video.py             one frame for each step
 
 ``report.py`` writes all of these for one episode, as ``sb3-attn show`` does; ``callback.py`` draws figures during training.
-Two measurements stand beside this way: ``occlusion.py`` finds what an action depends on, with or without attention, and
-``atari_ball.py`` how much of the attention is on the ball.
+A recording also has what the model says about each action (``action_scores.py``) and what its recurrent memory holds
+(``recurrent_states.py``); ``episode_figures.py`` draws both. Two measurements stand beside this way:
+``occlusion.py`` finds what an action depends on, with or without attention, and ``atari_ball.py`` how much of the attention is
+on the ball.
 
 Attention shows what a network takes in, not why it acts: see ``docs/guide/seeing.md``.
 """
@@ -35,7 +37,15 @@ except ModuleNotFoundError as error:
 
 from sb3_attn.viz.atari_ball import BallAttention, ball_position, measure_ball_attention
 from sb3_attn.viz.callback import AttentionFiguresCallback
-from sb3_attn.viz.figures import attention_maps, curves_figure, occlusion_figure, overlays_figure, save_figure
+from sb3_attn.viz.episode_figures import states_figure, values_figure
+from sb3_attn.viz.figures import (
+    attention_maps,
+    contact_sheet_figure,
+    curves_figure,
+    occlusion_figure,
+    overlays_figure,
+    save_figure,
+)
 from sb3_attn.viz.heat_maps import matrices_figure, tokens_figure
 from sb3_attn.viz.occlusion import occlusion_saliency
 from sb3_attn.viz.projection import overlay, pixel_map, to_rgb
@@ -57,6 +67,7 @@ __all__ = [
     "attention_maps",
     "attention_video",
     "ball_position",
+    "contact_sheet_figure",
     "curves_figure",
     "find_sources",
     "matrices_figure",
@@ -68,8 +79,10 @@ __all__ = [
     "pixel_map",
     "record_episode",
     "save_figure",
+    "states_figure",
     "to_rgb",
     "tokens_figure",
+    "values_figure",
     "write_report",
     "write_video",
 ]

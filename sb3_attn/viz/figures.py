@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -58,7 +59,9 @@ def show_image(axes: Axes, image: np.ndarray, title: str) -> None:
     axes.set_yticks([])
 
 
-def color_bar(figure: Figure, axes: Sequence[Axes], largest: float, label: str, extend: str = "neither") -> None:
+def color_bar(
+    figure: Figure, axes: Sequence[Axes], largest: float, label: str, extend: str = "neither", **options: Any
+) -> None:
     """
     Add the scale of overlays or heat maps.
 
@@ -67,9 +70,10 @@ def color_bar(figure: Figure, axes: Sequence[Axes], largest: float, label: str, 
     :param largest: the value of the brightest colour
     :param label: what the values are
     :param extend: ``"max"`` if some values are larger
+    :param options: further arguments of ``Figure.colorbar``
     """
     scale = ScalarMappable(Normalize(0, largest), COLORMAP)
-    figure.colorbar(scale, ax=list(axes), label=label, shrink=0.85, extend=extend)
+    figure.colorbar(scale, ax=list(axes), label=label, extend=extend, **(dict(shrink=0.85) | options))
 
 
 def curves_figure(recorded: RecordedWeights) -> Figure:
@@ -163,6 +167,40 @@ def overlays_figure(images: Sequence[np.ndarray], maps: Sequence[np.ndarray], ti
         for head, axes in enumerate(row[1:]):
             show_image(axes, overlay(image, heads[head], largest), f"head {head + 1}")
     color_bar(figure, list(rows.flat), largest, SHARE)
+    return figure
+
+
+def contact_sheet_figure(
+    images: Sequence[np.ndarray], maps: Sequence[np.ndarray] | None = None, titles: Sequence[str] | None = None
+) -> Figure:
+    """
+    Many images at a glance, four in a row, each with the overlays of all heads to its right.
+
+    :param images: RGB, uint8 ``[H, W, 3]`` each
+    :param maps: ``[heads, H, W]`` each; ``None`` for a model without attention
+    :param titles: of the images
+    """
+    largest = 0.0 if maps is None else max(float(heads.max()) for heads in maps)
+    strips = []
+    for i, image in enumerate(images):
+        heads = [] if maps is None else [overlay(image, head, largest) for head in maps[i]]
+        gap = np.full((len(image), -(-len(image) // 16), 3), 255, np.uint8)  # white, and never empty
+        strips.append(np.hstack([image, *(part for head in heads for part in (gap, head))]))
+    columns = min(len(strips), 4)
+    rows = -(-len(strips) // columns)  # rounded up
+    width = 1.5 * strips[0].shape[1] / strips[0].shape[0]
+    figure = new_figure(columns * (width + 0.3), rows * 1.8 + (0.2 if maps is None else 1.0))
+    layout: Any = figure.get_layout_engine()
+    layout.set(wspace=0.06)  # more than between an image and its overlays
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels[len(strips) :]:
+        axes.set_axis_off()
+    for i, (axes, strip) in enumerate(zip(panels, strips, strict=False)):
+        show_image(axes, strip, "" if titles is None else titles[i])
+        axes.title.set_fontsize("small")
+        axes.set_frame_on(False)
+    if maps is not None:
+        color_bar(figure, panels, largest, SHARE.replace("\n", " "), location="bottom", shrink=0.4, aspect=40, pad=0.03)
     return figure
 
 

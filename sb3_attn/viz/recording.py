@@ -8,15 +8,18 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from sb3_contrib.common.maskable.utils import get_action_masks
+from sb3_contrib import MaskablePPO
+from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, unwrap_vec_normalize, unwrap_vec_wrapper
 
 from sb3_attn.common.observations import map_obs
+from sb3_attn.viz.action_scores import PROBABILITY, action_scores, score_name
 from sb3_attn.viz.recorded_weights import RecordedWeights
-from sb3_attn.viz.sources import WeightSource, find_sources
+from sb3_attn.viz.recurrent_states import recurrent_states
+from sb3_attn.viz.sources import WeightSource, all_sources
 
 
 @dataclass
@@ -34,6 +37,11 @@ class Episode:
     :param n_stack: number of frames stacked in each observation, the newest last
     :param finished: True if the episode ended, False if the recording was cut off
     :param fps: frames per second at which the environment is meant to be watched
+    :param action_scores: Q-values or probabilities of all actions, ``[T, n_actions]``; minus infinity as the Q-value of an
+        invalid one. ``None`` if an action is not one of a few, as SAC's
+    :param score_name: ``"Q-value"`` or ``"probability"``
+    :param recurrent_states: the units of a recurrent memory after each step's observation, ``[T, units]``, by names such as
+        ``"hidden"`` and ``"cell, layer 2"``; empty without a memory, and for a memory with slots
     """
 
     observations: Any
@@ -46,6 +54,9 @@ class Episode:
     n_stack: int = 1
     finished: bool = False
     fps: float = 10.0
+    action_scores: np.ndarray | None = None
+    score_name: str | None = None
+    recurrent_states: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -62,6 +73,9 @@ class Episode:
         """
         Write weights, actions and rewards to an ``.npz`` file, with the layout of the images that were attended to.
 
+        If there are scores, ``action_scores`` has them, and ``score_name`` says which. The units of a recurrent memory are
+        called ``states/<name>``.
+
         For each source ``<name>`` there are ``<name>/weights`` ``[T, heads, tokens]``, ``<name>/entropy`` (only if it is a
         distribution) and ``<name>/peak`` ``[T, heads]``; if it has rows, all three have an axis for them after the heads.
         For each of its images there are ``<name>/<key>/grid``, ``.../receptive_field`` (size, stride), ``.../image_size`` and
@@ -70,6 +84,9 @@ class Episode:
         :param path: of the file
         """
         arrays = {"actions": self.actions, "rewards": self.rewards}
+        if self.action_scores is not None:
+            arrays |= {"action_scores": self.action_scores, "score_name": np.array(self.score_name)}
+        arrays |= {f"states/{name}": units for name, units in self.recurrent_states.items()}
         for recorded in self.recorded_weights:
             for quantity in ("weights", "entropy", "peak") if recorded.is_distribution else ("weights", "peak"):
                 arrays[f"{recorded.name}/{quantity}"] = getattr(recorded, quantity)
@@ -91,7 +108,7 @@ def record_episode(
     probe: Callable[[VecEnv], Any] | None = None,
 ) -> Episode:
     """
-    Let a model act for one episode, in the first environment of a vectorised one, and record its weights.
+    Let a model act for one episode, in the first environment of a vectorised one, and record its weights, states and scores.
 
     The model stays as it was: no hooks are added, and nothing is stored on its modules. The statistics of a ``VecNormalize``
     are not updated.
@@ -104,11 +121,11 @@ def record_episode(
     :param render: keep rendered frames, if the environment renders arrays
     :param probe: called with the environment before each step; its results are kept in ``Episode.probes``
     :return: the episode
-    :raises ValueError: if the model has no source of weights, or the environment's spaces are not the model's
+    :raises ValueError: if the environment's spaces are not the model's
     """
     if n_steps is not None and n_steps < 1:
         raise ValueError(f"n_steps={n_steps} records nothing; give at least 1, or None for the whole episode.")
-    sources = find_sources(model) if sources is None else sources
+    sources = all_sources(model) if sources is None else sources
     vec_env = wrap_env(model, env)
     render = render and vec_env.render_mode == "rgb_array"
     recorder = _Recorder(model, vec_env, sources, render, probe)
@@ -147,13 +164,17 @@ class _Recorder:
         self.steps: list[tuple[Any, float]] = []
         self.weights: list[list[np.ndarray]] = [[] for _ in sources]
         self.states: list[Any] = []
+        self.last_state: Any = None
         self.probes: list[Any] = []
+        self.score_name = score_name(model)
+        self.scores: list[np.ndarray] = []
         self.finished = False
 
     def run(self, n_steps: int | None, deterministic: bool) -> None:
         normalize = unwrap_vec_normalize(self.env)
         observations: Any = self.env.reset()
         state, starts = None, np.ones(self.env.num_envs, dtype=bool)
+        has_masks = _takes_masks(self.model, self.env)
         while not self.finished and (n_steps is None or len(self.steps) < n_steps):
             # Everything that belongs to the observation is kept before the step, which replaces it
             self.observations.append(first_observation(observations))
@@ -162,20 +183,29 @@ class _Recorder:
                 self.frames.append(np.asarray(self.env.get_images()[0]))
             if self.probe is not None:
                 self.probes.append(self.probe(self.env))
-            masks = {"action_masks": get_action_masks(self.env)} if getattr(self.model, "use_masking", False) else {}
-            actions, next_state = self.model.predict(observations, state, starts, deterministic, **masks)
+            masks = get_action_masks(self.env) if has_masks else None
+            with_masks = {} if masks is None else {"action_masks": masks}
+            actions, next_state = self.model.predict(observations, state, starts, deterministic, **with_masks)
             self._record_weights(observations, state, next_state)
+            self._record_scores(state, masks)
             observations, rewards, starts, _ = self.env.step(actions)
             if normalize is not None:
                 rewards = normalize.get_original_reward()
             self.steps.append((actions[0], float(rewards[0])))
-            state, self.finished = next_state, bool(starts[0])
+            self.last_state = state = next_state
+            self.finished = bool(starts[0])
 
     def _record_weights(self, observations: Any, state: Any, next_state: Any) -> None:
         tensors, _ = self.model.policy.obs_to_tensor(observations)
         with th.no_grad():
             for source, weights in zip(self.sources, self.weights, strict=True):
                 weights.append(source.weights(tensors, state, next_state)[0].float().cpu().numpy())
+
+    def _record_scores(self, state: Any, masks: np.ndarray | None) -> None:
+        if self.score_name is not None:
+            observation = map_obs(lambda array: array[None], self.observations[-1])
+            scores = action_scores(self.model, observation, state, None if masks is None else masks[:1])[0]
+            self.scores.append(np.exp(scores) if self.score_name == PROBABILITY else scores)
 
     def episode(self) -> Episode:
         actions, rewards = zip(*self.steps, strict=True)
@@ -190,6 +220,9 @@ class _Recorder:
             n_stacked(self.env),
             self.finished,
             _fps(self.env),
+            np.stack(self.scores) if self.scores else None,
+            self.score_name,
+            recurrent_states(self.model, [*self.states[1:], self.last_state]),
         )
 
 
@@ -210,6 +243,10 @@ def n_stacked(env: VecEnv) -> int:
     """
     stack = unwrap_vec_wrapper(env, VecFrameStack)
     return 1 if stack is None else int(stack.stacked_obs.n_stack)
+
+
+def _takes_masks(model: BaseAlgorithm, env: VecEnv) -> bool:
+    return bool(getattr(model, "use_masking", isinstance(model, MaskablePPO) and is_masking_supported(env)))
 
 
 def _fps(env: VecEnv) -> float:

@@ -6,7 +6,16 @@ from pathlib import Path
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_attn.viz.figures import attention_maps, curves_figure, image_parts, observed_image, occlusion_figure, save_figure
+from sb3_attn.viz.episode_figures import states_figure, values_figure
+from sb3_attn.viz.figures import (
+    attention_maps,
+    contact_sheet_figure,
+    curves_figure,
+    image_parts,
+    observed_image,
+    occlusion_figure,
+    save_figure,
+)
 from sb3_attn.viz.heat_maps import matrices_figure, tokens_figure
 from sb3_attn.viz.occlusion import image_key, occlusion_saliency
 from sb3_attn.viz.recorded_weights import RecordedWeights
@@ -16,10 +25,11 @@ from sb3_attn.viz.video import attention_video, write_video
 
 def write_report(episode: Episode, folder: Path, name: str, video_format: str = "mp4", fps: float | None = None) -> None:
     """
-    Write an episode's weights, and for each source a video and figures.
+    Write an episode's numbers and figures, and for each source of weights a video and figures.
 
-    The files are ``<name>.npz``, ``<name>_<source>.mp4``, and ``<name>_<source>_tokens.png`` and ``..._curves.png``, or
-    ``..._matrices.png`` for a source with rows. A source that is not a distribution has no curves.
+    The files are ``<name>.npz``, ``<name>_values.png`` and, with a recurrent memory, ``<name>_states.png``; for each source
+    ``<name>_<source>.mp4``, and ``<name>_<source>_tokens.png`` and ``..._curves.png``, or ``..._matrices.png`` for one with
+    rows. A source that is not a distribution has no curves.
 
     :param episode: a recording
     :param folder: an existing folder
@@ -28,6 +38,9 @@ def write_report(episode: Episode, folder: Path, name: str, video_format: str = 
     :param fps: frames per second; ``None`` takes the environment's
     """
     episode.save(folder / f"{name}.npz")
+    save_figure(values_figure(episode), folder / f"{name}_values.png")
+    if episode.recurrent_states:
+        save_figure(states_figure(episode), folder / f"{name}_states.png")
     for recorded in episode.recorded_weights:
         stem = f"{name}_{recorded.name}"
         write_video(folder / f"{stem}.{video_format}", attention_video(episode, recorded), fps or episode.fps)
@@ -77,6 +90,32 @@ def write_occlusion(model: BaseAlgorithm, episode: Episode, n_observations: int,
     maps = _maps(episode.recorded_weights, key)
     titles = [f"step {step}" for step in steps]
     save_figure(occlusion_figure(images, saliency, None if maps is None else [maps[step] for step in steps], titles), path)
+
+
+def fits_contact_sheet(episode: Episode, model: BaseAlgorithm) -> bool:
+    """
+    Whether an episode is a single image, of which a film would be over at once.
+
+    :param episode: a recording
+    :param model: the model that was recorded
+    """
+    return episode.finished and len(episode) == 1 and image_key(model.observation_space)[0]
+
+
+def write_contact_sheet(model: BaseAlgorithm, episodes: Sequence[Episode], path: Path) -> None:
+    """
+    Write a figure with the first observation of each episode, and the attention to it if there is any.
+
+    :param model: the model that was recorded
+    :param episodes: recordings of it
+    :param path: of the figure
+    """
+    key = image_key(model.observation_space)[1]
+    maps = [_maps(episode.recorded_weights, key) for episode in episodes]
+    images = [observed_image(episode, key, 0) for episode in episodes]
+    titles = [f"action {episode.actions[0]}, reward {episode.rewards[0]:g}" for episode in episodes]
+    of_first_steps = [of_episode[0] for of_episode in maps if of_episode is not None]
+    save_figure(contact_sheet_figure(images, of_first_steps or None, titles), path)
 
 
 def _maps(recorded_weights: Sequence[RecordedWeights], key: str | None) -> np.ndarray | None:
