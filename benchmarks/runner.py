@@ -58,6 +58,7 @@ GROUPS = {
         "recurrent_update": "an update of RecurrentDQN against the bare LSTM",
         "env_steps": "environment steps per second, training included, against Tianshou, TorchRL, RecurrentPPO and stock DQN",
         "acting": "a call of predict against sb3-contrib's RecurrentPPO",
+        "masks": "environment steps per second with action masks, against the same without",
         "replay": "adding steps, sampling windows and memory, against SB3's replay and cpprb's",
         "core_sizes": "forward and backward pass of each memory core as length, batch and sizes grow",
         "image_update": "an update over images: trained convolutions, bfloat16, frozen features",

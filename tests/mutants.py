@@ -1005,7 +1005,7 @@ products = d_weights * saved.sorted_weights
     Mutant(
         "masks: rows without a valid action become NaN",
         "common/action_masks.py",
-        "~(action_masks | ~action_masks.any(dim=-1, keepdim=True))",
+        "~action_masks & action_masks.any(dim=-1, keepdim=True)",
         "~action_masks",
         MASKS,
     ),

@@ -17,7 +17,7 @@ def mask_values(values: th.Tensor, action_masks: th.Tensor | None) -> th.Tensor:
     """
     if action_masks is None:
         return values
-    return values.masked_fill(~(action_masks | ~action_masks.any(dim=-1, keepdim=True)), -th.inf)
+    return values.masked_fill(~action_masks & action_masks.any(dim=-1, keepdim=True), -th.inf)
 
 
 def row_without_valid_action(action_masks: np.ndarray, nvec: Sequence[int]) -> tuple[int, str] | None:

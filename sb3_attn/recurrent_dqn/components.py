@@ -77,8 +77,8 @@ class ActionComponents:
         :param action_masks: True on valid choices, ``[..., M]``; ``None`` means that all are
         :return: the values, minus infinity where a choice is invalid
         """
-        if action_masks is None:
-            return values
+        if action_masks is None or not self.action_shape:
+            return mask_values(values, action_masks)
         parts = zip(values.split(self.sizes, dim=-1), action_masks.split(self.nvec, dim=-1), strict=True)
         return th.cat([mask_values(*part) for part in parts], dim=-1)
 
