@@ -35,10 +35,17 @@ except ModuleNotFoundError as error:
 
 from sb3_attn.viz.atari_ball import BallAttention, ball_position, measure_ball_attention
 from sb3_attn.viz.callback import AttentionFiguresCallback
-from sb3_attn.viz.figures import attention_maps, curves_figure, occlusion_figure, overlays_figure, save_figure
+from sb3_attn.viz.figures import (
+    attention_maps,
+    attention_ratios,
+    curves_figure,
+    occlusion_figure,
+    overlays_figure,
+    save_figure,
+)
 from sb3_attn.viz.heat_maps import matrices_figure, tokens_figure
 from sb3_attn.viz.occlusion import occlusion_saliency
-from sb3_attn.viz.projection import overlay, pixel_map, to_rgb
+from sb3_attn.viz.projection import amount_scale, overlay, pixel_map, ratio_scale, to_rgb
 from sb3_attn.viz.recorded_weights import ImageGrid, RecordedWeights, TokenPart
 from sb3_attn.viz.recording import Episode, record_episode
 from sb3_attn.viz.report import write_report
@@ -54,7 +61,9 @@ __all__ = [
     "RecordedWeights",
     "TokenPart",
     "WeightSource",
+    "amount_scale",
     "attention_maps",
+    "attention_ratios",
     "attention_video",
     "ball_position",
     "curves_figure",
@@ -66,6 +75,7 @@ __all__ = [
     "overlay",
     "overlays_figure",
     "pixel_map",
+    "ratio_scale",
     "record_episode",
     "save_figure",
     "to_rgb",

@@ -5,6 +5,8 @@ from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -82,8 +84,24 @@ def weight_bar(figure: Figure, axes: Sequence[Axes], recorded: RecordedWeights) 
     :param recorded: the weights that are drawn there
     """
     label = "weight" if recorded.is_distribution else recorded.title
-    largest = _largest(recorded)
-    color_bar(figure, axes, largest, label, extend="max" if recorded.weights.max() > largest else "neither")
+    scale, even = weight_scale(recorded), _even(recorded)
+    color_bar(figure, axes, scale, label, extend="max" if recorded.weights.max() > scale.norm.vmax else "neither", even=even)
+
+
+def weight_scale(recorded: RecordedWeights) -> ScalarMappable:
+    """
+    The colours of a heat map.
+
+    A step that can look back on only a few others puts large weights on them whatever the network does. So the scale ends at
+    the largest weight of those steps that can reach at least half as many tokens as any step can. It goes to twice the even
+    weight at least, so that the noise around even weights does not look like structure.
+
+    :param recorded: the weights that are drawn there
+    """
+    n_reachable = recorded.n_reachable
+    largest = float(recorded.weights[2 * n_reachable >= n_reachable.max()].max())
+    even = _even(recorded)
+    return ScalarMappable(Normalize(0, max(largest, TINY if even is None else min(2 * even, 1.0))), COLORMAP)
 
 
 def draw_tokens(axes: Axes, recorded: RecordedWeights, head: int, mark_parts: bool = True) -> None:
@@ -150,21 +168,15 @@ def _draw_past(axes: Axes, recorded: RecordedWeights, weights: np.ndarray) -> No
 
 
 def _heat_map(axes: Axes, recorded: RecordedWeights, values: np.ndarray, origin: Literal["upper", "lower"] = "upper") -> None:
-    largest = _largest(recorded)
-    axes.imshow(values, aspect="auto", interpolation="nearest", cmap=COLORMAP, vmin=0, vmax=largest, origin=origin)
+    scale = weight_scale(recorded)
+    axes.imshow(values, aspect="auto", interpolation="nearest", cmap=COLORMAP, clim=scale.get_clim(), origin=origin)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _largest(recorded: RecordedWeights) -> float:
-    """
-    The upper end of a heat map's scale.
-
-    A step that can look back on only a few others puts large weights on them whatever the network does. So the scale ends at
-    the largest weight of those steps that can reach at least half as many tokens as any step can.
-    """
-    n_reachable = recorded.n_reachable
-    return max(float(recorded.weights[2 * n_reachable >= n_reachable.max()].max()), TINY)
+def _even(recorded: RecordedWeights) -> float | None:
+    """The weight of each token if all were equal; ``None`` if the weights are not a distribution."""
+    return 1 / max(int(recorded.n_reachable.max()), 1) if recorded.is_distribution else None
 
 
 def token_names(parts: Sequence[TokenPart]) -> list[str]:

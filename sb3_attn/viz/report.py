@@ -6,7 +6,15 @@ from pathlib import Path
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_attn.viz.figures import attention_maps, curves_figure, image_parts, observed_image, occlusion_figure, save_figure
+from sb3_attn.viz.figures import (
+    attention_ratios,
+    curves_figure,
+    entropy_captions,
+    image_parts,
+    observed_image,
+    occlusion_figure,
+    save_figure,
+)
 from sb3_attn.viz.heat_maps import matrices_figure, tokens_figure
 from sb3_attn.viz.occlusion import image_key, occlusion_saliency
 from sb3_attn.viz.recorded_weights import RecordedWeights
@@ -74,15 +82,19 @@ def write_occlusion(model: BaseAlgorithm, episode: Episode, n_observations: int,
     steps = np.unique(np.linspace(0, len(episode) - 1, n_observations).round().astype(int))
     saliency = [occlusion_saliency(model, episode.observation(step), key, state=episode.states[step]) for step in steps]
     images = [observed_image(episode, key, step) for step in steps]
-    maps = _maps(episode.recorded_weights, key)
-    titles = [f"step {step}" for step in steps]
-    save_figure(occlusion_figure(images, saliency, None if maps is None else [maps[step] for step in steps], titles), path)
+    titles, attention = [f"step {step}" for step in steps], _attention(episode.recorded_weights, key)
+    if attention is None:
+        figure = occlusion_figure(images, saliency, titles=titles)
+    else:
+        ratios, captions = attention
+        figure = occlusion_figure(images, saliency, ratios[steps], titles, [captions[step] for step in steps])
+    save_figure(figure, path)
 
 
-def _maps(recorded_weights: Sequence[RecordedWeights], key: str | None) -> np.ndarray | None:
-    """The attention to an image, ``[T, heads, H, W]``, of the first source that attends to it."""
+def _attention(recorded_weights: Sequence[RecordedWeights], key: str | None) -> tuple[np.ndarray, list[list[str]]] | None:
+    """Ratios ``[T, heads, H, W]`` and captions, of the first source that attends to an image."""
     for recorded in recorded_weights:
         for part, _ in image_parts(recorded):
             if part.key == key:
-                return attention_maps(recorded, part)
+                return attention_ratios(recorded, part), entropy_captions(recorded)
     return None
