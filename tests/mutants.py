@@ -464,6 +464,21 @@ products = d_weights * saved.sorted_weights
         """Path(log_path).glob("*/*")""",
         "zoo/test_cli.py",
     ),
+    # ------------------------------------------------------------ pictures
+    Mutant(
+        "pictures: Q-values of the initial memory",
+        "viz/action_scores.py",
+        "network(tensors, network.state_or_initial(repeated, n))[0]",
+        "network(tensors, network.initial_state(n))[0]",
+        "viz/test_action_scores.py",
+    ),
+    Mutant(
+        "pictures: Q-values without their mask",
+        "viz/recording.py",
+        "None if masks is None else masks[:1]",
+        "None",
+        "viz/test_action_scores.py",
+    ),
     # ------------------------------------------------------------ DARQN
     Mutant(
         "darqn: accepts the arguments that it ignores",

@@ -19,8 +19,9 @@ The way from a model to a video, and the module of each step::
     video                  video.py             one frame for each step
 
 ``report.py`` writes all of these for one episode, as ``sb3-attn show`` does; ``callback.py`` draws figures during training.
-Two measurements stand beside this way: ``occlusion.py`` finds what an action depends on, with or without attention, and
-``atari_ball.py`` how much of the attention is on the ball.
+A recording also has what the model says about each action (``action_scores.py``). Two measurements stand beside this way:
+``occlusion.py`` finds what an action depends on, with or without attention, and ``atari_ball.py`` how much of the attention is
+on the ball.
 
 Attention shows what a network takes in, not why it acts: see ``docs/guide/seeing.md``.
 """

@@ -3,18 +3,13 @@
 from typing import Any
 
 import numpy as np
-import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.policies import ActorCriticPolicy
-from torch.distributions import Categorical
 
-from sb3_attn.common.observations import batch_size
 from sb3_attn.extractors.tokenizers import ReceptiveField
-from sb3_attn.recurrent_dqn import RecurrentQNetwork
+from sb3_attn.viz.action_scores import action_scores
 from sb3_attn.viz.projection import pixel_map
 from sb3_attn.viz.recording import evaluation_mode
-from sb3_attn.viz.sources import acting_network
 
 
 def occlusion_saliency(
@@ -62,39 +57,6 @@ def occlusion_saliency(
         ]
     changes = np.abs(np.concatenate(changed) - scores[action])
     return pixel_map(changes, grid, ReceptiveField(patch_size, stride), (height, width), reduce="mean")
-
-
-def action_scores(model: BaseAlgorithm, observations: Any, state: Any = None) -> np.ndarray:
-    """
-    Compute Q-values, or the logarithms of the actions' probabilities.
-
-    :param model: with discrete actions
-    :param observations: as the policy gets them, ``[B, ...]``, or a dict of such arrays
-    :param state: the memory of one environment before the step, repeated for all B observations; ``None`` at an episode's
-        start
-    :return: ``[B, actions]``
-    :raises ValueError: if the policy has neither
-    """
-    policy, network = model.policy, acting_network(model)
-    has_one_action = isinstance(model.action_space, spaces.Discrete)
-    tensors, _ = policy.obs_to_tensor(observations)
-    with th.no_grad():
-        if isinstance(network, RecurrentQNetwork) and has_one_action:
-            n = batch_size(observations)
-            repeated = None if state is None else [np.repeat(array[:1], n, axis=0) for array in state]
-            return network(tensors, network.state_or_initial(repeated, n))[0].float().cpu().numpy()
-        if hasattr(policy, "quantile_net"):
-            return network(tensors).mean(dim=1).float().cpu().numpy()
-        if hasattr(policy, "q_net") and has_one_action:
-            return network(tensors).float().cpu().numpy()
-        if isinstance(policy, ActorCriticPolicy) and not hasattr(policy, "lstm_actor"):
-            distribution = policy.get_distribution(tensors).distribution
-            if isinstance(distribution, Categorical):
-                return distribution.logits.float().cpu().numpy()  # normalised: logarithms of probabilities
-    raise ValueError(
-        f"{type(policy).__name__} with the action space {model.action_space} has no action scores that are known here; use a "
-        "model with one discrete action: DQN, QR-DQN, RecurrentDQN, PPO or A2C."
-    )
 
 
 def image_key(space: spaces.Space) -> tuple[bool, str | None]:

@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from sb3_contrib.common.maskable.utils import get_action_masks
+from sb3_contrib import MaskablePPO
+from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, unwrap_vec_normalize, unwrap_vec_wrapper
 
 from sb3_attn.common.observations import map_obs
+from sb3_attn.viz.action_scores import PROBABILITY, action_scores, score_name
 from sb3_attn.viz.recorded_weights import RecordedWeights
 from sb3_attn.viz.sources import WeightSource, find_sources
 
@@ -34,6 +36,9 @@ class Episode:
     :param n_stack: number of frames stacked in each observation, the newest last
     :param finished: True if the episode ended, False if the recording was cut off
     :param fps: frames per second at which the environment is meant to be watched
+    :param action_scores: Q-values or probabilities of all actions, ``[T, n_actions]``; minus infinity as the Q-value of an
+        invalid one. ``None`` if an action is not one of a few, as SAC's
+    :param score_name: ``"Q-value"`` or ``"probability"``
     """
 
     observations: Any
@@ -46,6 +51,8 @@ class Episode:
     n_stack: int = 1
     finished: bool = False
     fps: float = 10.0
+    action_scores: np.ndarray | None = None
+    score_name: str | None = None
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -62,6 +69,8 @@ class Episode:
         """
         Write weights, actions and rewards to an ``.npz`` file, with the layout of the images that were attended to.
 
+        If there are scores, ``action_scores`` has them, and ``score_name`` says which.
+
         For each source ``<name>`` there are ``<name>/weights`` ``[T, heads, tokens]``, ``<name>/entropy`` (only if it is a
         distribution) and ``<name>/peak`` ``[T, heads]``; if it has rows, all three have an axis for them after the heads.
         For each of its images there are ``<name>/<key>/grid``, ``.../receptive_field`` (size, stride), ``.../image_size`` and
@@ -70,6 +79,8 @@ class Episode:
         :param path: of the file
         """
         arrays = {"actions": self.actions, "rewards": self.rewards}
+        if self.action_scores is not None:
+            arrays |= {"action_scores": self.action_scores, "score_name": np.array(self.score_name)}
         for recorded in self.recorded_weights:
             for quantity in ("weights", "entropy", "peak") if recorded.is_distribution else ("weights", "peak"):
                 arrays[f"{recorded.name}/{quantity}"] = getattr(recorded, quantity)
@@ -148,12 +159,15 @@ class _Recorder:
         self.weights: list[list[np.ndarray]] = [[] for _ in sources]
         self.states: list[Any] = []
         self.probes: list[Any] = []
+        self.score_name = score_name(model)
+        self.scores: list[np.ndarray] = []
         self.finished = False
 
     def run(self, n_steps: int | None, deterministic: bool) -> None:
         normalize = unwrap_vec_normalize(self.env)
         observations: Any = self.env.reset()
         state, starts = None, np.ones(self.env.num_envs, dtype=bool)
+        has_masks = _takes_masks(self.model, self.env)
         while not self.finished and (n_steps is None or len(self.steps) < n_steps):
             # Everything that belongs to the observation is kept before the step, which replaces it
             self.observations.append(first_observation(observations))
@@ -162,9 +176,11 @@ class _Recorder:
                 self.frames.append(np.asarray(self.env.get_images()[0]))
             if self.probe is not None:
                 self.probes.append(self.probe(self.env))
-            masks = {"action_masks": get_action_masks(self.env)} if getattr(self.model, "use_masking", False) else {}
-            actions, next_state = self.model.predict(observations, state, starts, deterministic, **masks)
+            masks = get_action_masks(self.env) if has_masks else None
+            with_masks = {} if masks is None else {"action_masks": masks}
+            actions, next_state = self.model.predict(observations, state, starts, deterministic, **with_masks)
             self._record_weights(observations, state, next_state)
+            self._record_scores(state, masks)
             observations, rewards, starts, _ = self.env.step(actions)
             if normalize is not None:
                 rewards = normalize.get_original_reward()
@@ -176,6 +192,12 @@ class _Recorder:
         with th.no_grad():
             for source, weights in zip(self.sources, self.weights, strict=True):
                 weights.append(source.weights(tensors, state, next_state)[0].float().cpu().numpy())
+
+    def _record_scores(self, state: Any, masks: np.ndarray | None) -> None:
+        if self.score_name is not None:
+            observation = map_obs(lambda array: array[None], self.observations[-1])
+            scores = action_scores(self.model, observation, state, None if masks is None else masks[:1])[0]
+            self.scores.append(np.exp(scores) if self.score_name == PROBABILITY else scores)
 
     def episode(self) -> Episode:
         actions, rewards = zip(*self.steps, strict=True)
@@ -190,6 +212,8 @@ class _Recorder:
             n_stacked(self.env),
             self.finished,
             _fps(self.env),
+            np.stack(self.scores) if self.scores else None,
+            self.score_name,
         )
 
 
@@ -210,6 +234,10 @@ def n_stacked(env: VecEnv) -> int:
     """
     stack = unwrap_vec_wrapper(env, VecFrameStack)
     return 1 if stack is None else int(stack.stacked_obs.n_stack)
+
+
+def _takes_masks(model: BaseAlgorithm, env: VecEnv) -> bool:
+    return bool(getattr(model, "use_masking", isinstance(model, MaskablePPO) and is_masking_supported(env)))
 
 
 def _fps(env: VecEnv) -> float:

@@ -10,7 +10,7 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 
 from sb3_attn.viz import occlusion_figure, occlusion_saliency, record_episode
-from sb3_attn.viz.occlusion import action_scores
+from sb3_attn.viz.action_scores import action_scores
 from tests.helpers.attention import ALGORITHMS, make_env, make_model
 
 
