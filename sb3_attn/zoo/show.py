@@ -38,6 +38,7 @@ def show(arguments: list[str], trust: bool | list[str] = False) -> None:
     parser.add_argument("--steps", type=_positive, default=1000, help="number of steps after which a recording stops (1000)")
     parser.add_argument("--format", choices=FORMATS, default="mp4", help="format of the videos (mp4)")
     parser.add_argument("--fps", type=float, help="frames per second (the environment's)")
+    parser.add_argument("--names", nargs="+", metavar="NAME", help="what the entries of a vector observation are, in order")
     parser.add_argument("--no-render", action="store_true", help="do not render the environment")
     parser.add_argument(
         "--occlusion", type=_positive, metavar="N", help="add occlusion saliency of N observations per episode; for any model"
@@ -45,7 +46,7 @@ def show(arguments: list[str], trust: bool | list[str] = False) -> None:
     args = parser.parse_args(arguments)
     with _sentences("show"):
         model, env = _load(args, trust)
-        sources = [] if args.occlusion and not _attends(model) else find_sources(model)
+        sources = [] if args.occlusion and not args.names and not _attends(model) else find_sources(model, args.names)
         if args.occlusion and not image_key(model.observation_space)[0]:
             raise ValueError(
                 "--occlusion covers parts of an image, and the observations of this model have none; leave it out."
