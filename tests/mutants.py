@@ -1040,6 +1040,13 @@ products = d_weights * saved.sorted_weights
         "1 / (part.stop - part.start)",
         FIGURES,
     ),
+    Mutant(
+        "pictures: text in a page that can end its script",
+        "viz/page.py",
+        '.replace("<", "\\u003c")',
+        "",
+        "viz/test_page.py",
+    ),
 ]
 
 

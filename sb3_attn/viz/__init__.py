@@ -17,6 +17,7 @@ The way from a model to a video, and the module of each step::
       |  attention_video
       v
     video                  video.py             one frame for each step
+    page                   page.py, page.html   the whole episode for a browser, one step at a time
 
 ``report.py`` writes all of these for one episode, as ``sb3-attn show`` does; ``callback.py`` draws figures during training.
 A recording also has what the model says about each action (``action_scores.py``). Two measurements stand beside this way:
@@ -46,6 +47,7 @@ from sb3_attn.viz.figures import (
 )
 from sb3_attn.viz.heat_maps import matrices_figure, tokens_figure
 from sb3_attn.viz.occlusion import occlusion_saliency
+from sb3_attn.viz.page import write_index, write_page
 from sb3_attn.viz.projection import amount_scale, overlay, pixel_map, ratio_scale, to_rgb
 from sb3_attn.viz.recorded_weights import ImageGrid, RecordedWeights, TokenPart
 from sb3_attn.viz.recording import Episode, record_episode
@@ -81,6 +83,8 @@ __all__ = [
     "save_figure",
     "to_rgb",
     "tokens_figure",
+    "write_index",
+    "write_page",
     "write_report",
     "write_video",
 ]

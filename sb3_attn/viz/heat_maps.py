@@ -84,7 +84,7 @@ def weight_bar(figure: Figure, axes: Sequence[Axes], recorded: RecordedWeights) 
     :param recorded: the weights that are drawn there
     """
     label = "weight" if recorded.is_distribution else recorded.title
-    scale, even = weight_scale(recorded), _even(recorded)
+    scale, even = weight_scale(recorded), even_weight(recorded)
     color_bar(figure, axes, scale, label, extend="max" if recorded.weights.max() > scale.norm.vmax else "neither", even=even)
 
 
@@ -100,7 +100,7 @@ def weight_scale(recorded: RecordedWeights) -> ScalarMappable:
     """
     n_reachable = recorded.n_reachable
     largest = float(recorded.weights[2 * n_reachable >= n_reachable.max()].max())
-    even = _even(recorded)
+    even = even_weight(recorded)
     return ScalarMappable(Normalize(0, max(largest, TINY if even is None else min(2 * even, 1.0))), COLORMAP)
 
 
@@ -114,9 +114,10 @@ def draw_tokens(axes: Axes, recorded: RecordedWeights, head: int, mark_parts: bo
     :param mark_parts: draw lines between the parts of a Dict
     """
     axes.set_title(f"head {head + 1}")
-    by_step = recorded.by_step
-    if by_step is not None:
-        _draw_past(axes, recorded, by_step[:, head])
+    if recorded.by_step is not None:
+        _heat_map(axes, recorded, past_map(recorded, head).T, origin="lower")
+        axes.set_facecolor("lightgrey")  # shows where the heat map is masked
+        axes.set_ylabel("past step")
         return
     _heat_map(axes, recorded, recorded.weights[:, head].T)
     names, first_part = token_names(recorded.parts), recorded.parts[0]
@@ -155,16 +156,20 @@ def draw_matrix(axes: Axes, recorded: RecordedWeights, step: int, head: int) -> 
         axes.set_xticks(range(len(rows.names)), rows.names, fontsize="small", rotation=90)
 
 
-def _draw_past(axes: Axes, recorded: RecordedWeights, weights: np.ndarray) -> None:
-    """Draw weights ``[T, T]`` of present steps, from left to right, on past steps, from bottom to top."""
+def past_map(recorded: RecordedWeights, head: int) -> np.ma.MaskedArray:
+    """
+    The weights of present steps on past steps, ``[T, T]``, masked where a step cannot look.
+
+    :param recorded: the weights of an episode, which has them by step
+    :param head: 0 is the first
+    """
+    by_step, newest_age = recorded.by_step, recorded.parts[0].newest_age
+    assert by_step is not None and newest_age is not None, "the callers have checked"
+    weights = by_step[:, head]
     present, past = np.indices(weights.shape)
-    newest_age = recorded.parts[0].newest_age
-    assert newest_age is not None, "only then there are weights by step"
     slots_ago = present - newest_age - past  # 0 for the last slot, which is step t - newest
     out_of_reach = (slots_ago < 0) | (slots_ago >= recorded.weights.shape[-1])  # still to come, or too long ago
-    _heat_map(axes, recorded, np.ma.masked_where(out_of_reach, weights).T, origin="lower")
-    axes.set_facecolor("lightgrey")  # shows where the heat map is masked
-    axes.set_ylabel("past step")
+    return np.ma.masked_where(out_of_reach, weights)
 
 
 def _heat_map(axes: Axes, recorded: RecordedWeights, values: np.ndarray, origin: Literal["upper", "lower"] = "upper") -> None:
@@ -174,8 +179,13 @@ def _heat_map(axes: Axes, recorded: RecordedWeights, values: np.ndarray, origin:
         axis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _even(recorded: RecordedWeights) -> float | None:
-    """The weight of each token if all were equal; ``None`` if the weights are not a distribution."""
+def even_weight(recorded: RecordedWeights) -> float | None:
+    """
+    The weight of each token if all were equal.
+
+    :param recorded: the weights of an episode
+    :return: ``None`` if they are not a distribution
+    """
     return 1 / max(int(recorded.n_reachable.max()), 1) if recorded.is_distribution else None
 
 

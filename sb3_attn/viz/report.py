@@ -17,25 +17,32 @@ from sb3_attn.viz.figures import (
 )
 from sb3_attn.viz.heat_maps import matrices_figure, tokens_figure
 from sb3_attn.viz.occlusion import image_key, occlusion_saliency
+from sb3_attn.viz.page import write_page
 from sb3_attn.viz.recorded_weights import RecordedWeights
 from sb3_attn.viz.recording import Episode
 from sb3_attn.viz.video import attention_video, write_video
 
+#: In place of a video's format: no videos and figures
+PAGE = "html"
+
 
 def write_report(episode: Episode, folder: Path, name: str, video_format: str = "mp4", fps: float | None = None) -> None:
     """
-    Write an episode's weights, and for each source a video and figures.
+    Write an episode's weights, a page to step through it, and for each source a video and figures.
 
-    The files are ``<name>.npz``, ``<name>_<source>.mp4``, and ``<name>_<source>_tokens.png`` and ``..._curves.png``, or
-    ``..._matrices.png`` for a source with rows. A source that is not a distribution has no curves.
+    The files are ``<name>.npz``, ``<name>.html``, ``<name>_<source>.mp4``, and ``<name>_<source>_tokens.png`` and
+    ``..._curves.png``, or ``..._matrices.png`` for a source with rows. A source that is not a distribution has no curves.
 
     :param episode: a recording
     :param folder: an existing folder
     :param name: the beginning of all file names
-    :param video_format: ``"mp4"`` or ``"gif"``
+    :param video_format: ``"mp4"``, ``"gif"``, or ``"html"`` for the page and the weights alone
     :param fps: frames per second; ``None`` takes the environment's
     """
     episode.save(folder / f"{name}.npz")
+    write_page(folder / f"{name}.html", episode, name, fps)
+    if video_format == PAGE:
+        return
     for recorded in episode.recorded_weights:
         stem = f"{name}_{recorded.name}"
         write_video(folder / f"{stem}.{video_format}", attention_video(episode, recorded), fps or episode.fps)

@@ -15,8 +15,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_attn.recurrent_dqn.safe_loading import RefusedFileError
 from sb3_attn.viz.atari_ball import ball_game, measure_ball_attention
 from sb3_attn.viz.occlusion import image_key
+from sb3_attn.viz.page import write_index
 from sb3_attn.viz.recording import record_episode, wrap_env
-from sb3_attn.viz.report import summary, write_occlusion, write_report
+from sb3_attn.viz.report import PAGE, summary, write_occlusion, write_report
 from sb3_attn.viz.sources import find_sources
 from sb3_attn.viz.video import FORMATS
 from sb3_attn.zoo.loading import LOADABLE, load_model, make_env, model_path
@@ -36,7 +37,9 @@ def show(arguments: list[str], trust: bool | list[str] = False) -> None:
     parser.add_argument("--out", type=Path, default=Path("show"), help="folder to write to (show)")
     parser.add_argument("--episodes", type=_positive, default=1, help="number of episodes (1)")
     parser.add_argument("--steps", type=_positive, default=1000, help="number of steps after which a recording stops (1000)")
-    parser.add_argument("--format", choices=FORMATS, default="mp4", help="format of the videos (mp4)")
+    parser.add_argument(
+        "--format", choices=[*FORMATS, PAGE], default="mp4", help="format of the videos, or html for pages alone (mp4)"
+    )
     parser.add_argument("--fps", type=float, help="frames per second (the environment's)")
     parser.add_argument("--names", nargs="+", metavar="NAME", help="what the entries of a vector observation are, in order")
     parser.add_argument("--no-render", action="store_true", help="do not render the environment")
@@ -52,16 +55,21 @@ def show(arguments: list[str], trust: bool | list[str] = False) -> None:
                 "--occlusion covers parts of an image, and the observations of this model have none; leave it out."
             )
         args.out.mkdir(parents=True, exist_ok=True)
+        pages = []
         for number in range(1, args.episodes + 1):
             render = not args.no_render
             episode = record_episode(model, env, args.steps, not args.stochastic, sources, render=render)
             ended = "" if episode.finished else " (cut off)"
-            print(f"Episode {number}: {len(episode)} steps{ended}, return {episode.rewards.sum():g}")
+            heading = f"Episode {number}: {len(episode)} steps{ended}, return {episode.rewards.sum():g}"
+            print(heading)
+            pages.append((f"episode_{number}.html", heading))
             write_report(episode, args.out, f"episode_{number}", args.format, args.fps)
             for line in summary(episode):
                 print(f"  {line}")
             if args.occlusion:
                 write_occlusion(model, episode, args.occlusion, args.out / f"episode_{number}_occlusion.png")
+        if len(pages) > 1:
+            write_index(args.out / "index.html", f"{args.model.name} in {args.env}", pages)
         env.close()
     print(f"Written to {args.out}/")
 

@@ -69,6 +69,7 @@ def test_arguments_reach_the_environment_and_the_recording(tmp_path):
     for number in (1, 2):
         with np.load(out / f"episode_{number}.npz") as arrays:
             assert len(arrays["rewards"]) == 2
+        assert f'href="episode_{number}.html"' in (out / "index.html").read_text(encoding="utf-8")
 
 
 def test_a_memory_is_shown(tmp_path, capsys):
@@ -80,7 +81,7 @@ def test_a_memory_is_shown(tmp_path, capsys):
     written = {"read": ("curves", "tokens"), "write": ("curves", "tokens"), "usage": ("tokens",), "link": ("matrices",)}
     pictures = {f"episode_1_memory_{name}_{kind}.png" for name, kinds in written.items() for kind in kinds}
     videos = {f"episode_1_memory_{name}.gif" for name in written}
-    assert {file.name for file in (tmp_path / "core").iterdir()} == {"episode_1.npz", *pictures, *videos}
+    assert {file.name for file in (tmp_path / "core").iterdir()} == {"episode_1.npz", "episode_1.html", *pictures, *videos}
     with imageio.get_reader(tmp_path / "core" / "episode_1_memory_link.gif") as reader:
         assert len(list(reader)) == 4
 
@@ -97,7 +98,8 @@ def test_a_memory_over_frames_is_shown(tmp_path):
 
 def test_frames_are_stacked_as_the_model_saw_them(tmp_path):
     path = save(tmp_path, env=VecFrameStack(make_vec_env(SEARCH), 3))
-    assert cli.main(["show", path, "--env", SEARCH, "--out", str(tmp_path / "out")]) == 0
+    assert cli.main(["show", path, "--env", SEARCH, "--out", str(tmp_path / "out"), "--format", "html"]) == 0
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"episode_1.npz", "episode_1.html"}
 
 
 def test_statistics_of_vec_normalize(tmp_path):
@@ -174,7 +176,11 @@ def test_a_model_without_attention_has_occlusion_saliency_only(tmp_path, capsys)
         arguments
     )
     assert cli.main([*map(str, arguments), "--occlusion", "1"]) == 0
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["episode_1.npz", "episode_1_occlusion.png"]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
+        "episode_1.html",
+        "episode_1.npz",
+        "episode_1_occlusion.png",
+    ]
     path = save(tmp_path, RecurrentDQN, CHAIN, policy_kwargs=dict(core="gru"))
     assert "and its GRUCore has no slots to look into" in fails(["show", path, "--env", CHAIN, "--out", tmp_path / "out"])
     path = save(tmp_path, env="CartPole-v1", policy_kwargs=None)
