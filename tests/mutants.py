@@ -479,6 +479,13 @@ products = d_weights * saved.sorted_weights
         "None",
         "viz/test_action_scores.py",
     ),
+    Mutant(
+        "pictures: states before their observations",
+        "viz/recording.py",
+        "[*self.states[1:], self.last_state]",
+        "[self.states[1], *self.states[1:]]",
+        "viz/test_episode_figures.py",
+    ),
     # ------------------------------------------------------------ DARQN
     Mutant(
         "darqn: accepts the arguments that it ignores",
@@ -1043,7 +1050,7 @@ products = d_weights * saved.sorted_weights
     Mutant(
         "pictures: text in a page that can end its script",
         "viz/page.py",
-        '.replace("<", "\\u003c")',
+        '.replace("<", "\\\\u003c")',
         "",
         "viz/test_page.py",
     ),

@@ -20,7 +20,8 @@ The way from a model to a video, and the module of each step::
     page                   page.py, page.html   the whole episode for a browser, one step at a time
 
 ``report.py`` writes all of these for one episode, as ``sb3-attn show`` does; ``callback.py`` draws figures during training.
-A recording also has what the model says about each action (``action_scores.py``). Two measurements stand beside this way:
+A recording also has what the model says about each action (``action_scores.py``) and what its recurrent memory holds
+(``recurrent_states.py``); ``episode_figures.py`` draws both. Two measurements stand beside this way:
 ``occlusion.py`` finds what an action depends on, with or without attention, and ``atari_ball.py`` how much of the attention is
 on the ball.
 
@@ -37,6 +38,7 @@ except ModuleNotFoundError as error:
 
 from sb3_attn.viz.atari_ball import BallAttention, ball_position, measure_ball_attention
 from sb3_attn.viz.callback import AttentionFiguresCallback
+from sb3_attn.viz.episode_figures import states_figure, values_figure
 from sb3_attn.viz.figures import (
     attention_maps,
     attention_ratios,
@@ -81,8 +83,10 @@ __all__ = [
     "ratio_scale",
     "record_episode",
     "save_figure",
+    "states_figure",
     "to_rgb",
     "tokens_figure",
+    "values_figure",
     "write_index",
     "write_page",
     "write_report",

@@ -12,6 +12,7 @@ from sb3_attn.viz.figures import image_parts
 from sb3_attn.viz.projection import coverage
 from sb3_attn.viz.recorded_weights import ImageGrid, RecordedWeights
 from sb3_attn.viz.recording import record_episode
+from sb3_attn.viz.sources import find_sources
 
 #: Height and width of Atari's frame
 FRAME_SIZE = (210, 160)
@@ -118,10 +119,11 @@ def measure_ball_attention(
     :raises ValueError: if the game is neither, the model has no attention over an image, or no ball was ever in play
     """
     _ball(game)
+    sources = find_sources(model)
     episodes: list[list[RecordedWeights]] = []
     rams: list[np.ndarray] = []
     while len(rams) < n_steps:
-        episode = record_episode(model, env, n_steps - len(rams), deterministic, render=False, probe=_ram)
+        episode = record_episode(model, env, n_steps - len(rams), deterministic, sources, render=False, probe=_ram)
         episodes.append(episode.recorded_weights)
         rams += episode.probes
     positions = [ball_position(game, ram) for ram in rams]

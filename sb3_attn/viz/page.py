@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 
 from sb3_attn.viz.action_scores import PROBABILITY
+from sb3_attn.viz.episode_figures import order_of_units, state_scale
 from sb3_attn.viz.figures import entropy_captions, frames_are_observed, image_parts, observed_image, overlay_ratios
 from sb3_attn.viz.heat_maps import MAX_NAMES, even_weight, past_map, token_names, weight_scale
 from sb3_attn.viz.recorded_weights import RecordedWeights
@@ -42,7 +43,10 @@ def write_page(path: str | Path, episode: Episode, title: str, fps: float | None
         returns=_numbers(episode.rewards.cumsum()),
         scores=_scores(episode),
         panels=_panels(episode),
-        maps=[found for recorded in episode.recorded_weights for found in _maps(recorded)],
+        maps=[
+            *(_states(name, states) for name, states in episode.recurrent_states.items()),
+            *(found for recorded in episode.recorded_weights for found in _maps(recorded)),
+        ],
     )
     # Within a script element only "<" could end it
     text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
@@ -156,6 +160,21 @@ def _maps(recorded: RecordedWeights) -> Iterable[dict[str, Any]]:
             captions=[_largest(step, names) for step in weights],
             scale=_scale(scale, even_weight(recorded)),
         )
+
+
+def _states(name: str, states: np.ndarray) -> dict[str, Any]:
+    """The heat map of a recurrent memory's units, in the colours and the order of ``states_figure``."""
+    scale, order = state_scale(states), order_of_units(states)
+    largest = float(scale.get_clim()[1] or 0)
+    bar = _uri(_colours(scale, np.linspace(-largest, largest, 256)[None]))
+    return dict(
+        title=f"state: {name}, unit by step",
+        image=_uri(_colours(scale, states[:, order].T)),
+        names=[f"{states.shape[1]} units"],
+        height=HEIGHT,
+        captions=[f"root mean square {np.sqrt(np.square(step).mean()):.3g}" for step in states],
+        scale=dict(image=bar, ticks=[(0, f"{-largest:.3g}"), (0.5, "0"), (1, f"{largest:.3g}")], even=None),
+    )
 
 
 def _head_title(recorded: RecordedWeights, head: int) -> str:

@@ -18,7 +18,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, unwrap_vec_n
 from sb3_attn.common.observations import map_obs
 from sb3_attn.viz.action_scores import PROBABILITY, action_scores, score_name
 from sb3_attn.viz.recorded_weights import RecordedWeights
-from sb3_attn.viz.sources import WeightSource, find_sources
+from sb3_attn.viz.recurrent_states import recurrent_states
+from sb3_attn.viz.sources import WeightSource, all_sources
 
 
 @dataclass
@@ -39,6 +40,8 @@ class Episode:
     :param action_scores: Q-values or probabilities of all actions, ``[T, n_actions]``; minus infinity as the Q-value of an
         invalid one. ``None`` if an action is not one of a few, as SAC's
     :param score_name: ``"Q-value"`` or ``"probability"``
+    :param recurrent_states: the units of a recurrent memory after each step's observation, ``[T, units]``, by names such as
+        ``"hidden"`` and ``"cell, layer 2"``; empty without a memory, and for a memory with slots
     """
 
     observations: Any
@@ -53,6 +56,7 @@ class Episode:
     fps: float = 10.0
     action_scores: np.ndarray | None = None
     score_name: str | None = None
+    recurrent_states: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -69,7 +73,8 @@ class Episode:
         """
         Write weights, actions and rewards to an ``.npz`` file, with the layout of the images that were attended to.
 
-        If there are scores, ``action_scores`` has them, and ``score_name`` says which.
+        If there are scores, ``action_scores`` has them, and ``score_name`` says which. The units of a recurrent memory are
+        called ``states/<name>``.
 
         For each source ``<name>`` there are ``<name>/weights`` ``[T, heads, tokens]``, ``<name>/entropy`` (only if it is a
         distribution) and ``<name>/peak`` ``[T, heads]``; if it has rows, all three have an axis for them after the heads.
@@ -81,6 +86,7 @@ class Episode:
         arrays = {"actions": self.actions, "rewards": self.rewards}
         if self.action_scores is not None:
             arrays |= {"action_scores": self.action_scores, "score_name": np.array(self.score_name)}
+        arrays |= {f"states/{name}": units for name, units in self.recurrent_states.items()}
         for recorded in self.recorded_weights:
             for quantity in ("weights", "entropy", "peak") if recorded.is_distribution else ("weights", "peak"):
                 arrays[f"{recorded.name}/{quantity}"] = getattr(recorded, quantity)
@@ -102,7 +108,7 @@ def record_episode(
     probe: Callable[[VecEnv], Any] | None = None,
 ) -> Episode:
     """
-    Let a model act for one episode, in the first environment of a vectorised one, and record its weights.
+    Let a model act for one episode, in the first environment of a vectorised one, and record its weights, states and scores.
 
     The model stays as it was: no hooks are added, and nothing is stored on its modules. The statistics of a ``VecNormalize``
     are not updated.
@@ -115,11 +121,11 @@ def record_episode(
     :param render: keep rendered frames, if the environment renders arrays
     :param probe: called with the environment before each step; its results are kept in ``Episode.probes``
     :return: the episode
-    :raises ValueError: if the model has no source of weights, or the environment's spaces are not the model's
+    :raises ValueError: if the environment's spaces are not the model's
     """
     if n_steps is not None and n_steps < 1:
         raise ValueError(f"n_steps={n_steps} records nothing; give at least 1, or None for the whole episode.")
-    sources = find_sources(model) if sources is None else sources
+    sources = all_sources(model) if sources is None else sources
     vec_env = wrap_env(model, env)
     render = render and vec_env.render_mode == "rgb_array"
     recorder = _Recorder(model, vec_env, sources, render, probe)
@@ -158,6 +164,7 @@ class _Recorder:
         self.steps: list[tuple[Any, float]] = []
         self.weights: list[list[np.ndarray]] = [[] for _ in sources]
         self.states: list[Any] = []
+        self.last_state: Any = None
         self.probes: list[Any] = []
         self.score_name = score_name(model)
         self.scores: list[np.ndarray] = []
@@ -185,7 +192,8 @@ class _Recorder:
             if normalize is not None:
                 rewards = normalize.get_original_reward()
             self.steps.append((actions[0], float(rewards[0])))
-            state, self.finished = next_state, bool(starts[0])
+            self.last_state = state = next_state
+            self.finished = bool(starts[0])
 
     def _record_weights(self, observations: Any, state: Any, next_state: Any) -> None:
         tensors, _ = self.model.policy.obs_to_tensor(observations)
@@ -214,6 +222,7 @@ class _Recorder:
             _fps(self.env),
             np.stack(self.scores) if self.scores else None,
             self.score_name,
+            recurrent_states(self.model, [*self.states[1:], self.last_state]),
         )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from sb3_attn.viz.episode_figures import states_figure, values_figure
 from sb3_attn.viz.figures import (
     attention_ratios,
     curves_figure,
@@ -28,10 +29,11 @@ PAGE = "html"
 
 def write_report(episode: Episode, folder: Path, name: str, video_format: str = "mp4", fps: float | None = None) -> None:
     """
-    Write an episode's weights, a page to step through it, and for each source a video and figures.
+    Write an episode's numbers and figures, a page to step through it, and for each source of weights a video and figures.
 
-    The files are ``<name>.npz``, ``<name>.html``, ``<name>_<source>.mp4``, and ``<name>_<source>_tokens.png`` and
-    ``..._curves.png``, or ``..._matrices.png`` for a source with rows. A source that is not a distribution has no curves.
+    The files are ``<name>.npz``, ``<name>.html``, ``<name>_values.png`` and, with a recurrent memory, ``<name>_states.png``;
+    for each source ``<name>_<source>.mp4``, and ``<name>_<source>_tokens.png`` and ``..._curves.png``, or
+    ``..._matrices.png`` for one with rows. A source that is not a distribution has no curves.
 
     :param episode: a recording
     :param folder: an existing folder
@@ -43,6 +45,9 @@ def write_report(episode: Episode, folder: Path, name: str, video_format: str = 
     write_page(folder / f"{name}.html", episode, name, fps)
     if video_format == PAGE:
         return
+    save_figure(values_figure(episode), folder / f"{name}_values.png")
+    if episode.recurrent_states:
+        save_figure(states_figure(episode), folder / f"{name}_states.png")
     for recorded in episode.recorded_weights:
         stem = f"{name}_{recorded.name}"
         write_video(folder / f"{stem}.{video_format}", attention_video(episode, recorded), fps or episode.fps)

@@ -299,9 +299,20 @@ def _over_frames(weights: th.Tensor, newest_age: int, n_frames: int) -> th.Tenso
 SOURCES: list[type[WeightSource]] = [ExtractorAttention, CoreAttention, CoreMemoryWeights, ExtractorMemoryWeights]
 
 
+def all_sources(model: BaseAlgorithm) -> list[WeightSource]:
+    """
+    Everything that a model attends with, and everything that its memories read and write.
+
+    :param model: of any of SB3's algorithms, or of ours
+    :return: the sources, possibly none
+    """
+    network = acting_network(model)
+    return [source for kind in SOURCES for source in kind.from_network(network)]
+
+
 def find_sources(model: BaseAlgorithm, entry_names: Sequence[str] | None = None) -> list[WeightSource]:
     """
-    Find everything that a model attends with, and everything that its memories read and write.
+    Find the same where a model without them is of no use.
 
     :param model: of any of SB3's algorithms, or of ours
     :param entry_names: what the entries of a vector observation are, of all vectors in the order of a Dict; ``None`` numbers
@@ -309,10 +320,9 @@ def find_sources(model: BaseAlgorithm, entry_names: Sequence[str] | None = None)
     :return: one or more sources
     :raises ValueError: if there is none, or the names are not as many as the entries that are attended to
     """
-    network = acting_network(model)
-    sources = [source for kind in SOURCES for source in kind.from_network(network)]
+    sources = all_sources(model)
     if not sources:
-        raise ValueError(_nothing_to_show(model, network))
+        raise ValueError(_nothing_to_show(model, acting_network(model)))
     if entry_names is not None:
         _name_entries(sources, entry_names)
     return sources
@@ -368,7 +378,7 @@ def _nothing_to_show(model: BaseAlgorithm, network: Any) -> str:
         if isinstance(part, RecurrentQNetwork | MemoryExtractor):
             found += f", and its {type(part.core).__name__} has no slots to look into"
     if isinstance(network, RecurrentQNetwork):
-        found += ", only states, which record_episode(model, env, sources=[]).states keeps"
+        found += ", only states, which record_episode(model, env).recurrent_states keeps"
     with_slots = [name for name, core in CORES.items() if core.weights_info]
     extractors = [name for name, extractor in CORE_EXTRACTORS.items() if extractor.default_core in with_slots]
     return (

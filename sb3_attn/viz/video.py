@@ -69,7 +69,10 @@ def attention_video(episode: Episode, recorded: RecordedWeights | None = None) -
     :param episode: a recording
     :param recorded: one of the episode's ``recorded_weights``; ``None`` takes the first
     :return: an iterator over RGB images, uint8 ``[height, width, 3]``
+    :raises ValueError: if the episode has no weights
     """
+    if recorded is None and not episode.recorded_weights:
+        raise ValueError("The episode has no weights to show; draw values_figure or states_figure, or record another model.")
     recorded = episode.recorded_weights[0] if recorded is None else recorded
     if recorded.rows is not None:
         drawn = _matrix_panels(episode, recorded)

@@ -33,7 +33,7 @@ def show(arguments: list[str], trust: bool | list[str] = False) -> None:
     :param trust: as for ``RecurrentDQN.load``, for all files
     :raises SystemExit: with a sentence for the user, if the arguments, the model and the environment do not fit
     """
-    parser = _parser("show", "Record a saved model and show what it attends to and remembers.")
+    parser = _parser("show", "Record a saved model and show what it attends to, remembers and expects.")
     parser.add_argument("--out", type=Path, default=Path("show"), help="folder to write to (show)")
     parser.add_argument("--episodes", type=_positive, default=1, help="number of episodes (1)")
     parser.add_argument("--steps", type=_positive, default=1000, help="number of steps after which a recording stops (1000)")
@@ -49,7 +49,7 @@ def show(arguments: list[str], trust: bool | list[str] = False) -> None:
     args = parser.parse_args(arguments)
     with _sentences("show"):
         model, env = _load(args, trust)
-        sources = [] if args.occlusion and not args.names and not _attends(model) else find_sources(model, args.names)
+        sources = find_sources(model, args.names) if args.names else None
         if args.occlusion and not image_key(model.observation_space)[0]:
             raise ValueError(
                 "--occlusion covers parts of an image, and the observations of this model have none; leave it out."
@@ -126,12 +126,6 @@ def _sentences(name: str) -> Any:
         raise  # the command line has a sentence for it
     except (ValueError, FileNotFoundError, gym.error.Error) as error:
         raise SystemExit(f"sb3-attn {name}: {error}") from error
-
-
-def _attends(model: BaseAlgorithm) -> bool:
-    with contextlib.suppress(ValueError):
-        return bool(find_sources(model))
-    return False
 
 
 def _load(args: argparse.Namespace, trust: bool | list[str]) -> tuple[BaseAlgorithm, VecEnv]:

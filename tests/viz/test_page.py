@@ -70,6 +70,16 @@ def test_memories_have_heat_maps_and_matrices(tmp_path):
     assert data["maps"][0]["scale"]["even"] is not None and data["maps"][-1]["scale"]["even"] is None
 
 
+def test_recurrent_states_have_heat_maps(tmp_path):
+    env = make_env("vector")
+    model = RecurrentDQN("MlpPolicy", env, policy_kwargs=dict(core_kwargs=dict(hidden_size=8)), buffer_size=400, device="cpu")
+    episode = record_episode(model, env)
+    data = data_of(write_page(tmp_path / "page.html", episode, "lstm"))
+    assert [heat_map["title"] for heat_map in data["maps"]] == ["state: hidden, unit by step", "state: cell, unit by step"]
+    size = np.sqrt(np.square(episode.recurrent_states["cell"][3]).mean())
+    assert data["maps"][1]["captions"][3] == f"root mean square {size:.3g}"
+
+
 def test_an_index_lists_pages(tmp_path):
     text = write_index(tmp_path / "index.html", "<b>", [("episode_1.html", "Episode 1 <i>")]).read_text(encoding="utf-8")
     assert '<a href="episode_1.html">Episode 1 &lt;i&gt;</a>' in text and "<b>" not in text

@@ -15,7 +15,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 
 from sb3_attn import HardAttentionExtractor, RecurrentDQN, SelfAttentionExtractor
-from sb3_attn.viz import SOURCES, TokenPart, WeightSource, find_sources, record_episode
+from sb3_attn.viz import SOURCES, TokenPart, WeightSource, attention_video, find_sources, record_episode
 from sb3_attn.viz.sources import acting_network, features_extractor
 from tests.helpers.attention import ALGORITHMS, LENGTH, Rendered, make_darqn, make_env, make_model
 
@@ -174,11 +174,14 @@ def test_a_new_source_is_found(monkeypatch):
     assert episode.recorded_weights[1].weights.shape == (LENGTH, 1, 8)
 
 
-def test_a_model_without_attention_is_refused_with_a_remedy():
+def test_a_model_without_attention_is_recorded_without_weights():
     model = make_model(DQN, make_env("vector"), FlattenExtractor)
+    episode = record_episode(model, make_env("vector"))
+    assert episode.recorded_weights == [] and episode.action_scores is not None
+    with pytest.raises(ValueError, match="has no weights to show; draw values_figure"):
+        next(iter(attention_video(episode)))
     with pytest.raises(ValueError, match=r"This DQN has no attention .* extractor is FlattenExtractor; train it with .*Soft"):
-        record_episode(model, make_env("vector"))
-    assert record_episode(model, make_env("vector"), sources=[]).recorded_weights == []
+        find_sources(model)
 
 
 def test_an_environment_or_length_that_does_not_fit_is_refused():

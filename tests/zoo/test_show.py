@@ -52,7 +52,14 @@ def test_a_plain_model_is_shown(algorithm, tmp_path, capsys):
     assert cli.main(arguments) == 0
     output = capsys.readouterr().out
     assert "Episode 1: 1 steps" in output and "entropy" in output
-    for ending in (".npz", "_attention.mp4", "_attention_curves.png", "_attention_tokens.png", "_occlusion.png"):
+    for ending in (
+        ".npz",
+        "_attention.mp4",
+        "_attention_curves.png",
+        "_attention_tokens.png",
+        "_occlusion.png",
+        "_values.png",
+    ):
         assert (tmp_path / "out" / f"episode_1{ending}").stat().st_size > 0
 
 
@@ -81,7 +88,13 @@ def test_a_memory_is_shown(tmp_path, capsys):
     written = {"read": ("curves", "tokens"), "write": ("curves", "tokens"), "usage": ("tokens",), "link": ("matrices",)}
     pictures = {f"episode_1_memory_{name}_{kind}.png" for name, kinds in written.items() for kind in kinds}
     videos = {f"episode_1_memory_{name}.gif" for name in written}
-    assert {file.name for file in (tmp_path / "core").iterdir()} == {"episode_1.npz", "episode_1.html", *pictures, *videos}
+    assert {file.name for file in (tmp_path / "core").iterdir()} == {
+        "episode_1.npz",
+        "episode_1.html",
+        "episode_1_values.png",
+        *pictures,
+        *videos,
+    }
     with imageio.get_reader(tmp_path / "core" / "episode_1_memory_link.gif") as reader:
         assert len(list(reader)) == 4
 
@@ -169,20 +182,14 @@ def test_errors_end_the_command_with_a_sentence(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_without_attention_has_occlusion_saliency_only(tmp_path, capsys):
+def test_a_model_without_attention_is_shown(tmp_path):
     path = save(tmp_path, policy="CnnPolicy", policy_kwargs=None)
-    arguments = ["show", path, "--env", SEARCH, "--out", tmp_path / "out"]
-    assert "This DQN has no attention and no memory to show: its features extractor is NatureCNN; train it with" in fails(
-        arguments
-    )
-    assert cli.main([*map(str, arguments), "--occlusion", "1"]) == 0
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
-        "episode_1.html",
-        "episode_1.npz",
-        "episode_1_occlusion.png",
-    ]
+    assert cli.main(["show", path, "--env", SEARCH, "--out", str(tmp_path / "dqn"), "--occlusion", "1"]) == 0
     path = save(tmp_path, RecurrentDQN, CHAIN, policy_kwargs=dict(core="gru"))
-    assert "and its GRUCore has no slots to look into" in fails(["show", path, "--env", CHAIN, "--out", tmp_path / "out"])
+    assert cli.main(["show", path, "--env", CHAIN, "--out", str(tmp_path / "gru")]) == 0
+    for name, endings in {"dqn": ("occlusion", "values"), "gru": ("states", "values")}.items():
+        written = {"episode_1.npz", "episode_1.html", *(f"episode_1_{ending}.png" for ending in endings)}
+        assert {file.name for file in (tmp_path / name).iterdir()} == written
     path = save(tmp_path, env="CartPole-v1", policy_kwargs=None)
     assert "have none; leave it out" in fails(["show", path, "--env", "CartPole-v1", "--occlusion", "1"])
 
