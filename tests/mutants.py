@@ -486,6 +486,13 @@ products = d_weights * saved.sorted_weights
         "[self.states[1], *self.states[1:]]",
         "viz/test_episode_figures.py",
     ),
+    Mutant(
+        "show: a module that a run names",
+        "zoo/saved_models.py",
+        "    check_env_id(env_id, trust)\n",
+        "",
+        "zoo/test_saved_models.py",
+    ),
     # ------------------------------------------------------------ DARQN
     Mutant(
         "darqn: accepts the arguments that it ignores",

@@ -54,7 +54,12 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "numpy.random.bit_generator": ("SeedSequence", "__pyx_unpickle_SeedSequence"),
     "rl_zoo3.utils": ("SimpleLinearSchedule",),
     "sb3_contrib.ars.policies": ("ARSLinearPolicy", "ARSPolicy"),
-    "sb3_contrib.common.maskable.policies": ("MaskableActorCriticPolicy", "MaskableActorCriticCnnPolicy"),
+    "sb3_contrib.common.maskable.buffers": ("MaskableDictRolloutBuffer", "MaskableRolloutBuffer"),
+    "sb3_contrib.common.maskable.policies": (
+        "MaskableActorCriticPolicy",
+        "MaskableActorCriticCnnPolicy",
+        "MaskableMultiInputActorCriticPolicy",
+    ),
     "sb3_contrib.common.recurrent.policies": (
         "RecurrentActorCriticPolicy",
         "RecurrentActorCriticCnnPolicy",

@@ -42,6 +42,7 @@ from sb3_attn.viz.episode_figures import states_figure, values_figure
 from sb3_attn.viz.figures import (
     attention_maps,
     attention_ratios,
+    contact_sheet_figure,
     curves_figure,
     occlusion_figure,
     overlays_figure,
@@ -71,6 +72,7 @@ __all__ = [
     "attention_ratios",
     "attention_video",
     "ball_position",
+    "contact_sheet_figure",
     "curves_figure",
     "find_sources",
     "matrices_figure",

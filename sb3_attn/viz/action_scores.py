@@ -68,7 +68,8 @@ def _q_values(model: Any, tensors: PyTorchObs, state: Any, action_masks: np.ndar
     values = network(tensors, network.state_or_initial(repeated, n))[0]
     if model.value_rescaling:
         values = td.signed_parabolic(values)
-    return network.components.mask(values, None if action_masks is None else th.as_tensor(action_masks, device=values.device))
+    masks = None if action_masks is None else th.as_tensor(action_masks, dtype=th.bool, device=values.device)
+    return network.components.mask(values, masks)
 
 
 def _log_probabilities(model: Any, tensors: PyTorchObs, state: Any, action_masks: np.ndarray | None) -> th.Tensor:

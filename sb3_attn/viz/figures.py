@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 
 from sb3_attn.viz.projection import amount_scale, overlay, pixel_map, ratio_scale, to_rgb
@@ -58,8 +59,14 @@ def show_image(axes: Axes, image: np.ndarray, title: str) -> None:
 
 
 def color_bar(
-    figure: Figure, axes: Sequence[Axes], scale: ScalarMappable, label: str, extend: str = "neither", even: float | None = None
-) -> None:
+    figure: Figure,
+    axes: Sequence[Axes],
+    scale: ScalarMappable,
+    label: str,
+    extend: str = "neither",
+    even: float | None = None,
+    **options: Any,
+) -> Colorbar:
     """
     Add the scale of overlays or heat maps.
 
@@ -69,28 +76,35 @@ def color_bar(
     :param label: what the values are
     :param extend: ``"max"`` if some values are larger than the scale's, ``"both"`` if others are also smaller
     :param even: the value that even weights would have, which is marked; ``None`` if there is none
+    :param options: further arguments of ``Figure.colorbar``
+    :return: the scale
     """
-    bar = figure.colorbar(scale, ax=list(axes), label=label, shrink=0.85, extend=extend)
-    if even is not None:
+    bar = figure.colorbar(scale, ax=list(axes), label=label, extend=extend, **(dict(shrink=0.85) | options))
+    if even is not None and bar.orientation == "vertical":
         bar.ax.axhline(even, color="tab:cyan", linewidth=1.5)
-        place: Any = dict(xy=(0, even), xycoords=("axes fraction", "data"), xytext=(-3, 0), textcoords="offset points")
-        bar.ax.annotate("even", **place, ha="right", va="center", fontsize="small")
+        place: Any = dict(xy=(0, even), xycoords=("axes fraction", "data"), xytext=(-3, 0), ha="right", va="center")
+        bar.ax.annotate("even", **place, textcoords="offset points", fontsize="small")
+    elif even is not None:
+        bar.ax.axvline(even, color="tab:cyan", linewidth=1.5)
+        place = dict(xy=(even, 1), xycoords=("data", "axes fraction"), xytext=(0, 3), ha="center", va="bottom")
+        bar.ax.annotate("even", **place, textcoords="offset points", fontsize="small")
+    return bar
 
 
-def ratio_bar(figure: Figure, axes: Sequence[Axes], scale: ScalarMappable) -> None:
+def ratio_bar(figure: Figure, axes: Sequence[Axes], scale: ScalarMappable, **options: Any) -> None:
     """
     Add the scale of ratios to even attention.
 
     :param figure: the figure
     :param axes: the axes that the scale is for
     :param scale: as returned by ``ratio_scale``
+    :param options: further arguments of ``Figure.colorbar``
     """
-    color_bar(figure, axes, scale, "ratio to even attention", extend="both", even=1.0)
-    bar = figure.axes[-1]
+    bar = color_bar(figure, axes, scale, "ratio to even attention", extend="both", even=1.0, **options)
     smallest, largest = scale.get_clim()
     assert smallest is not None and largest is not None, "ratio_scale sets both"
-    bar.set_yticks([smallest, 1, largest], [f"1/{largest:.3g}", "1", f"{largest:.3g}"], minor=False)
-    bar.set_yticks([], minor=True)
+    bar.set_ticks([smallest, 1, largest], labels=[f"1/{largest:.3g}", "1", f"{largest:.3g}"])
+    bar.minorticks_off()
 
 
 def curves_figure(recorded: RecordedWeights) -> Figure:
@@ -246,6 +260,40 @@ def overlays_figure(
             show_image(axes, overlay(image, heads[head], scale), f"head {head + 1}")
             axes.set_xlabel("" if captions is None else captions[i][head])
     ratio_bar(figure, list(rows.flat), scale)
+    return figure
+
+
+def contact_sheet_figure(
+    images: Sequence[np.ndarray], ratios: Sequence[np.ndarray] | None = None, titles: Sequence[str] | None = None
+) -> Figure:
+    """
+    Many images at a glance, four in a row, each with the overlays of all heads to its right.
+
+    :param images: RGB, uint8 ``[H, W, 3]`` each
+    :param ratios: of ``attention_ratios``, ``[heads, H, W]`` each; ``None`` for a model without attention
+    :param titles: of the images
+    """
+    scale = ratio_scale(1.0 if ratios is None else max(float(np.nanmax(heads)) for heads in ratios))
+    strips = []
+    for i, image in enumerate(images):
+        heads = [] if ratios is None else [overlay(image, head, scale) for head in ratios[i]]
+        gap = np.full((len(image), -(-len(image) // 16), 3), 255, np.uint8)  # white, and never empty
+        strips.append(np.hstack([image, *(part for head in heads for part in (gap, head))]))
+    columns = min(len(strips), 4)
+    rows = -(-len(strips) // columns)  # rounded up
+    width = 1.5 * strips[0].shape[1] / strips[0].shape[0]
+    figure = new_figure(columns * (width + 0.3), rows * 1.8 + (0.2 if ratios is None else 1.0))
+    layout: Any = figure.get_layout_engine()
+    layout.set(wspace=0.06)  # more than between an image and its overlays
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels[len(strips) :]:
+        axes.set_axis_off()
+    for i, (axes, strip) in enumerate(zip(panels, strips, strict=False)):
+        show_image(axes, strip, "" if titles is None else titles[i])
+        axes.title.set_fontsize("small")
+        axes.set_frame_on(False)
+    if ratios is not None:
+        ratio_bar(figure, panels, scale, location="bottom", shrink=0.4, aspect=40, pad=0.03)
     return figure
 
 

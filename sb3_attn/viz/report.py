@@ -9,6 +9,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from sb3_attn.viz.episode_figures import states_figure, values_figure
 from sb3_attn.viz.figures import (
     attention_ratios,
+    contact_sheet_figure,
     curves_figure,
     entropy_captions,
     image_parts,
@@ -101,6 +102,32 @@ def write_occlusion(model: BaseAlgorithm, episode: Episode, n_observations: int,
         ratios, captions = attention
         figure = occlusion_figure(images, saliency, ratios[steps], titles, [captions[step] for step in steps])
     save_figure(figure, path)
+
+
+def fits_contact_sheet(episode: Episode, model: BaseAlgorithm) -> bool:
+    """
+    Whether an episode is a single image, of which a film would be over at once.
+
+    :param episode: a recording
+    :param model: the model that was recorded
+    """
+    return episode.finished and len(episode) == 1 and image_key(model.observation_space)[0]
+
+
+def write_contact_sheet(model: BaseAlgorithm, episodes: Sequence[Episode], path: Path) -> None:
+    """
+    Write a figure with the first observation of each episode, and the attention to it if there is any.
+
+    :param model: the model that was recorded
+    :param episodes: recordings of it
+    :param path: of the figure
+    """
+    key = image_key(model.observation_space)[1]
+    attention = [_attention(episode.recorded_weights, key) for episode in episodes]
+    images = [observed_image(episode, key, 0) for episode in episodes]
+    titles = [f"action {episode.actions[0]}, reward {episode.rewards[0]:g}" for episode in episodes]
+    of_first_steps = [ratios[0] for ratios, _ in filter(None, attention)]
+    save_figure(contact_sheet_figure(images, of_first_steps or None, titles), path)
 
 
 def _attention(recorded_weights: Sequence[RecordedWeights], key: str | None) -> tuple[np.ndarray, list[list[str]]] | None:

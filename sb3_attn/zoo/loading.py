@@ -8,8 +8,8 @@ from typing import Any
 import ale_py
 import gymnasium as gym
 from gymnasium import spaces
-from sb3_contrib import QRDQN
-from stable_baselines3 import DQN, PPO
+from sb3_contrib import QRDQN, TRPO, MaskablePPO, RecurrentPPO
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_atari_env, make_vec_env
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -24,10 +24,11 @@ from sb3_attn.zoo.registration import ALGORITHMS
 
 gym.register_envs(ale_py)
 
-#: Ours and those that can attend, by RL Zoo's names. Where a policy fits several, the first is taken: ours come first, since
-#: their policies are subclasses of DQN's.
+#: Ours and those of SB3, by RL Zoo's names. Where a policy fits several, the first is taken, so ours and ppo_lstm come before
+#: those whose policies theirs are subclasses of. A policy of PPO, A2C or TRPO acts alike in all three
 LOADABLE: dict[str, type[BaseAlgorithm]] = {name: algorithm.model_class for name, algorithm in ALGORITHMS.items()}
-LOADABLE |= {"maskable_dqn": MaskableDQN, "qrdqn": QRDQN, "dqn": DQN, "ppo": PPO}
+LOADABLE |= {"maskable_dqn": MaskableDQN, "qrdqn": QRDQN, "dqn": DQN, "ppo_lstm": RecurrentPPO, "ppo": PPO, "a2c": A2C}
+LOADABLE |= {"trpo": TRPO, "maskable_ppo": MaskablePPO, "sac": SAC, "td3": TD3}
 
 #: Replacements for what is not needed to act: pickled functions are the first thing to break between versions of Python
 NOT_NEEDED = {"learning_rate": 0.0, "lr_schedule": lambda _: 0.0, "clip_range": lambda _: 0.0}

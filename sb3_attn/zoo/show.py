@@ -4,6 +4,7 @@ import argparse
 import ast
 import contextlib
 import importlib
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,17 @@ from sb3_attn.recurrent_dqn.safe_loading import RefusedFileError
 from sb3_attn.viz.atari_ball import ball_game, measure_ball_attention
 from sb3_attn.viz.occlusion import image_key
 from sb3_attn.viz.page import write_index
-from sb3_attn.viz.recording import record_episode, wrap_env
-from sb3_attn.viz.report import PAGE, summary, write_occlusion, write_report
-from sb3_attn.viz.sources import find_sources
+from sb3_attn.viz.recording import Episode, record_episode, wrap_env
+from sb3_attn.viz.report import PAGE, fits_contact_sheet, summary, write_contact_sheet, write_occlusion, write_report
+from sb3_attn.viz.sources import WeightSource, find_sources
 from sb3_attn.viz.video import FORMATS
-from sb3_attn.zoo.loading import LOADABLE, load_model, make_env, model_path
+from sb3_attn.zoo.loading import load_model, make_env
 from sb3_attn.zoo.registration import register
+from sb3_attn.zoo.saved_models import SavedModel, add_model_arguments, find_model
 from sb3_attn.zoo.trust import TRUST_HELP
+
+#: Number of episodes, if they are over after one image: as many as one looks at on one sheet
+SHORT_EPISODES = 16
 
 
 def show(arguments: list[str], trust: bool | list[str] = False) -> None:
@@ -35,7 +40,9 @@ def show(arguments: list[str], trust: bool | list[str] = False) -> None:
     """
     parser = _parser("show", "Record a saved model and show what it attends to, remembers and expects.")
     parser.add_argument("--out", type=Path, default=Path("show"), help="folder to write to (show)")
-    parser.add_argument("--episodes", type=_positive, default=1, help="number of episodes (1)")
+    parser.add_argument(
+        "--episodes", type=_positive, help=f"number of episodes (1, or {SHORT_EPISODES} if they are over after one image)"
+    )
     parser.add_argument("--steps", type=_positive, default=1000, help="number of steps after which a recording stops (1000)")
     parser.add_argument(
         "--format", choices=[*FORMATS, PAGE], default="mp4", help="format of the videos, or html for pages alone (mp4)"
@@ -48,30 +55,49 @@ def show(arguments: list[str], trust: bool | list[str] = False) -> None:
     )
     args = parser.parse_args(arguments)
     with _sentences("show"):
-        model, env = _load(args, trust)
+        found = find_model(args, trust)
+        print(f"Model: {found.path}")
+        model, env = _load(found, args, trust)
         sources = find_sources(model, args.names) if args.names else None
         if args.occlusion and not image_key(model.observation_space)[0]:
             raise ValueError(
                 "--occlusion covers parts of an image, and the observations of this model have none; leave it out."
             )
         args.out.mkdir(parents=True, exist_ok=True)
-        pages = []
-        for number in range(1, args.episodes + 1):
-            render = not args.no_render
-            episode = record_episode(model, env, args.steps, not args.stochastic, sources, render=render)
-            ended = "" if episode.finished else " (cut off)"
-            heading = f"Episode {number}: {len(episode)} steps{ended}, return {episode.rewards.sum():g}"
-            print(heading)
-            pages.append((f"episode_{number}.html", heading))
-            write_report(episode, args.out, f"episode_{number}", args.format, args.fps)
-            for line in summary(episode):
-                print(f"  {line}")
-            if args.occlusion:
-                write_occlusion(model, episode, args.occlusion, args.out / f"episode_{number}_occlusion.png")
+        pages = _show_episodes(model, env, sources, args)
         if len(pages) > 1:
-            write_index(args.out / "index.html", f"{args.model.name} in {args.env}", pages)
+            write_index(args.out / "index.html", f"Episodes of {found.env_id}", pages)
         env.close()
     print(f"Written to {args.out}/")
+
+
+def _show_episodes(
+    model: BaseAlgorithm, env: VecEnv, sources: list[WeightSource] | None, args: argparse.Namespace
+) -> list[tuple[str, str]]:
+    """Record episodes and write their files; the names and headings of their pages are returned."""
+    on_sheet: list[Episode] = []
+    pages: list[tuple[str, str]] = []
+    for number in itertools.count(1):
+        episode = record_episode(model, env, args.steps, not args.stochastic, sources, render=not args.no_render)
+        ended = "" if episode.finished else " (cut off)"
+        heading = f"Episode {number}: {len(episode)} steps{ended}, return {episode.rewards.sum():g}"
+        print(heading)
+        name = f"episode_{number}"
+        if args.format != PAGE and fits_contact_sheet(episode, model):
+            on_sheet.append(episode)
+            episode.save(args.out / f"{name}.npz")
+        else:
+            write_report(episode, args.out, name, args.format, args.fps)
+            pages.append((f"{name}.html", heading))
+        for line in summary(episode):
+            print(f"  {line}")
+        if args.occlusion:
+            write_occlusion(model, episode, args.occlusion, args.out / f"{name}_occlusion.png")
+        if number == (args.episodes or (SHORT_EPISODES if on_sheet else 1)):
+            break
+    if on_sheet:
+        write_contact_sheet(model, on_sheet, args.out / "contact_sheet.png")
+    return pages
 
 
 def ball(arguments: list[str], trust: bool | list[str] = False) -> None:
@@ -86,8 +112,10 @@ def ball(arguments: list[str], trust: bool | list[str] = False) -> None:
     parser.add_argument("--steps", type=_positive, default=1000, help="number of steps (1000)")
     args = parser.parse_args(arguments)
     with _sentences("ball"):
-        game = ball_game(args.env)
-        model, env = _load(args, trust)
+        found = find_model(args, trust)
+        game = ball_game(found.env_id)
+        print(f"Model: {found.path}")
+        model, env = _load(found, args, trust)
         for recorded, measured in measure_ball_attention(model, env, game, args.steps, not args.stochastic):
             print(f"{recorded.name}: {measured}")
         env.close()
@@ -95,11 +123,7 @@ def ball(arguments: list[str], trust: bool | list[str] = False) -> None:
 
 def _parser(name: str, description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"sb3-attn {name}", description=description, epilog=TRUST_HELP)
-    parser.add_argument(
-        "model", type=Path, help="zip file of a model; the settings of an RL Zoo run are used if they lie beside it"
-    )
-    parser.add_argument("--env", required=True, help="id of the environment")
-    parser.add_argument("--algo", help=f"algorithm, {', '.join(LOADABLE)} (the first that has the saved policy)")
+    add_model_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of environment and exploration (0)")
     parser.add_argument(
         "--env-kwargs", nargs="+", default=[], metavar="KEY:VALUE", help="arguments of the environment's constructor"
@@ -128,18 +152,16 @@ def _sentences(name: str) -> Any:
         raise SystemExit(f"sb3-attn {name}: {error}") from error
 
 
-def _load(args: argparse.Namespace, trust: bool | list[str]) -> tuple[BaseAlgorithm, VecEnv]:
-    path = model_path(args.model)
+def _load(found: SavedModel, args: argparse.Namespace, trust: bool | list[str]) -> tuple[BaseAlgorithm, VecEnv]:
     _import_environments(args.gym_packages)
     set_random_seed(args.seed)
-    model = load_model(path, args.algo, args.device, trust)
+    model = load_model(found.path, found.algo, args.device, trust)
     env_kwargs = _env_kwargs(args.env_kwargs)
-    settings = _settings_folder(path, args.env)
-    if settings is None:
-        return model, make_env(model, args.env, env_kwargs, args.seed, args.vec_normalize, trust)
+    if found.settings is None:
+        return model, make_env(model, found.env_id, env_kwargs, args.seed, args.vec_normalize, trust)
     from sb3_attn.zoo.run_folders import make_run_env
 
-    return model, wrap_env(model, make_run_env(settings, args.env, env_kwargs, args.seed, trust))
+    return model, wrap_env(model, make_run_env(found.settings, found.env_id, env_kwargs, args.seed, trust))
 
 
 def _import_environments(packages: list[str]) -> None:
@@ -165,10 +187,3 @@ def _env_kwargs(pairs: list[str]) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             kwargs[key] = value  # a string may be given without quotes
     return kwargs
-
-
-def _settings_folder(path: Path, env_id: str) -> Path | None:
-    """The folder in which RL Zoo saved the settings of a model's training; ``None`` if there is none."""
-    # As RL Zoo's EnvironmentName writes the id: without a module to import, and without slashes
-    folder = path.parent / env_id.rpartition(":")[2].replace("/", "-")
-    return folder if (folder / "config.yml").is_file() else None

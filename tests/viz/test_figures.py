@@ -20,6 +20,7 @@ from sb3_attn.viz import (
     attention_maps,
     attention_ratios,
     attention_video,
+    contact_sheet_figure,
     curves_figure,
     overlays_figure,
     pixel_map,
@@ -29,7 +30,7 @@ from sb3_attn.viz import (
     write_video,
 )
 from sb3_attn.viz.figures import image_parts, observed_image, overlay_ratios
-from sb3_attn.viz.projection import overlay
+from sb3_attn.viz.projection import overlay, ratio_scale
 from sb3_attn.viz.sources import token_parts
 from tests.helpers.attention import LENGTH, make_env, make_model
 from tests.helpers.masks import MASK_KEYS, Units
@@ -171,6 +172,19 @@ def test_overlays_have_a_row_for_each_picture():
     images = [np.zeros((64, 64, 3), np.uint8)] * 3
     figure = overlays_figure(images, [np.random.default_rng(0).random((2, 64, 64))] * 3)
     assert len(figure.axes) == 3 * 3 + 1  # and the colours
+
+
+def test_a_contact_sheet_has_images_with_their_overlays_beside_them():
+    images = [np.full((32, 32, 3), shade, np.uint8) for shade in range(5)]
+    maps = np.random.default_rng(0).random((5, 2, 32, 32))
+    panels = contact_sheet_figure(images, maps, [f"episode {i}" for i in range(5)]).axes[:8]  # the rest is the colours
+    for i, axes in enumerate(panels[:5]):
+        strip = axes.images[0].get_array()
+        assert axes.get_title() == f"episode {i}" and strip.shape == (32, 3 * 32 + 2 * 2, 3)
+        np.testing.assert_array_equal(strip[:, :32], images[i])
+        np.testing.assert_array_equal(strip[:, 68:], overlay(images[i], maps[i][1], ratio_scale(maps.max())))
+    assert not any(axes.images for axes in panels[5:])
+    assert contact_sheet_figure(images[:1]).axes[0].images[0].get_array().shape == (32, 32, 3)
 
 
 def test_no_figure_of_pyplot_is_opened(image_episode):

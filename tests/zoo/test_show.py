@@ -12,14 +12,16 @@ pytest.importorskip("imageio_ffmpeg")
 
 import ale_py
 import gymnasium as gym
-from sb3_contrib import QRDQN
-from stable_baselines3 import DQN, PPO
+from sb3_contrib import QRDQN, TRPO, RecurrentPPO
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.env_util import make_atari_env, make_vec_env
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
 import sb3_attn.envs  # noqa: F401  # registers the tasks
 from sb3_attn import NTMExtractor, RecurrentDQN, SoftAttentionExtractor
 from sb3_attn.zoo import cli
+from sb3_attn.zoo.loading import LOADABLE, load_model
 
 gym.register_envs(ale_py)
 
@@ -33,7 +35,8 @@ RAW = dict(frameskip=1, repeat_action_probability=0.0)
 
 
 def save(folder, algorithm=DQN, env=SEARCH, policy="MlpPolicy", policy_kwargs=SMALL):
-    sizes = dict(n_steps=4, batch_size=4) if algorithm is PPO else dict(buffer_size=200)
+    on_policy = issubclass(algorithm, OnPolicyAlgorithm)
+    sizes = dict(n_steps=4) if algorithm is A2C else dict(n_steps=4, batch_size=4) if on_policy else dict(buffer_size=200)
     model = algorithm(policy, env, policy_kwargs=policy_kwargs, device="cpu", seed=0, **sizes)
     model.save(folder / "model.zip")
     return str(folder / "model.zip")
@@ -48,19 +51,19 @@ def fails(arguments) -> str:
 @pytest.mark.parametrize("algorithm", [DQN, PPO, QRDQN, RecurrentDQN])
 def test_a_plain_model_is_shown(algorithm, tmp_path, capsys):
     path = save(tmp_path, algorithm)
-    arguments = ["show", path, "--env", SEARCH, "--out", str(tmp_path / "out"), "--occlusion", "1"]
+    arguments = ["show", path, "--env", SEARCH, "--out", str(tmp_path / "out"), "--episodes", "2", "--occlusion", "1"]
     assert cli.main(arguments) == 0
     output = capsys.readouterr().out
-    assert "Episode 1: 1 steps" in output and "entropy" in output
-    for ending in (
-        ".npz",
-        "_attention.mp4",
-        "_attention_curves.png",
-        "_attention_tokens.png",
-        "_occlusion.png",
-        "_values.png",
-    ):
-        assert (tmp_path / "out" / f"episode_1{ending}").stat().st_size > 0
+    assert "Episode 2: 1 steps" in output and "entropy" in output
+    written = {f"episode_{number}{ending}" for number in (1, 2) for ending in (".npz", "_occlusion.png")}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"contact_sheet.png", *written}
+
+
+def test_sixteen_episodes_are_shown_if_they_are_over_at_once(tmp_path, capsys):
+    path = save(tmp_path, policy_kwargs=None, policy="CnnPolicy")
+    assert cli.main(["show", path, "--env", SEARCH, "--out", str(tmp_path / "out")]) == 0
+    assert "Episode 16:" in (output := capsys.readouterr().out) and "Episode 17:" not in output
+    assert len(list((tmp_path / "out").glob("*.npz"))) == 16
 
 
 def test_arguments_reach_the_environment_and_the_recording(tmp_path):
@@ -183,15 +186,27 @@ def test_errors_end_the_command_with_a_sentence(tmp_path):
 
 
 def test_a_model_without_attention_is_shown(tmp_path):
-    path = save(tmp_path, policy="CnnPolicy", policy_kwargs=None)
-    assert cli.main(["show", path, "--env", SEARCH, "--out", str(tmp_path / "dqn"), "--occlusion", "1"]) == 0
+    path = save(tmp_path, env="CartPole-v1", policy_kwargs=None)
+    assert cli.main(["show", path, "--env", "CartPole-v1", "--out", str(tmp_path / "dqn")]) == 0
+    assert "have none; leave it out" in fails(["show", path, "--env", "CartPole-v1", "--occlusion", "1"])
     path = save(tmp_path, RecurrentDQN, CHAIN, policy_kwargs=dict(core="gru"))
     assert cli.main(["show", path, "--env", CHAIN, "--out", str(tmp_path / "gru")]) == 0
-    for name, endings in {"dqn": ("occlusion", "values"), "gru": ("states", "values")}.items():
+    for name, endings in {"dqn": ("values",), "gru": ("states", "values")}.items():
         written = {"episode_1.npz", "episode_1.html", *(f"episode_1_{ending}.png" for ending in endings)}
         assert {file.name for file in (tmp_path / name).iterdir()} == written
-    path = save(tmp_path, env="CartPole-v1", policy_kwargs=None)
-    assert "have none; leave it out" in fails(["show", path, "--env", "CartPole-v1", "--occlusion", "1"])
+
+
+@pytest.mark.parametrize("name", ["a2c", "trpo", "ppo_lstm", "maskable_ppo", "sac", "td3"])
+def test_models_of_other_algorithms_are_loaded(name, tmp_path):
+    algorithm = LOADABLE[name]
+    env = "Pendulum-v1" if algorithm in (SAC, TD3) else "CardOrder-v0"
+    path = save(tmp_path, algorithm, env, "MlpLstmPolicy" if name == "ppo_lstm" else "MlpPolicy", policy_kwargs=None)
+    assert type(load_model(path, name)) is algorithm
+    # The zips of A2C and TRPO do not tell them from PPO's, whose models act alike
+    assert type(load_model(path)) is (PPO if algorithm in (A2C, TRPO) else algorithm)
+    assert cli.main(["show", path, "--env", env, "--out", str(tmp_path), "--steps", "2", "--no-render"]) == 0
+    assert (tmp_path / "episode_1_values.png").exists()
+    assert (tmp_path / "episode_1_states.png").exists() is (algorithm is RecurrentPPO)
 
 
 @pytest.mark.parametrize(("missing", "extra"), [("imageio", "viz"), ("rl_zoo3", None)])
