@@ -126,7 +126,7 @@ def draw(episodes: list[Episode], n_pairs: int) -> Any:
         axes.set_xticks(questions, asked)
         axes.set(title=f"episode {number}", xlabel="question", ylabel="earlier step, oldest at the bottom" * (number == 1))
         axes.set(xlim=(n_pairs - 0.5, 2 * n_pairs - 0.5), ylim=(-0.5, 2 * n_pairs - 1.5))
-    color_bar(figure, list(panels), 1.0, "weight")
+    color_bar(figure, list(panels), panels[0].images[0], "weight")
     figure.suptitle("What each question reads from the key-value memory; framed: the pair it asks for")
     return figure
 

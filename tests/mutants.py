@@ -67,6 +67,7 @@ ALGORITHM = "recurrent_dqn/recurrent_dqn.py"
 HEADS = "recurrent_dqn/heads.py"
 VEC_ENVS = "algorithms/test_vec_envs.py"
 MASKS = "algorithms/test_action_masks.py"
+FIGURES = "viz/test_figures.py"
 MULTI_DISCRETE = "algorithms/test_multi_discrete.py"
 
 MUTANTS = [
@@ -1037,6 +1038,28 @@ products = d_weights * saved.sorted_weights
         "has_valid_choice.all()",
         "has_valid_choice.any(axis=1).all()",
         MULTI_DISCRETE,
+    ),
+    # ------------------------------------------------------------ pictures
+    Mutant(
+        "pictures: a scale of ratios that shrinks to noise",
+        "viz/projection.py",
+        "largest = max(largest, LEAST_RATIO)",
+        "largest = max(largest, 1.0 + TINY)",
+        "viz/test_projection.py",
+    ),
+    Mutant(
+        "pictures: even attention over the image's own tokens",
+        "viz/figures.py",
+        "1 / recorded.weights.shape[-1]",
+        "1 / (part.stop - part.start)",
+        FIGURES,
+    ),
+    Mutant(
+        "pictures: text in a page that can end its script",
+        "viz/page.py",
+        '.replace("<", "\\\\u003c")',
+        "",
+        "viz/test_page.py",
     ),
 ]
 

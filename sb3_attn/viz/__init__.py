@@ -17,6 +17,7 @@ The way from a model to a video, and the module of each step::
       |  attention_video
       v
     video                  video.py             one frame for each step
+    page                   page.py, page.html   the whole episode for a browser, one step at a time
 
 ``report.py`` writes all of these for one episode, as ``sb3-attn show`` does; ``callback.py`` draws figures during training.
 A recording also has what the model says about each action (``action_scores.py``) and what its recurrent memory holds
@@ -40,6 +41,7 @@ from sb3_attn.viz.callback import AttentionFiguresCallback
 from sb3_attn.viz.episode_figures import states_figure, values_figure
 from sb3_attn.viz.figures import (
     attention_maps,
+    attention_ratios,
     contact_sheet_figure,
     curves_figure,
     occlusion_figure,
@@ -48,7 +50,8 @@ from sb3_attn.viz.figures import (
 )
 from sb3_attn.viz.heat_maps import matrices_figure, tokens_figure
 from sb3_attn.viz.occlusion import occlusion_saliency
-from sb3_attn.viz.projection import overlay, pixel_map, to_rgb
+from sb3_attn.viz.page import write_index, write_page
+from sb3_attn.viz.projection import amount_scale, overlay, pixel_map, ratio_scale, to_rgb
 from sb3_attn.viz.recorded_weights import ImageGrid, RecordedWeights, TokenPart
 from sb3_attn.viz.recording import Episode, record_episode
 from sb3_attn.viz.report import write_report
@@ -64,7 +67,9 @@ __all__ = [
     "RecordedWeights",
     "TokenPart",
     "WeightSource",
+    "amount_scale",
     "attention_maps",
+    "attention_ratios",
     "attention_video",
     "ball_position",
     "contact_sheet_figure",
@@ -77,12 +82,15 @@ __all__ = [
     "overlay",
     "overlays_figure",
     "pixel_map",
+    "ratio_scale",
     "record_episode",
     "save_figure",
     "states_figure",
     "to_rgb",
     "tokens_figure",
     "values_figure",
+    "write_index",
+    "write_page",
     "write_report",
     "write_video",
 ]

@@ -8,7 +8,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Figure
 
 from sb3_attn.common.observations import map_obs
-from sb3_attn.viz.figures import attention_maps, image_parts, new_figure, overlays_figure
+from sb3_attn.viz.figures import attention_ratios, entropy_captions, image_parts, new_figure, overlays_figure
 from sb3_attn.viz.heat_maps import matrices_figure, token_names
 from sb3_attn.viz.projection import to_rgb
 from sb3_attn.viz.recorded_weights import RecordedWeights
@@ -86,7 +86,8 @@ class AttentionFiguresCallback(BaseCallback):
             part = parts[0][0]
             n_stack = n_stacked(self.training_env)
             images = [to_rgb(obs if part.key is None else obs[part.key], n_stack) for obs in self._observations]
-            return overlays_figure(images, list(attention_maps(recorded, part)))
+            ratios = list(attention_ratios(recorded, part))
+            return overlays_figure(images, ratios, captions=entropy_captions(recorded))
         titles = [f"observation {i + 1}" for i in range(len(recorded.weights))]
         if recorded.rows is not None:
             return matrices_figure(recorded, range(len(titles)), titles)

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -74,20 +76,24 @@ def _figure(episode: Episode, states: dict[str, np.ndarray]) -> Figure:
     return figure
 
 
-def _draw_states(figure: Figure, axes: Axes, name: str, states: np.ndarray) -> None:
+def state_scale(states: np.ndarray) -> ScalarMappable:
+    """
+    The colours of states, around 0.
+
+    :param states: ``[T, units]``
+    """
     # One number in two hundred may be beyond the scale, so that a single unit does not whiten all the others
     largest = max(float(np.quantile(np.abs(states), 0.995)), TINY)
-    image = axes.imshow(
-        states[:, order_of_units(states)].T,
-        aspect="auto",
-        interpolation="nearest",
-        cmap=DIVERGING,
-        vmin=-largest,
-        vmax=largest,
-    )
+    return ScalarMappable(Normalize(-largest, largest), DIVERGING)
+
+
+def _draw_states(figure: Figure, axes: Axes, name: str, states: np.ndarray) -> None:
+    clim = state_scale(states).get_clim()
+    units = states[:, order_of_units(states)].T
+    image = axes.imshow(units, aspect="auto", interpolation="nearest", cmap=DIVERGING, clim=clim)
     axes.set(ylabel=f"{states.shape[1]} units", yticks=[])
     axes.set_title(f"state: {name}", loc="left")
-    figure.colorbar(image, ax=axes, pad=0.01, aspect=15, extend="both" if np.abs(states).max() > largest else "neither")
+    figure.colorbar(image, ax=axes, pad=0.01, aspect=15, extend="both" if np.abs(states).max() > (clim[1] or 0) else "neither")
 
 
 def _draw_scores(axes: Axes, episode: Episode) -> None:

@@ -5,6 +5,8 @@ from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -82,8 +84,24 @@ def weight_bar(figure: Figure, axes: Sequence[Axes], recorded: RecordedWeights) 
     :param recorded: the weights that are drawn there
     """
     label = "weight" if recorded.is_distribution else recorded.title
-    largest = _largest(recorded)
-    color_bar(figure, axes, largest, label, extend="max" if recorded.weights.max() > largest else "neither")
+    scale, even = weight_scale(recorded), even_weight(recorded)
+    color_bar(figure, axes, scale, label, extend="max" if recorded.weights.max() > scale.norm.vmax else "neither", even=even)
+
+
+def weight_scale(recorded: RecordedWeights) -> ScalarMappable:
+    """
+    The colours of a heat map.
+
+    A step that can look back on only a few others puts large weights on them whatever the network does. So the scale ends at
+    the largest weight of those steps that can reach at least half as many tokens as any step can. It goes to twice the even
+    weight at least, so that the noise around even weights does not look like structure.
+
+    :param recorded: the weights that are drawn there
+    """
+    n_reachable = recorded.n_reachable
+    largest = float(recorded.weights[2 * n_reachable >= n_reachable.max()].max())
+    even = even_weight(recorded)
+    return ScalarMappable(Normalize(0, max(largest, TINY if even is None else min(2 * even, 1.0))), COLORMAP)
 
 
 def draw_tokens(axes: Axes, recorded: RecordedWeights, head: int, mark_parts: bool = True) -> None:
@@ -96,9 +114,10 @@ def draw_tokens(axes: Axes, recorded: RecordedWeights, head: int, mark_parts: bo
     :param mark_parts: draw lines between the parts of a Dict
     """
     axes.set_title(f"head {head + 1}")
-    by_step = recorded.by_step
-    if by_step is not None:
-        _draw_past(axes, recorded, by_step[:, head])
+    if recorded.by_step is not None:
+        _heat_map(axes, recorded, past_map(recorded, head).T, origin="lower")
+        axes.set_facecolor("lightgrey")  # shows where the heat map is masked
+        axes.set_ylabel("past step")
         return
     _heat_map(axes, recorded, recorded.weights[:, head].T)
     names, first_part = token_names(recorded.parts), recorded.parts[0]
@@ -137,34 +156,37 @@ def draw_matrix(axes: Axes, recorded: RecordedWeights, step: int, head: int) -> 
         axes.set_xticks(range(len(rows.names)), rows.names, fontsize="small", rotation=90)
 
 
-def _draw_past(axes: Axes, recorded: RecordedWeights, weights: np.ndarray) -> None:
-    """Draw weights ``[T, T]`` of present steps, from left to right, on past steps, from bottom to top."""
+def past_map(recorded: RecordedWeights, head: int) -> np.ma.MaskedArray:
+    """
+    The weights of present steps on past steps, ``[T, T]``, masked where a step cannot look.
+
+    :param recorded: the weights of an episode, which has them by step
+    :param head: 0 is the first
+    """
+    by_step, newest_age = recorded.by_step, recorded.parts[0].newest_age
+    assert by_step is not None and newest_age is not None, "the callers have checked"
+    weights = by_step[:, head]
     present, past = np.indices(weights.shape)
-    newest_age = recorded.parts[0].newest_age
-    assert newest_age is not None, "only then there are weights by step"
     slots_ago = present - newest_age - past  # 0 for the last slot, which is step t - newest
     out_of_reach = (slots_ago < 0) | (slots_ago >= recorded.weights.shape[-1])  # still to come, or too long ago
-    _heat_map(axes, recorded, np.ma.masked_where(out_of_reach, weights).T, origin="lower")
-    axes.set_facecolor("lightgrey")  # shows where the heat map is masked
-    axes.set_ylabel("past step")
+    return np.ma.masked_where(out_of_reach, weights)
 
 
 def _heat_map(axes: Axes, recorded: RecordedWeights, values: np.ndarray, origin: Literal["upper", "lower"] = "upper") -> None:
-    largest = _largest(recorded)
-    axes.imshow(values, aspect="auto", interpolation="nearest", cmap=COLORMAP, vmin=0, vmax=largest, origin=origin)
+    scale = weight_scale(recorded)
+    axes.imshow(values, aspect="auto", interpolation="nearest", cmap=COLORMAP, clim=scale.get_clim(), origin=origin)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _largest(recorded: RecordedWeights) -> float:
+def even_weight(recorded: RecordedWeights) -> float | None:
     """
-    The upper end of a heat map's scale.
+    The weight of each token if all were equal.
 
-    A step that can look back on only a few others puts large weights on them whatever the network does. So the scale ends at
-    the largest weight of those steps that can reach at least half as many tokens as any step can.
+    :param recorded: the weights of an episode
+    :return: ``None`` if they are not a distribution
     """
-    n_reachable = recorded.n_reachable
-    return max(float(recorded.weights[2 * n_reachable >= n_reachable.max()].max()), TINY)
+    return 1 / max(int(recorded.n_reachable.max()), 1) if recorded.is_distribution else None
 
 
 def token_names(parts: Sequence[TokenPart]) -> list[str]:

@@ -1,12 +1,21 @@
 """Projections to pixels: weights of regions to maps, observations to RGB images, and maps over images."""
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
 
 from sb3_attn.extractors.tokenizers import ReceptiveField
 
-#: Brighter is more; readable in grey and for the colour-blind
+#: Of heat maps: brighter is more; readable in grey and for the colour-blind
 COLORMAP = "inferno"
+#: Of overlays, RGBA. Orange is more and blue is less; in between the image shows through as it is
+MORE, LESS = (1.0, 0.55, 0.0), (0.25, 0.45, 1.0)
+RATIO_COLORS = LinearSegmentedColormap.from_list(
+    "ratio", [(0, (*LESS, 0.35)), (0.5, (*LESS, 0)), (0.5, (*MORE, 0)), (1, (*MORE, 0.65))]
+)
+AMOUNT_COLORS = LinearSegmentedColormap.from_list("amount", [(*MORE, 0), (*MORE, 0.65)])
+#: The smallest upper end of a scale of ratios, so that noise around even attention hardly shows
+LEAST_RATIO = 2.0
 #: The smallest upper end of a scale, so that an image or a map of zeros is not divided by 0
 TINY = 1e-12
 
@@ -77,18 +86,34 @@ def to_rgb(image: np.ndarray, n_stack: int = 1) -> np.ndarray:
     return np.ascontiguousarray(frame)
 
 
-def overlay(image: np.ndarray, values: np.ndarray, largest: float | None = None) -> np.ndarray:
+def ratio_scale(largest: float) -> ScalarMappable:
     """
-    Lay a map in colour over an image in grey: the larger the value, the less of the image shows through.
+    The colours of ratios to even attention: 1 is transparent, and so is NaN; twice as much is as strong as half as much.
+
+    :param largest: the ratio that gets the strongest colour, at least ``LEAST_RATIO``; the other end is its inverse
+    """
+    largest = max(largest, LEAST_RATIO)
+    return ScalarMappable(LogNorm(1 / largest, largest, clip=True), RATIO_COLORS)
+
+
+def amount_scale(largest: float) -> ScalarMappable:
+    """
+    The colours of amounts: 0 is transparent.
+
+    :param largest: the amount that gets the strongest colour
+    """
+    return ScalarMappable(Normalize(0, max(largest, TINY), clip=True), AMOUNT_COLORS)
+
+
+def overlay(image: np.ndarray, values: np.ndarray, scale: ScalarMappable | None = None) -> np.ndarray:
+    """
+    Lay a map over an image, which keeps its own colours where the scale is transparent.
 
     :param image: RGB, uint8 ``[H, W, 3]``
     :param values: at least 0, ``[H, W]``
-    :param largest: the value that gets the brightest colour; ``None`` takes the largest in ``values``
+    :param scale: as returned by ``ratio_scale`` or ``amount_scale``; ``None`` takes amounts up to the largest value
     :return: RGB, uint8 ``[H, W, 3]``
     """
-    largest = float(values.max()) if largest is None else largest
-    strength = np.clip(values / max(largest, TINY), 0.0, 1.0)
-    grey = image.astype(np.float64).mean(axis=-1, keepdims=True)
-    colour = 255 * colormaps[COLORMAP](strength)[..., :3]
-    opacity = (0.15 + 0.6 * strength)[..., None]  # a tint everywhere, so that a map of zeros still looks like a map
-    return ((1 - opacity) * grey + opacity * colour).astype(np.uint8)
+    colours = (amount_scale(float(values.max())) if scale is None else scale).to_rgba(values)
+    opacity = colours[..., 3:]
+    return ((1 - opacity) * image + 255 * opacity * colours[..., :3]).round().astype(np.uint8)

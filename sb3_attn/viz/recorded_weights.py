@@ -31,6 +31,7 @@ class TokenPart(NamedTuple):
     :param image: the layout of the tokens, if they are regions of an image
     :param newest_age: if the tokens are consecutive steps in time, oldest first, the number of steps between the last of them
         and the present step; otherwise ``None``
+    :param entry_names: what the entries of a vector are; ``None`` numbers them
     """
 
     key: str | None
@@ -39,6 +40,7 @@ class TokenPart(NamedTuple):
     stop: int
     image: ImageGrid | None = None
     newest_age: int | None = None
+    entry_names: tuple[str, ...] | None = None
 
     @property
     def label(self) -> str:
@@ -48,6 +50,8 @@ class TokenPart(NamedTuple):
     @property
     def names(self) -> list[str]:
         """A name for each token, such as ``"speed: entry 2"``, or ``"t - 3"`` for three steps ago."""
+        if self.entry_names is not None:
+            return [name if self.key is None else f"{self.key}: {name}" for name in self.entry_names]
         n_tokens = self.stop - self.start
         if self.newest_age is None:
             return [f"{self.label} {i}" for i in range(n_tokens)]

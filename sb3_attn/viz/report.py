@@ -8,9 +8,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_attn.viz.episode_figures import states_figure, values_figure
 from sb3_attn.viz.figures import (
-    attention_maps,
+    attention_ratios,
     contact_sheet_figure,
     curves_figure,
+    entropy_captions,
     image_parts,
     observed_image,
     occlusion_figure,
@@ -18,26 +19,33 @@ from sb3_attn.viz.figures import (
 )
 from sb3_attn.viz.heat_maps import matrices_figure, tokens_figure
 from sb3_attn.viz.occlusion import image_key, occlusion_saliency
+from sb3_attn.viz.page import write_page
 from sb3_attn.viz.recorded_weights import RecordedWeights
 from sb3_attn.viz.recording import Episode
 from sb3_attn.viz.video import attention_video, write_video
 
+#: In place of a video's format: no videos and figures
+PAGE = "html"
+
 
 def write_report(episode: Episode, folder: Path, name: str, video_format: str = "mp4", fps: float | None = None) -> None:
     """
-    Write an episode's numbers and figures, and for each source of weights a video and figures.
+    Write an episode's numbers and figures, a page to step through it, and for each source of weights a video and figures.
 
-    The files are ``<name>.npz``, ``<name>_values.png`` and, with a recurrent memory, ``<name>_states.png``; for each source
-    ``<name>_<source>.mp4``, and ``<name>_<source>_tokens.png`` and ``..._curves.png``, or ``..._matrices.png`` for one with
-    rows. A source that is not a distribution has no curves.
+    The files are ``<name>.npz``, ``<name>.html``, ``<name>_values.png`` and, with a recurrent memory, ``<name>_states.png``;
+    for each source ``<name>_<source>.mp4``, and ``<name>_<source>_tokens.png`` and ``..._curves.png``, or
+    ``..._matrices.png`` for one with rows. A source that is not a distribution has no curves.
 
     :param episode: a recording
     :param folder: an existing folder
     :param name: the beginning of all file names
-    :param video_format: ``"mp4"`` or ``"gif"``
+    :param video_format: ``"mp4"``, ``"gif"``, or ``"html"`` for the page and the weights alone
     :param fps: frames per second; ``None`` takes the environment's
     """
     episode.save(folder / f"{name}.npz")
+    write_page(folder / f"{name}.html", episode, name, fps)
+    if video_format == PAGE:
+        return
     save_figure(values_figure(episode), folder / f"{name}_values.png")
     if episode.recurrent_states:
         save_figure(states_figure(episode), folder / f"{name}_states.png")
@@ -87,9 +95,13 @@ def write_occlusion(model: BaseAlgorithm, episode: Episode, n_observations: int,
     steps = np.unique(np.linspace(0, len(episode) - 1, n_observations).round().astype(int))
     saliency = [occlusion_saliency(model, episode.observation(step), key, state=episode.states[step]) for step in steps]
     images = [observed_image(episode, key, step) for step in steps]
-    maps = _maps(episode.recorded_weights, key)
-    titles = [f"step {step}" for step in steps]
-    save_figure(occlusion_figure(images, saliency, None if maps is None else [maps[step] for step in steps], titles), path)
+    titles, attention = [f"step {step}" for step in steps], _attention(episode.recorded_weights, key)
+    if attention is None:
+        figure = occlusion_figure(images, saliency, titles=titles)
+    else:
+        ratios, captions = attention
+        figure = occlusion_figure(images, saliency, ratios[steps], titles, [captions[step] for step in steps])
+    save_figure(figure, path)
 
 
 def fits_contact_sheet(episode: Episode, model: BaseAlgorithm) -> bool:
@@ -111,17 +123,17 @@ def write_contact_sheet(model: BaseAlgorithm, episodes: Sequence[Episode], path:
     :param path: of the figure
     """
     key = image_key(model.observation_space)[1]
-    maps = [_maps(episode.recorded_weights, key) for episode in episodes]
+    attention = [_attention(episode.recorded_weights, key) for episode in episodes]
     images = [observed_image(episode, key, 0) for episode in episodes]
     titles = [f"action {episode.actions[0]}, reward {episode.rewards[0]:g}" for episode in episodes]
-    of_first_steps = [of_episode[0] for of_episode in maps if of_episode is not None]
+    of_first_steps = [ratios[0] for ratios, _ in filter(None, attention)]
     save_figure(contact_sheet_figure(images, of_first_steps or None, titles), path)
 
 
-def _maps(recorded_weights: Sequence[RecordedWeights], key: str | None) -> np.ndarray | None:
-    """The attention to an image, ``[T, heads, H, W]``, of the first source that attends to it."""
+def _attention(recorded_weights: Sequence[RecordedWeights], key: str | None) -> tuple[np.ndarray, list[list[str]]] | None:
+    """Ratios ``[T, heads, H, W]`` and captions, of the first source that attends to an image."""
     for recorded in recorded_weights:
         for part, _ in image_parts(recorded):
             if part.key == key:
-                return attention_maps(recorded, part)
+                return attention_ratios(recorded, part), entropy_captions(recorded)
     return None

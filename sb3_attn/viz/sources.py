@@ -5,6 +5,8 @@ First the contract, then attention, then memories, and last how the sources of a
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -308,17 +310,21 @@ def all_sources(model: BaseAlgorithm) -> list[WeightSource]:
     return [source for kind in SOURCES for source in kind.from_network(network)]
 
 
-def find_sources(model: BaseAlgorithm) -> list[WeightSource]:
+def find_sources(model: BaseAlgorithm, entry_names: Sequence[str] | None = None) -> list[WeightSource]:
     """
     Find the same where a model without them is of no use.
 
     :param model: of any of SB3's algorithms, or of ours
+    :param entry_names: what the entries of a vector observation are, of all vectors in the order of a Dict; ``None`` numbers
+        them
     :return: one or more sources
-    :raises ValueError: if there is none
+    :raises ValueError: if there is none, or the names are not as many as the entries that are attended to
     """
     sources = all_sources(model)
     if not sources:
         raise ValueError(_nothing_to_show(model, acting_network(model)))
+    if entry_names is not None:
+        _name_entries(sources, entry_names)
     return sources
 
 
@@ -350,6 +356,19 @@ def features_extractor(network: Any) -> Any:
 def _preprocess(network: Any, observations: PyTorchObs) -> PyTorchObs:
     """Do what ``BaseModel.extract_features`` does before it calls the extractor."""
     return preprocess_obs(observations, network.observation_space, normalize_images=network.normalize_images)
+
+
+def _name_entries(sources: list[WeightSource], names: Sequence[str]) -> None:
+    n_entries = {sum(part.stop - part.start for part in source.parts if part.kind == "entry") for source in sources} - {0}
+    if n_entries != {len(names)}:
+        wanted = f"{max(n_entries)} entries of vectors; give as many" if n_entries else "no entry of a vector; leave them out"
+        raise ValueError(f"names={list(names)} has {len(names)} names, but this model attends to {wanted}.")
+    for source in sources:
+        left, parts = iter(names), []
+        for part in source.parts:
+            named = tuple(islice(left, part.stop - part.start)) if part.kind == "entry" else None
+            parts.append(part._replace(entry_names=named))
+        source.parts = tuple(parts)
 
 
 def _nothing_to_show(model: BaseAlgorithm, network: Any) -> str:

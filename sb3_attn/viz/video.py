@@ -9,9 +9,19 @@ import imageio.v2 as imageio
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
-from sb3_attn.viz.figures import SHARE, attention_maps, color_bar, image_parts, new_figure, observed_image, show_image
+from sb3_attn.viz.figures import (
+    entropy_captions,
+    frames_are_observed,
+    image_parts,
+    new_figure,
+    observed_image,
+    overlay_ratios,
+    ratio_bar,
+    show_image,
+)
 from sb3_attn.viz.heat_maps import draw_matrix, draw_tokens, weight_bar
 from sb3_attn.viz.projection import overlay
 from sb3_attn.viz.recorded_weights import RecordedWeights
@@ -73,23 +83,31 @@ def attention_video(episode: Episode, recorded: RecordedWeights | None = None) -
 
 def _overlay_panels(episode: Episode, recorded: RecordedWeights) -> tuple[Figure, Update]:
     parts = [part for part, _ in image_parts(recorded)]
-    maps = [attention_maps(recorded, part) for part in parts]
-    # One frame in a hundred may be brighter than the scale, so that a single peak does not darken all the others
-    largest = max(float(np.quantile(heads.max(axis=(1, 2, 3)), 0.99)) for heads in maps)
+    ratios, scale = overlay_ratios(recorded)
     images: list[tuple[str, Paint]] = []
-    if episode.frames is not None:
+    if episode.frames is not None and not any(frames_are_observed(episode, part.key) for part in parts):
         images.append(("rendered", episode.frames.__getitem__))
-    for part, heads in zip(parts, maps, strict=True):
+    heads: list[tuple[int, int]] = []  # panel and head of each overlay
+    for part, of_part in zip(parts, ratios, strict=True):
         observed = partial(observed_image, episode, part.key)
         images.append(("observed" if part.key is None else f"observed: {part.key}", observed))
-        images += [
-            (f"head {head + 1}", partial(_overlay, observed, heads[:, head], largest)) for head in range(heads.shape[1])
-        ]
+        for head in range(of_part.shape[1]):
+            heads.append((len(images), head))
+            images.append((f"head {head + 1}", partial(_overlay, observed, of_part[:, head], scale)))
     figure, panels = _panel_grid(len(images))
     for axes, (title, paint) in zip(panels, images, strict=False):
         show_image(axes, paint(0), title)
-    color_bar(figure, panels, largest, SHARE)
-    return figure, _repaint(panels, [paint for _, paint in images])
+    ratio_bar(figure, panels, scale)
+    repaint, captions = _repaint(panels, [paint for _, paint in images]), entropy_captions(recorded)
+
+    def update(step: int) -> list[Artist]:
+        labels = []
+        for panel, head in heads:
+            panels[panel].set_xlabel(captions[step][head])
+            labels.append(panels[panel].xaxis.label)
+        return [*repaint(step), *labels]
+
+    return figure, update
 
 
 def _matrix_panels(episode: Episode, recorded: RecordedWeights) -> tuple[Figure, Update]:
@@ -153,8 +171,8 @@ def _repaint(panels: Sequence[Axes], paints: Sequence[Paint]) -> Update:
     return update
 
 
-def _overlay(observed: Paint, maps: np.ndarray, largest: float, step: int) -> np.ndarray:
-    return overlay(observed(step), maps[step], largest)
+def _overlay(observed: Paint, ratios: np.ndarray, scale: ScalarMappable, step: int) -> np.ndarray:
+    return overlay(observed(step), ratios[step], scale)
 
 
 def _animate(episode: Episode, figure: Figure, update: Update) -> Iterator[np.ndarray]:

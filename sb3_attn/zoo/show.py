@@ -16,8 +16,10 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_attn.recurrent_dqn.safe_loading import RefusedFileError
 from sb3_attn.viz.atari_ball import ball_game, measure_ball_attention
 from sb3_attn.viz.occlusion import image_key
+from sb3_attn.viz.page import write_index
 from sb3_attn.viz.recording import Episode, record_episode, wrap_env
-from sb3_attn.viz.report import fits_contact_sheet, summary, write_contact_sheet, write_occlusion, write_report
+from sb3_attn.viz.report import PAGE, fits_contact_sheet, summary, write_contact_sheet, write_occlusion, write_report
+from sb3_attn.viz.sources import WeightSource, find_sources
 from sb3_attn.viz.video import FORMATS
 from sb3_attn.zoo.loading import load_model, make_env
 from sb3_attn.zoo.registration import register
@@ -42,8 +44,11 @@ def show(arguments: list[str], trust: bool | list[str] = False) -> None:
         "--episodes", type=_positive, help=f"number of episodes (1, or {SHORT_EPISODES} if they are over after one image)"
     )
     parser.add_argument("--steps", type=_positive, default=1000, help="number of steps after which a recording stops (1000)")
-    parser.add_argument("--format", choices=FORMATS, default="mp4", help="format of the videos (mp4)")
+    parser.add_argument(
+        "--format", choices=[*FORMATS, PAGE], default="mp4", help="format of the videos, or html for pages alone (mp4)"
+    )
     parser.add_argument("--fps", type=float, help="frames per second (the environment's)")
+    parser.add_argument("--names", nargs="+", metavar="NAME", help="what the entries of a vector observation are, in order")
     parser.add_argument("--no-render", action="store_true", help="do not render the environment")
     parser.add_argument(
         "--occlusion", type=_positive, metavar="N", help="add occlusion saliency of N observations per episode; for any model"
@@ -53,32 +58,46 @@ def show(arguments: list[str], trust: bool | list[str] = False) -> None:
         found = find_model(args, trust)
         print(f"Model: {found.path}")
         model, env = _load(found, args, trust)
+        sources = find_sources(model, args.names) if args.names else None
         if args.occlusion and not image_key(model.observation_space)[0]:
             raise ValueError(
                 "--occlusion covers parts of an image, and the observations of this model have none; leave it out."
             )
         args.out.mkdir(parents=True, exist_ok=True)
-        on_sheet: list[Episode] = []
-        for number in itertools.count(1):
-            episode = record_episode(model, env, args.steps, not args.stochastic, render=not args.no_render)
-            ended = "" if episode.finished else " (cut off)"
-            print(f"Episode {number}: {len(episode)} steps{ended}, return {episode.rewards.sum():g}")
-            name = f"episode_{number}"
-            if fits_contact_sheet(episode, model):
-                on_sheet.append(episode)
-                episode.save(args.out / f"{name}.npz")
-            else:
-                write_report(episode, args.out, name, args.format, args.fps)
-            for line in summary(episode):
-                print(f"  {line}")
-            if args.occlusion:
-                write_occlusion(model, episode, args.occlusion, args.out / f"{name}_occlusion.png")
-            if number == (args.episodes or (SHORT_EPISODES if on_sheet else 1)):
-                break
-        if on_sheet:
-            write_contact_sheet(model, on_sheet, args.out / "contact_sheet.png")
+        pages = _show_episodes(model, env, sources, args)
+        if len(pages) > 1:
+            write_index(args.out / "index.html", f"Episodes of {found.env_id}", pages)
         env.close()
     print(f"Written to {args.out}/")
+
+
+def _show_episodes(
+    model: BaseAlgorithm, env: VecEnv, sources: list[WeightSource] | None, args: argparse.Namespace
+) -> list[tuple[str, str]]:
+    """Record episodes and write their files; the names and headings of their pages are returned."""
+    on_sheet: list[Episode] = []
+    pages: list[tuple[str, str]] = []
+    for number in itertools.count(1):
+        episode = record_episode(model, env, args.steps, not args.stochastic, sources, render=not args.no_render)
+        ended = "" if episode.finished else " (cut off)"
+        heading = f"Episode {number}: {len(episode)} steps{ended}, return {episode.rewards.sum():g}"
+        print(heading)
+        name = f"episode_{number}"
+        if args.format != PAGE and fits_contact_sheet(episode, model):
+            on_sheet.append(episode)
+            episode.save(args.out / f"{name}.npz")
+        else:
+            write_report(episode, args.out, name, args.format, args.fps)
+            pages.append((f"{name}.html", heading))
+        for line in summary(episode):
+            print(f"  {line}")
+        if args.occlusion:
+            write_occlusion(model, episode, args.occlusion, args.out / f"{name}_occlusion.png")
+        if number == (args.episodes or (SHORT_EPISODES if on_sheet else 1)):
+            break
+    if on_sheet:
+        write_contact_sheet(model, on_sheet, args.out / "contact_sheet.png")
+    return pages
 
 
 def ball(arguments: list[str], trust: bool | list[str] = False) -> None:

@@ -1,5 +1,6 @@
 """Figures and videos: their files can be read, they have titles and labels, and they show the right data."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -12,8 +13,12 @@ imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
 from stable_baselines3 import DQN
 
 from sb3_attn import SoftAttentionPolicy
+from sb3_attn.extractors.tokenizers import ReceptiveField
 from sb3_attn.viz import (
+    RecordedWeights,
+    TokenPart,
     attention_maps,
+    attention_ratios,
     attention_video,
     contact_sheet_figure,
     curves_figure,
@@ -24,8 +29,8 @@ from sb3_attn.viz import (
     tokens_figure,
     write_video,
 )
-from sb3_attn.viz.figures import image_parts, observed_image
-from sb3_attn.viz.projection import overlay
+from sb3_attn.viz.figures import image_parts, observed_image, overlay_ratios
+from sb3_attn.viz.projection import overlay, ratio_scale
 from sb3_attn.viz.sources import token_parts
 from tests.helpers.attention import LENGTH, make_env, make_model
 from tests.helpers.masks import MASK_KEYS, Units
@@ -77,13 +82,17 @@ def test_the_panels_show_frame_observation_and_heads(image_episode):
     figure, update = _overlay_panels(image_episode, image_episode.recorded_weights[0])
     assert isinstance(figure, Figure)
     assert [axes.get_title() for axes in figure.axes[:4]] == ["rendered", "observed", "head 1", "head 2"]
-    rendered, observed, head, _ = update(3)
+    rendered, observed, head, _, caption, _ = update(3)
     part = image_parts(image_episode.recorded_weights[0])[0][0]
     np.testing.assert_array_equal(rendered.get_array(), image_episode.frames[3])
     np.testing.assert_array_equal(observed.get_array(), image_episode.observations[3].transpose(1, 2, 0))
-    maps = attention_maps(image_episode.recorded_weights[0], part)
-    largest = np.quantile(maps.max(axis=(1, 2, 3)), 0.99)
-    np.testing.assert_array_equal(head.get_array(), overlay(observed.get_array(), maps[3, 0], largest))
+    ratios = attention_ratios(image_episode.recorded_weights[0], part)
+    scale = overlay_ratios(image_episode.recorded_weights[0])[1]
+    np.testing.assert_array_equal(head.get_array(), overlay(observed.get_array(), ratios[3, 0], scale))
+    entropy = image_episode.recorded_weights[0].entropy[3]
+    assert caption.get_text() == f"entropy {entropy[0]:.2f} of 3.22"
+    assert [tick.get_text() for tick in figure.axes[4].get_yticklabels()][1] == "1"
+    assert "even" in [text.get_text() for text in figure.axes[4].texts]
 
 
 def test_maps_are_of_the_parts_own_tokens():
@@ -92,10 +101,44 @@ def test_maps_are_of_the_parts_own_tokens():
     assert part.key == "image" and part.stop - part.start == 25
     expected = pixel_map(recorded.weights[..., part.start : part.stop], image.grid, image.receptive_field, (64, 64))
     np.testing.assert_array_equal(attention_maps(recorded, part), expected)
+    even_share = pixel_map(np.full(25, 1 / 29), image.grid, image.receptive_field, (64, 64))  # of 29 tokens, not of 25
+    np.testing.assert_allclose(attention_ratios(recorded, part), expected / even_share, rtol=1e-5)
     assert observed_image(episode, part.key, 0).shape == (64, 64, 3)
     (vector,) = (other for other in recorded.parts if other.image is None)
     with pytest.raises(ValueError, match="The part 'vector: entry' is not an image"):
         attention_maps(recorded, vector)
+
+
+def test_even_attention_has_a_ratio_of_one_also_where_regions_overlap(image_episode):
+    recorded = image_episode.recorded_weights[0]
+    part = recorded.parts[0]
+    overlapping = part._replace(image=part.image._replace(receptive_field=ReceptiveField(20, 10)))
+    even = replace(recorded, weights=np.full_like(recorded.weights, 1 / 25), parts=(overlapping,))
+    maps, ratios = attention_maps(even, overlapping), attention_ratios(even, overlapping)
+    assert maps[..., 30, 30].min() > 3.9 * maps[..., 0, 0].max()
+    np.testing.assert_allclose(ratios[..., :60, :60], 1, rtol=1e-5)
+    assert np.isnan(ratios[..., 60:, :]).all()  # no region sees the last rows
+
+
+def test_a_frame_that_is_the_observation_is_drawn_once(image_episode):
+    from sb3_attn.viz.video import _overlay_panels
+
+    observed = np.stack([observed_image(image_episode, None, step) for step in range(LENGTH)])
+    frames = observed.repeat(2, axis=1).repeat(2, axis=2)
+    for shown, first in ((frames, "observed"), (frames[:, :, :96], "rendered"), (255 - frames, "rendered")):
+        figure, _ = _overlay_panels(replace(image_episode, frames=shown), image_episode.recorded_weights[0])
+        assert figure.axes[0].get_title() == first
+
+
+def test_a_heat_map_of_almost_even_weights_looks_even():
+    noise = np.random.default_rng(0).random((6, 1, 32)).astype(np.float32)
+    recorded = RecordedWeights("memory_read", noise / noise.sum(axis=-1, keepdims=True) / 2, (TokenPart(None, "slot", 0, 32),))
+    heat_map, bar = tokens_figure(recorded).axes
+    assert heat_map.images[0].get_clim() == (0, 2 / 32)
+    assert [text.get_text() for text in bar.texts] == ["even"] and bar.texts[0].xy[1] == 1 / 32
+    values = replace(recorded, is_distribution=False)
+    heat_map, bar = tokens_figure(values).axes
+    assert heat_map.images[0].get_clim() == (0, values.weights.max()) and not bar.texts
 
 
 def test_other_video_formats_are_refused(tmp_path):
@@ -139,7 +182,7 @@ def test_a_contact_sheet_has_images_with_their_overlays_beside_them():
         strip = axes.images[0].get_array()
         assert axes.get_title() == f"episode {i}" and strip.shape == (32, 3 * 32 + 2 * 2, 3)
         np.testing.assert_array_equal(strip[:, :32], images[i])
-        np.testing.assert_array_equal(strip[:, 68:], overlay(images[i], maps[i][1], maps.max()))
+        np.testing.assert_array_equal(strip[:, 68:], overlay(images[i], maps[i][1], ratio_scale(maps.max())))
     assert not any(axes.images for axes in panels[5:])
     assert contact_sheet_figure(images[:1]).axes[0].images[0].get_array().shape == (32, 32, 3)
 

@@ -9,7 +9,7 @@ pytest.importorskip("imageio")
 from gymnasium import spaces
 
 from sb3_attn.extractors.tokenizers import ImageTokenizer, ReceptiveField
-from sb3_attn.viz import overlay, pixel_map, to_rgb
+from sb3_attn.viz import overlay, pixel_map, ratio_scale, to_rgb
 
 
 def pixel_map_by_loop(weights, grid, size, stride, height, width, mean):
@@ -68,10 +68,19 @@ def test_normalised_images_are_stretched():
     assert frame[0, :, 0].tolist() == [0, 127, 255]
 
 
-def test_an_overlay_is_brighter_where_the_value_is_larger():
-    image = np.full((1, 3, 3), 100, np.uint8)
-    shown = overlay(image, np.array([[0.0, 0.25, 0.5]]))
-    brightness = shown.astype(int).sum(axis=-1)[0]
-    assert brightness[0] < brightness[1] < brightness[2]
-    np.testing.assert_array_equal(overlay(image, np.zeros((1, 3)))[0, 0], shown[0, 0])  # no division by zero
-    assert (overlay(image, np.array([[0.0, 0.25, 0.5]]), largest=1.0)[0, 2] != shown[0, 2]).any()
+def test_an_overlay_of_amounts_leaves_the_image_where_there_is_nothing():
+    image = np.full((1, 3, 3), (200, 100, 50), np.uint8)
+    shown = overlay(image, np.array([[0.0, 0.25, 0.5]])).astype(int)[0]
+    assert shown[0].tolist() == [200, 100, 50]
+    assert shown[0, 2] > shown[1, 2] > shown[2, 2]  # orange has no blue
+    np.testing.assert_array_equal(overlay(image, np.zeros((1, 3))), image)  # no division by zero
+
+
+def test_an_overlay_of_ratios_is_orange_above_even_and_blue_below():
+    image = np.full((1, 6, 3), 100, np.uint8)
+    less, half, even, twice, more, unseen = overlay(image, np.array([[0.0, 0.5, 1.0, 2.0, 9.0, np.nan]]), ratio_scale(4.0))[0]
+    assert even.tolist() == unseen.tolist() == [100, 100, 100]
+    assert less[2] > half[2] > 100 > half[0] > less[0]
+    assert more[0] > twice[0] > 100 > twice[2] > more[2]
+    almost_even = overlay(image, np.full((1, 6), 1.03), ratio_scale(1.03)).astype(int)
+    assert np.abs(almost_even - image).max() < 10  # the scale does not shrink to noise

@@ -27,7 +27,7 @@ from sb3_attn.viz import (
 )
 from sb3_attn.viz.sources import acting_network, features_extractor
 from sb3_attn.viz.video import _matrix_panels, attention_video
-from tests.helpers.attention import LENGTH, make_env
+from tests.helpers.attention import LENGTH, make_env, make_model
 
 N_SLOTS = 7
 SLOTS = (TokenPart(None, "slot", 0, N_SLOTS),)
@@ -357,3 +357,17 @@ def test_weights_that_are_not_a_distribution_have_no_curves(tmp_path):
         assert "memory_read/entropy" in arrays and "memory_usage/peak" in arrays
         assert not {"memory_usage/entropy", "memory_link/entropy"} & set(arrays)
         np.testing.assert_array_equal(arrays["memory_link/weights"], link.weights)
+
+
+def test_entries_have_names():
+    model = make_model(DQN, make_env("dict"))
+    (source,) = find_sources(model, ["x", "speed", "angle", "<b>"])
+    recorded = source.record(np.full((1, 2, 29), 1 / 29))
+    named = {part.key: part.names[:4] for part in recorded.parts}
+    assert named["vector"] == ["vector: x", "vector: speed", "vector: angle", "vector: <b>"]
+    assert named["image"][1] == "image: region 1"
+    assert find_sources(make_model(DQN, make_env("vector")), list("abcd"))[0].parts[0].names == ["a", "b", "c", "d"]
+    with pytest.raises(ValueError, match=r"names=\['x'\] has 1 names, but this model attends to 4 entries"):
+        find_sources(model, ["x"])
+    with pytest.raises(ValueError, match="attends to no entry of a vector; leave them out"):
+        find_sources(make_model(DQN, make_env("image")), ["x"])

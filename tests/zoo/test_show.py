@@ -79,6 +79,7 @@ def test_arguments_reach_the_environment_and_the_recording(tmp_path):
     for number in (1, 2):
         with np.load(out / f"episode_{number}.npz") as arrays:
             assert len(arrays["rewards"]) == 2
+        assert f'href="episode_{number}.html"' in (out / "index.html").read_text(encoding="utf-8")
 
 
 def test_a_memory_is_shown(tmp_path, capsys):
@@ -92,6 +93,7 @@ def test_a_memory_is_shown(tmp_path, capsys):
     videos = {f"episode_1_memory_{name}.gif" for name in written}
     assert {file.name for file in (tmp_path / "core").iterdir()} == {
         "episode_1.npz",
+        "episode_1.html",
         "episode_1_values.png",
         *pictures,
         *videos,
@@ -112,7 +114,8 @@ def test_a_memory_over_frames_is_shown(tmp_path):
 
 def test_frames_are_stacked_as_the_model_saw_them(tmp_path):
     path = save(tmp_path, env=VecFrameStack(make_vec_env(SEARCH), 3))
-    assert cli.main(["show", path, "--env", SEARCH, "--out", str(tmp_path / "out")]) == 0
+    assert cli.main(["show", path, "--env", SEARCH, "--out", str(tmp_path / "out"), "--format", "html"]) == 0
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"episode_1.npz", "episode_1.html"}
 
 
 def test_statistics_of_vec_normalize(tmp_path):
@@ -176,6 +179,9 @@ def test_errors_end_the_command_with_a_sentence(tmp_path):
     assert "is not a key:value" in fails(["show", path, "--env", SEARCH, "--env-kwargs", "length=5", *out])
     (tmp_path / "text.zip").write_text("text")
     assert "is damaged, or is no zip-file of SB3" in fails(["show", tmp_path / "text.zip", "--env", SEARCH, *out])
+    path = save(tmp_path, env="CartPole-v1", policy_kwargs=EXTRACTOR)
+    wrong = fails(["show", path, "--env", "CartPole-v1", *out, "--names", "x", "v"])
+    assert "names=['x', 'v'] has 2 names, but this model attends to 4 entries of vectors; give as many" in wrong
     assert not (tmp_path / "out").exists()
 
 
@@ -186,7 +192,7 @@ def test_a_model_without_attention_is_shown(tmp_path):
     path = save(tmp_path, RecurrentDQN, CHAIN, policy_kwargs=dict(core="gru"))
     assert cli.main(["show", path, "--env", CHAIN, "--out", str(tmp_path / "gru")]) == 0
     for name, endings in {"dqn": ("values",), "gru": ("states", "values")}.items():
-        written = {"episode_1.npz", *(f"episode_1_{ending}.png" for ending in endings)}
+        written = {"episode_1.npz", "episode_1.html", *(f"episode_1_{ending}.png" for ending in endings)}
         assert {file.name for file in (tmp_path / name).iterdir()} == written
 
 
