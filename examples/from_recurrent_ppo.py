@@ -8,6 +8,7 @@ The task is MemoryChain-v0, whose first observation is the answer to the questio
 
 import argparse
 import time
+from typing import Any
 
 import numpy as np
 from sb3_contrib import RecurrentPPO
@@ -37,7 +38,8 @@ def recurrent_dqn(seed: int) -> BaseAlgorithm:
 def play(model: BaseAlgorithm) -> float:
     """One episode. This is the same for both: the state goes in and comes out, and ``episode_start`` resets it."""
     env = make_vec_env(ENV_ID, n_envs=1, seed=1000)
-    obs, state, episode_start, total = env.reset(), None, np.ones(1, dtype=bool), 0.0
+    obs: Any = env.reset()
+    state, episode_start, total = None, np.ones(1, dtype=bool), 0.0
     while True:
         actions, state = model.predict(obs, state, episode_start, deterministic=True)
         obs, rewards, episode_start, _ = env.step(actions)

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,15 @@ PAGES = [
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     if page.name not in NOT_TO_RUN and "```python" in page.read_text(encoding="utf-8")
 ]
+PAGES += sorted((ROOT / "examples").rglob("*.ipynb"))
 NEEDS_RAY = {"ray_vec_env.md"}
 
 
 def code_of(page: Path) -> str:
-    """The Python blocks of a page at their own lines, so that a traceback shows the line of the page."""
+    """The Python blocks of a page at their own lines, so that a traceback shows the line of the page; the cells of a notebook."""
+    if page.suffix == ".ipynb":
+        cells = [cell for cell in json.loads(page.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+        return "".join(line for cell in cells for line in [*cell["source"], "\n"] if not line.startswith("%"))
     lines, inside = [], False
     for line in page.read_text(encoding="utf-8").splitlines():
         if line.startswith("```"):

@@ -28,7 +28,14 @@ from sb3_attn.viz.video import attention_video, write_video
 PAGE = "html"
 
 
-def write_report(episode: Episode, folder: Path, name: str, video_format: str = "mp4", fps: float | None = None) -> None:
+def write_report(
+    episode: Episode,
+    folder: Path,
+    name: str,
+    video_format: str = "mp4",
+    fps: float | None = None,
+    title: str | None = None,
+) -> None:
     """
     Write an episode's numbers and figures, a page to step through it, and for each source of weights a video and figures.
 
@@ -41,9 +48,10 @@ def write_report(episode: Episode, folder: Path, name: str, video_format: str = 
     :param name: the beginning of all file names
     :param video_format: ``"mp4"``, ``"gif"``, or ``"html"`` for the page and the weights alone
     :param fps: frames per second; ``None`` takes the environment's
+    :param title: of the page; ``None`` takes the name
     """
     episode.save(folder / f"{name}.npz")
-    write_page(folder / f"{name}.html", episode, name, fps)
+    write_page(folder / f"{name}.html", episode, title or name, fps)
     if video_format == PAGE:
         return
     save_figure(values_figure(episode), folder / f"{name}_values.png")

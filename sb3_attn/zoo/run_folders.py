@@ -8,6 +8,7 @@ models, replays and statistics. While one of its programs runs, ours read these 
 import ast
 import contextlib
 import functools
+import inspect
 import os
 import re
 import sys
@@ -277,8 +278,10 @@ def make_run_env(
 
 def _renders(env_id: str) -> bool:
     entry_point = gym.spec(env_id).entry_point
-    creator = gym.envs.registration.load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
-    return "rgb_array" in (getattr(creator, "metadata", None) or {}).get("render_modes", ())
+    creator: Any = gym.envs.registration.load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    if metadata := getattr(creator, "metadata", None):
+        return "rgb_array" in metadata.get("render_modes", ())
+    return "render_mode" in inspect.signature(creator).parameters  # a function, such as RL Zoo's of CartPoleNoVel-v1
 
 
 def _plot_readers(trust: bool | Collection[str]) -> Iterator[tuple[Any, str, Any]]:

@@ -64,7 +64,7 @@ def show(arguments: list[str], trust: bool | list[str] = False) -> None:
                 "--occlusion covers parts of an image, and the observations of this model have none; leave it out."
             )
         args.out.mkdir(parents=True, exist_ok=True)
-        pages = _show_episodes(model, env, sources, args)
+        pages = _show_episodes(model, env, sources, args, found.env_id)
         if len(pages) > 1:
             write_index(args.out / "index.html", f"Episodes of {found.env_id}", pages)
         env.close()
@@ -72,7 +72,7 @@ def show(arguments: list[str], trust: bool | list[str] = False) -> None:
 
 
 def _show_episodes(
-    model: BaseAlgorithm, env: VecEnv, sources: list[WeightSource] | None, args: argparse.Namespace
+    model: BaseAlgorithm, env: VecEnv, sources: list[WeightSource] | None, args: argparse.Namespace, env_id: str
 ) -> list[tuple[str, str]]:
     """Record episodes and write their files; the names and headings of their pages are returned."""
     on_sheet: list[Episode] = []
@@ -87,7 +87,7 @@ def _show_episodes(
             on_sheet.append(episode)
             episode.save(args.out / f"{name}.npz")
         else:
-            write_report(episode, args.out, name, args.format, args.fps)
+            write_report(episode, args.out, name, args.format, args.fps, f"{env_id}. {heading}")
             pages.append((f"{name}.html", heading))
         for line in summary(episode):
             print(f"  {line}")

@@ -26,7 +26,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_attn import R2D2
 from sb3_attn.recurrent_dqn.safe_loading import RefusedFileError, UnsafePickleError
 from sb3_attn.zoo import ALGORITHMS, cli
-from sb3_attn.zoo.run_folders import SafeAlgorithm, load_settings, safe_reading
+from sb3_attn.zoo.run_folders import SafeAlgorithm, load_settings, make_run_env, safe_reading
 from tests.helpers.environments import walks
 from tests.helpers.hostile import Calls, let_header_lie, tampered, torch_file, touching
 
@@ -542,3 +542,8 @@ def test_trust_reaches_the_processes_of_rl_zoo() -> None:
     assert command[3:] == ["enjoy", "--trust=a.B", "--trust=c.D", "-n", "5"]
     assert "--trust" in cli.our_command(["python", "-m", "rl_zoo3.record_video"], True)
     assert cli.split_trust(command[4:]) == (["a.B", "c.D"], ["-n", "5"])
+
+
+def test_a_run_renders_also_where_a_function_makes_the_environment(tmp_path: Path) -> None:
+    (tmp_path / "config.yml").write_text("!!python/object/apply:collections.OrderedDict\n- []\n")
+    assert make_run_env(tmp_path, "CartPoleNoVel-v1", {}, seed=0).render_mode == "rgb_array"
