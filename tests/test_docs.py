@@ -37,7 +37,7 @@ NEEDS_RAY = {"ray_vec_env.md"}
 
 
 def code_of(page: Path) -> str:
-    """The Python blocks of a page at their own lines, so that a traceback shows the line of the page; the cells of a notebook."""
+    """The Python blocks of a page at their own lines, so that a traceback shows the line of the page; or a notebook's."""
     if page.suffix == ".ipynb":
         cells = [cell for cell in json.loads(page.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
         return "".join(line for cell in cells for line in [*cell["source"], "\n"] if not line.startswith("%"))

@@ -21,12 +21,13 @@ def occlusion_saliency(
     fill: str | float = "mean",
     state: Any = None,
     batch_size: int = 64,
+    action: int | None = None,
 ) -> np.ndarray:
     """
     Measure how much the score of the chosen action changes when a patch of the image is covered.
 
     Zeiler and Fergus (2014), section 4.2; for agents Greydanus et al. (2018), who blur instead of covering. The score is
-    the Q-value, or the logarithm of the action's probability; the action is the greedy one for the uncovered observation.
+    the Q-value, or the logarithm of the action's probability.
     A patch covers all frames of a stack. A pixel gets the mean over the patches that cover it. Works with any model, with or
     without attention.
 
@@ -38,6 +39,7 @@ def occlusion_saliency(
     :param fill: ``"mean"`` (of each channel), ``"grey"`` (the middle of the space's range), or a value
     :param state: the memory of a recurrent model before the step, as returned by ``predict``
     :param batch_size: number of covered images to evaluate at once
+    :param action: the chosen action; ``None`` means the greedy one for the uncovered observation, if all are valid
     :return: absolute changes, ``[H, W]``
     :raises ValueError: if there is no image, the patch does not fit, or the policy has no scores that are known here
     """
@@ -50,7 +52,7 @@ def occlusion_saliency(
     covered, grid = _cover(image, patch_size, stride, _fill_values(image, space, fill))
     with evaluation_mode(model):
         scores = action_scores(model, _batch(observation, key, image[None]), state)[0]
-        action = int(scores.argmax())
+        action = int(scores.argmax()) if action is None else action
         changed = [
             action_scores(model, _batch(observation, key, covered[i : i + batch_size]), state)[:, action]
             for i in range(0, len(covered), batch_size)

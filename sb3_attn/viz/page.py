@@ -80,7 +80,10 @@ def _scores(episode: Episode) -> dict[str, Any] | None:
     if episode.action_scores is None:
         return None
     finite = episode.action_scores[np.isfinite(episode.action_scores)]
-    low, high = (0.0, 1.0) if episode.score_name == PROBABILITY else (float(finite.min()), float(finite.max()))
+    if episode.score_name == PROBABILITY or not finite.size:  # a network that has diverged values nothing
+        low, high = 0.0, 1.0
+    else:
+        low, high = float(finite.min()), float(finite.max())
     values = [_numbers(scores) for scores in episode.action_scores]
     return dict(title=f"{episode.score_name} of each action, from {low:.3g} to {high:.3g}", values=values, low=low, high=high)
 

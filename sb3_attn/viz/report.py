@@ -101,7 +101,12 @@ def write_occlusion(model: BaseAlgorithm, episode: Episode, n_observations: int,
     """
     key = image_key(model.observation_space)[1]
     steps = np.unique(np.linspace(0, len(episode) - 1, n_observations).round().astype(int))
-    saliency = [occlusion_saliency(model, episode.observation(step), key, state=episode.states[step]) for step in steps]
+    saliency = [
+        occlusion_saliency(
+            model, episode.observation(step), key, state=episode.states[step], action=int(episode.actions[step])
+        )
+        for step in steps
+    ]
     images = [observed_image(episode, key, step) for step in steps]
     titles, attention = [f"step {step}" for step in steps], _attention(episode.recorded_weights, key)
     if attention is None:

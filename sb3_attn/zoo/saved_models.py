@@ -72,7 +72,7 @@ def find_model(args: argparse.Namespace, trust: bool | Collection[str] = False) 
     if env_id is None:
         raise ValueError(f"{args.model} does not tell its environment; give its id, --env ID.")
     path = path or _model_in(folder, _folder_name(env_id), args.load_best)
-    algo = args.algo or (saved.get("algo") if saved.get("algo") in LOADABLE else None)
+    algo = args.algo or next((name for name in LOADABLE if name == saved.get("algo")), None)
     return SavedModel(path, env_id, algo, settings)
 
 
@@ -108,6 +108,8 @@ def _settings_folder(folder: Path, env_id: str | None) -> Path | None:
         settings = folder / _folder_name(env_id)
         return settings if (settings / "config.yml").is_file() else None
     found = [file.parent for file in folder.glob("*/config.yml")]
+    # RL Zoo's has the arguments or the model's name; other programs have folders with a config.yml, too
+    found = [path for path in found if (path / "args.yml").is_file() or (folder / f"{path.name}.zip").is_file()]
     return found[0] if len(found) == 1 else None
 
 

@@ -24,7 +24,7 @@ from sb3_attn.viz.video import FORMATS
 from sb3_attn.zoo.loading import load_model, make_env
 from sb3_attn.zoo.registration import register
 from sb3_attn.zoo.saved_models import SavedModel, add_model_arguments, find_model
-from sb3_attn.zoo.trust import TRUST_HELP
+from sb3_attn.zoo.trust import TRUST_HELP, printable
 
 #: Number of episodes, if they are over after one image: as many as one looks at on one sheet
 SHORT_EPISODES = 16
@@ -56,7 +56,7 @@ def show(arguments: list[str], trust: bool | list[str] = False) -> None:
     args = parser.parse_args(arguments)
     with _sentences("show"):
         found = find_model(args, trust)
-        print(f"Model: {found.path}")
+        print(f"Model: {printable(str(found.path))}")
         model, env = _load(found, args, trust)
         sources = find_sources(model, args.names) if args.names else None
         if args.occlusion and not image_key(model.observation_space)[0]:
@@ -114,7 +114,7 @@ def ball(arguments: list[str], trust: bool | list[str] = False) -> None:
     with _sentences("ball"):
         found = find_model(args, trust)
         game = ball_game(found.env_id)
-        print(f"Model: {found.path}")
+        print(f"Model: {printable(str(found.path))}")
         model, env = _load(found, args, trust)
         for recorded, measured in measure_ball_attention(model, env, game, args.steps, not args.stochastic):
             print(f"{recorded.name}: {measured}")
@@ -149,7 +149,7 @@ def _sentences(name: str) -> Any:
     except RefusedFileError:
         raise  # the command line has a sentence for it
     except (ValueError, FileNotFoundError, gym.error.Error) as error:
-        raise SystemExit(f"sb3-attn {name}: {error}") from error
+        raise SystemExit(f"sb3-attn {name}: {printable(str(error))}") from error
 
 
 def _load(found: SavedModel, args: argparse.Namespace, trust: bool | list[str]) -> tuple[BaseAlgorithm, VecEnv]:
@@ -161,6 +161,8 @@ def _load(found: SavedModel, args: argparse.Namespace, trust: bool | list[str]) 
         return model, make_env(model, found.env_id, env_kwargs, args.seed, args.vec_normalize, trust)
     from sb3_attn.zoo.run_folders import make_run_env
 
+    if args.vec_normalize is not None:
+        raise ValueError(f"--vec-normalize {args.vec_normalize}: the run in {found.settings} has its own; leave it out.")
     return model, wrap_env(model, make_run_env(found.settings, found.env_id, env_kwargs, args.seed, trust))
 
 

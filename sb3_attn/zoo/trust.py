@@ -42,4 +42,14 @@ def refusal(error: RefusedFileError) -> str:
     if isinstance(error, UnsafePickleError):
         names = f"--trust={error.name}, or " if error.name.replace(".", "_").isidentifier() else ""
         text = f"{error.fault} If you trust who made it, add {names}--trust for everything."
-    return "".join(filter(str.isprintable, " ".join(text.split())))  # names in hostile files may control the terminal
+    return printable(text)
+
+
+def printable(text: str) -> str:
+    """
+    A sentence on one line, without what could control the terminal: it may quote names of hostile files.
+
+    :param text: the sentence
+    :return: its printable characters
+    """
+    return "".join(filter(str.isprintable, " ".join(text.split())))

@@ -33,6 +33,8 @@ def test_saliency_equals_a_slow_loop(algorithm, fill):
             count[y : y + 24, x : x + 24] += 1
     np.testing.assert_allclose(saliency, total / np.maximum(count, 1), atol=1e-6)
     assert saliency.max() > 0
+    of_worst = occlusion_saliency(model, observation, patch_size=24, stride=16, fill=fill, action=int(scores.argmin()))
+    assert np.abs(of_worst - saliency).max() > 1e-4
 
 
 class Crop(BaseFeaturesExtractor):

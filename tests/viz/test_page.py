@@ -55,6 +55,8 @@ def test_invalid_actions_and_actions_without_scores(episode, tmp_path):
     scores = np.where(np.arange(3) == 1, -np.inf, episode.action_scores)
     data = data_of(write_page(tmp_path / "page.html", replace(episode, action_scores=scores), "masks"))
     assert data["scores"]["values"][0][1] is None and data["scores"]["low"] == pytest.approx(scores[:, ::2].min())
+    data = data_of(write_page(tmp_path / "page.html", replace(episode, action_scores=scores * np.nan), "diverged"))
+    assert data["scores"]["values"][0] == [None] * 3 and (data["scores"]["low"], data["scores"]["high"]) == (0, 1)
     data = data_of(write_page(tmp_path / "page.html", replace(episode, action_scores=None, frames=None), "no scores"))
     assert data["scores"] is None and data["panels"][0]["title"] == "observed: image"
 

@@ -41,7 +41,11 @@ def test_a_run_folder_tells_its_environment_and_algorithm(tmp_path):
     assert find(run, "--algo", "ppo").algo == "ppo"
     (run / "ALE-Pong-v5.zip").unlink()
     assert find(run).path == run / "best_model.zip"
-    assert find(make_run(tmp_path / "other", algo="tqc")).algo is None  # so that the saved policy decides
+    for algo in ("tqc", "[rdqn]"):  # so that the saved policy decides
+        assert find(make_run(tmp_path / algo, algo=algo)).algo is None
+    (run / "other").mkdir()
+    (run / "other" / "config.yml").touch()  # another program's
+    assert find(run).env_id == GAME
 
 
 def test_runs_are_found_as_by_enjoy(tmp_path, monkeypatch):

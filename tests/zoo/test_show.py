@@ -13,8 +13,9 @@ pytest.importorskip("imageio_ffmpeg")
 import ale_py
 import gymnasium as gym
 from sb3_contrib import QRDQN, TRPO, RecurrentPPO
-from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.env_util import make_atari_env, make_vec_env
+from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
@@ -161,6 +162,7 @@ def test_the_settings_of_a_training_run_are_used(tmp_path, capsys):
     assert "vecnormalize.pkl not found" in fails(arguments)
     env = VecNormalize(make_vec_env("CartPole-v1"))
     env.save(str(settings / "vecnormalize.pkl"))
+    assert "has its own; leave it out" in fails([*arguments, "--vec-normalize", settings / "vecnormalize.pkl"])
     assert cli.main([str(argument) for argument in arguments]) == 0
     assert "Stacking 2 frames" in capsys.readouterr().out
     with np.load(tmp_path / "episode_1.npz") as arrays:
@@ -177,6 +179,7 @@ def test_errors_end_the_command_with_a_sentence(tmp_path):
     assert "algo='ppo' does not have such a policy; give dqn" in fails(["show", path, "--env", SEARCH, "--algo", "ppo", *out])
     assert "algo='dnq' is unknown; give dqn" in fails(["show", path, "--env", SEARCH, "--algo", "dnq", *out])
     assert "is not a key:value" in fails(["show", path, "--env", SEARCH, "--env-kwargs", "length=5", *out])
+    assert "\033" not in fails(["show", path, "--env", "Search\033[2J-v0", *out])
     (tmp_path / "text.zip").write_text("text")
     assert "is damaged, or is no zip-file of SB3" in fails(["show", tmp_path / "text.zip", "--env", SEARCH, *out])
     path = save(tmp_path, env="CartPole-v1", policy_kwargs=EXTRACTOR)
@@ -207,6 +210,13 @@ def test_models_of_other_algorithms_are_loaded(name, tmp_path):
     assert cli.main(["show", path, "--env", env, "--out", str(tmp_path), "--steps", "2", "--no-render"]) == 0
     assert (tmp_path / "episode_1_values.png").exists()
     assert (tmp_path / "episode_1_states.png").exists() is (algorithm is RecurrentPPO)
+
+
+def test_a_model_with_hindsight_replay_is_loaded(tmp_path):
+    env = BitFlippingEnv(n_bits=2, continuous=False)
+    model = DQN("MultiInputPolicy", env, replay_buffer_class=HerReplayBuffer, replay_buffer_kwargs=dict(n_sampled_goal=2))
+    model.save(tmp_path / "her")
+    assert load_model(tmp_path / "her", "dqn").predict(env.reset()[0])[0] in (0, 1)
 
 
 @pytest.mark.parametrize(("missing", "extra"), [("imageio", "viz"), ("rl_zoo3", None)])
