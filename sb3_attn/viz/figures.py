@@ -180,7 +180,7 @@ def attention_ratios(recorded: RecordedWeights, part: TokenPart) -> np.ndarray:
     :raises ValueError: if the part is not an image
     """
     even = replace(recorded, weights=np.full_like(recorded.weights[:1, :1], 1 / recorded.weights.shape[-1]))
-    maps, even_map = attention_maps(recorded, part), attention_maps(even, part)
+    maps, even_map = (attention_maps(weights, part).astype(np.float32) for weights in (recorded, even))
     return np.divide(maps, even_map, out=np.full_like(maps, np.nan), where=even_map > 0)
 
 

@@ -96,17 +96,18 @@ def _panels(episode: Episode) -> list[dict[str, Any]]:
         # Frames may be large and have all colours, so they are compressed with losses; what the model saw is not
         panels.append(dict(title="rendered", images=_uris(episode.frames, "webp"), smooth=True))
     steps = range(len(episode))
-    observed = {key: _uris(observed_image(episode, key, step) for step in steps) for key in keys}
-    panels += [
-        dict(title="observed" if key is None else f"observed: {key}", images=images) for key, images in observed.items()
-    ]
+    observed: dict[str | None, int] = {}  # numbers of panels: a page has each image once
+    for key in keys:
+        observed[key] = len(panels)
+        images = _uris(observed_image(episode, key, step) for step in steps)
+        panels.append(dict(title="observed" if key is None else f"observed: {key}", images=images))
     for recorded in episode.recorded_weights:
         panels += _overlays(recorded, observed) if recorded.rows is None else _matrices(recorded)
     return panels
 
 
-def _overlays(recorded: RecordedWeights, observed: dict[str | None, list[str]]) -> Iterable[dict[str, Any]]:
-    """A panel for each image that is attended to and each head; none if no image is."""
+def _overlays(recorded: RecordedWeights, observed: dict[str | None, int]) -> Iterable[dict[str, Any]]:
+    """A panel for each image that is attended to and each head, over the images of another panel; none if no image is."""
     if not image_parts(recorded):
         return
     ratios, scale = overlay_ratios(recorded)
