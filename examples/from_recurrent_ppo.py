@@ -1,7 +1,7 @@
 """
 From sb3-contrib's RecurrentPPO to RecurrentDQN, side by side: what stays, what changes, and what it brings.
 
-    python examples/from_recurrent_ppo.py   # four minutes on one core, nearly all of it RecurrentPPO's
+    python examples/from_recurrent_ppo.py   # a minute on one core, most of it RecurrentPPO's
 
 The task is MemoryChain-v0, whose first observation is the answer to the question 30 steps later.
 """

@@ -1,7 +1,7 @@
 """
 A memory over pixels without a GPU: how was the T turned that was shown once, 20 images of other glyphs ago?
 
-    python examples/pixels_with_memory.py   # two minutes on one core
+    python examples/pixels_with_memory.py   # seven minutes on one core
 
 Convolutions over whole sequences would take most of the time. Here each image is encoded once, by convolutions that stay as
 they were drawn at random; the replay stores these features, and the memory reads them.
