@@ -5,9 +5,10 @@
 FROM python:3.11-slim
 
 RUN apt-get update && apt-get install --yes --no-install-recommends make && rm -rf /var/lib/apt/lists/*
-RUN useradd --create-home user
+# WORKDIR alone would make a folder of root's
+RUN useradd --create-home user && install --directory --owner=user /sb3_attn
 USER user
-WORKDIR /home/user/sb3_attn
+WORKDIR /sb3_attn
 
 # The dependencies are a layer of their own, since they change less often than the code
 COPY --chown=user pyproject.toml constraints.txt Makefile README.md LICENSE ./

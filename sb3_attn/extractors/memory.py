@@ -200,7 +200,7 @@ def _locate_frames(
 
 
 def _are_stacked(bounds: np.ndarray, axis: int, n_stack: int) -> bool:
-    """Whether the bounds are those of equal frames; ``VecFrameStack`` repeats each bound in turn, others a frame's bounds."""
+    """Whether all frames have equal bounds: each entry's repeated, as by ``VecFrameStack``, or a whole frame's repeated."""
     entries = np.moveaxis(bounds, axis, -1)
     by_entry = entries.reshape(*entries.shape[:-1], -1, n_stack)
     by_frame = entries.reshape(*entries.shape[:-1], n_stack, -1)

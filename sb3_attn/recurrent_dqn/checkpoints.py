@@ -133,7 +133,7 @@ class Checkpoints(SaveAndLoad):
         assert self.env is not None, "load_checkpoint() was given it"
         are_set = set_environment_states(self.env, episodes["environments"])
         own = from_json(episodes["model"])
-        self.action_space.np_random.bit_generator.state = own["action_space"]  # a seed of the model's has begun it anew
+        self.action_space.np_random.bit_generator.state = own["action_space"]  # loading has seeded it again
         if not are_set:  # then learn() resets them
             self._last_obs, self._episodes_seed = None, int(self.action_space.np_random.integers(2**31 - 1))
             return

@@ -1,4 +1,4 @@
-"""What a model says about each action: its Q-value or its probability."""
+"""The score that a model gives each action: a Q-value or a probability."""
 
 from typing import Any
 

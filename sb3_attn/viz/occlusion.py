@@ -39,7 +39,7 @@ def occlusion_saliency(
     :param fill: ``"mean"`` (of each channel), ``"grey"`` (the middle of the space's range), or a value
     :param state: the memory of a recurrent model before the step, as returned by ``predict``
     :param batch_size: number of covered images to evaluate at once
-    :param action: the chosen action; ``None`` means the greedy one for the uncovered observation, if all are valid
+    :param action: the chosen action; ``None`` takes the greedy one for the uncovered observation, as if all were valid
     :return: absolute changes, ``[H, W]``
     :raises ValueError: if there is no image, the patch does not fit, or the policy has no scores that are known here
     """
@@ -52,7 +52,7 @@ def occlusion_saliency(
     covered, grid = _cover(image, patch_size, stride, _fill_values(image, space, fill))
     with evaluation_mode(model):
         scores = action_scores(model, _batch(observation, key, image[None]), state)[0]
-        action = int(scores.argmax()) if action is None else action
+        action = int(scores.argmax() if action is None else action)
         changed = [
             action_scores(model, _batch(observation, key, covered[i : i + batch_size]), state)[:, action]
             for i in range(0, len(covered), batch_size)

@@ -102,9 +102,7 @@ def write_occlusion(model: BaseAlgorithm, episode: Episode, n_observations: int,
     key = image_key(model.observation_space)[1]
     steps = np.unique(np.linspace(0, len(episode) - 1, n_observations).round().astype(int))
     saliency = [
-        occlusion_saliency(
-            model, episode.observation(step), key, state=episode.states[step], action=int(episode.actions[step])
-        )
+        occlusion_saliency(model, episode.observation(step), key, state=episode.states[step], action=episode.actions[step])
         for step in steps
     ]
     images = [observed_image(episode, key, step) for step in steps]

@@ -82,7 +82,7 @@ def load_model(
         # A replay buffer of the size used in training could take gigabytes
         kwargs = dict(buffer_size=1, optimize_memory_usage=False)
         if not issubclass(LOADABLE[name], SaveAndLoad):  # HerReplayBuffer would ask for the environment
-            objects |= dict(replay_buffer_class=None, replay_buffer_kwargs={})
+            objects = objects | dict(replay_buffer_class=None, replay_buffer_kwargs={})
     return load_algorithm(LOADABLE[name], path, trust, objects, device=device, **kwargs)
 
 

@@ -1,4 +1,4 @@
-"""Which saved model a command line means: a zip file, a run folder, or a run by RL Zoo's arguments."""
+"""Find the saved model that a command line names: a zip file, a run folder, or a run by RL Zoo's arguments."""
 
 import argparse
 from collections.abc import Collection

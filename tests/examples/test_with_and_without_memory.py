@@ -37,7 +37,7 @@ def test_the_ball_is_caught_where_it_comes_down() -> None:
             ahead = env.column + (env.drift if 0 <= env.column + env.drift < env.width else -env.drift)
             obs, reward, terminated, _, _ = env.step(1 + (ahead > env.paddle) - (ahead < env.paddle))
         rewards.append(reward)
-    assert sum(lit) == 50 * 3 and sum(rewards) == 50  # whoever knows where the ball will be catches it
+    assert sum(lit) == 50 * 3 and sum(rewards) == 50  # with the ball's next column known, none is missed
 
 
 @pytest.mark.learning

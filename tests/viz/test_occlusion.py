@@ -7,10 +7,12 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("imageio")
 
 from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 
 from sb3_attn.viz import occlusion_figure, occlusion_saliency, record_episode
 from sb3_attn.viz.action_scores import action_scores
+from sb3_attn.viz.report import write_occlusion
 from tests.helpers.attention import ALGORITHMS, make_env, make_model
 
 
@@ -93,3 +95,10 @@ def test_the_figure_has_attention_only_if_there_is_some():
     titles = [[a.get_title() for a in occlusion_figure([image], [saliency], maps).axes] for maps in (None, [saliency[None]])]
     assert titles[0][:2] == ["observation 1", "occlusion"]
     assert titles[1][:3] == ["observation 1", "attention, head 1", "occlusion"]
+
+
+def test_actions_without_scores_are_refused(tmp_path):
+    model = PPO("CnnPolicy", FakeImageEnv(discrete=False), n_steps=8, batch_size=8)
+    episode = record_episode(model, model.get_env(), n_steps=1)
+    with pytest.raises(ValueError, match="has no action scores that are known"):
+        write_occlusion(model, episode, 1, tmp_path / "occlusion.png")

@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 import sb3_attn.envs  # noqa: F401  # registers the tasks
 from sb3_attn import NTMExtractor, RecurrentDQN, SoftAttentionExtractor
 from sb3_attn.zoo import cli
-from sb3_attn.zoo.loading import LOADABLE, load_model
+from sb3_attn.zoo.loading import LOADABLE, NOT_NEEDED, load_model
 
 gym.register_envs(ale_py)
 
@@ -216,7 +216,9 @@ def test_a_model_with_hindsight_replay_is_loaded(tmp_path):
     env = BitFlippingEnv(n_bits=2, continuous=False)
     model = DQN("MultiInputPolicy", env, replay_buffer_class=HerReplayBuffer, replay_buffer_kwargs=dict(n_sampled_goal=2))
     model.save(tmp_path / "her")
-    assert load_model(tmp_path / "her", "dqn").predict(env.reset()[0])[0] in (0, 1)
+    for trust in (False, True):
+        assert load_model(tmp_path / "her", "dqn", trust=trust).predict(env.reset()[0])[0] in (0, 1)
+    assert "replay_buffer_class" not in NOT_NEEDED  # other models keep theirs
 
 
 @pytest.mark.parametrize(("missing", "extra"), [("imageio", "viz"), ("rl_zoo3", None)])
