@@ -41,6 +41,7 @@ from sb3_attn.common.files import replace_on_success
 GROUPS = {
     "learning": {
         "first_try": "RecurrentDQN with its default arguments on ten tasks, against RecurrentPPO",
+        "popgym_board": "RecurrentDQN on POPGym's discrete tasks, beside the published board",
         "time_to_solve": "processor time until two tasks are solved, against RecurrentPPO",
         "ablations": "RecurrentDQN with one default changed at a time",
         "frozen_features": "memory over images with trained and with frozen convolutions, at equal processor time",

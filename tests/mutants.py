@@ -835,6 +835,27 @@ products = d_weights * saved.sorted_weights
         "algorithms/test_hostile_files.py",
     ),
     Mutant(
+        "loading: settings may name any class",
+        "recurrent_dqn/safe_loading.py",
+        "decoded(item, functools.partial(find_allowed, trusted=trusted))",
+        "decoded(item, lambda module, name: getattr(importlib.import_module(module), name))",
+        "algorithms/test_hostile_files.py",
+    ),
+    Mutant(
+        "loading: a pickle may name an environment",
+        "recurrent_dqn/safe_loading.py",
+        'isinstance((data | objects).get("env"), str)',
+        'isinstance(data.get("env"), str)',
+        "algorithms/test_hostile_files.py",
+    ),
+    Mutant(
+        "loading: settings are written but not read",
+        "recurrent_dqn/safe_loading.py",
+        "return data | read_settings(archive, data)",
+        "return data",
+        "algorithms/test_plain_settings.py",
+    ),
+    Mutant(
         "loading: headers of zips are believed",
         "recurrent_dqn/safe_loading.py",
         "member.compress_type == zipfile.ZIP_DEFLATED and not _has_true_size(archive, member)",

@@ -107,12 +107,15 @@ def settings(options: Options) -> Settings:
     return variants
 
 
-def make_envs(task: str, n_envs: int, seed: int, reward_factor: float = 1.0) -> VecEnv:
+def make_envs(task: str, n_envs: int, seed: int, reward_factor: float = 1.0, one_hot: bool = False) -> VecEnv:
+    """The environments; ``one_hot`` flattens MultiDiscrete observations, with which RecurrentPPO cannot be created."""
     name, _, length = task.partition("/")
     kwargs: dict[str, Any] = {"length": int(length)} if length else {}
 
     def make() -> gym.Env:
-        env = gym.wrappers.TransformReward(gym.make(name, **kwargs), partial(np.multiply, reward_factor))
+        env: gym.Env = gym.wrappers.TransformReward(gym.make(name, **kwargs), partial(np.multiply, reward_factor))
+        if one_hot and isinstance(env.observation_space, gym.spaces.MultiDiscrete):
+            env = gym.wrappers.FlattenObservation(env)
         return FlattenSpaces(env) if isinstance(env.observation_space, gym.spaces.Tuple) else env
 
     return make_vec_env(make, n_envs, seed)
@@ -183,7 +186,9 @@ def measure(
     context: Context, task: str, n_steps: int, n_envs: int, reward_factor: float, recurrent_ppo: str | None
 ) -> dict[str, Any]:
     """Train once; returns the score, the curve and the processor time of training in seconds."""
-    env, evaluation_env = make_envs(task, n_envs, context.seed, reward_factor), make_envs(task, 10, EVALUATION_SEED)
+    one_hot = recurrent_ppo is not None
+    env = make_envs(task, n_envs, context.seed, reward_factor, one_hot)
+    evaluation_env = make_envs(task, 10, EVALUATION_SEED, one_hot=one_hot)
     if recurrent_ppo is None:
         curve = Curve(evaluation_env, n_steps)
         model: BaseAlgorithm = RecurrentDQN("MlpPolicy", env, seed=context.seed, device="cpu")

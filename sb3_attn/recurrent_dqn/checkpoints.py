@@ -26,8 +26,9 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_attn.common.core_state import CoreState, state_from_arrays
 from sb3_attn.common.files import replace_folder_on_success
+from sb3_attn.common.plain_data import from_json, to_json
 from sb3_attn.recurrent_dqn.diagnostics import Diagnostics
-from sb3_attn.recurrent_dqn.environment_states import environment_states, from_json, set_environment_states, to_json
+from sb3_attn.recurrent_dqn.environment_states import environment_states, set_environment_states
 from sb3_attn.recurrent_dqn.policies import RecurrentQNetwork
 from sb3_attn.recurrent_dqn.return_scale import ReturnScale
 from sb3_attn.recurrent_dqn.safe_loading import check_own_file

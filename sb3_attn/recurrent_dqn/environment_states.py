@@ -1,17 +1,16 @@
 """The states of environments as plain data, for checkpoints at which no episode ends."""
 
-import base64
 import json
 import warnings
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker
 from sb3_contrib.common.wrappers import ActionMasker
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecNormalize, VecTransposeImage
 
+from sb3_attn.common.plain_data import from_json, to_json
 from sb3_attn.envs import FinalActionMasks, FlattenSpaces, PreviousActionReward
 from sb3_attn.extractors.frozen import VecFrozenFeatures
 
@@ -138,52 +137,3 @@ def _states(parts: list[Any], index: int) -> list[Any]:
 def _text(states: Any) -> str:
     """Equal for equal states; a NaN is not equal to itself."""
     return json.dumps(states, sort_keys=True)
-
-
-# ---------------------------------------------------------------- plain data
-
-
-def to_json(value: Any, where: str) -> Any:
-    """
-    Convert plain data, without losing anything, into what JSON can hold.
-
-    :param value: ``None``, numbers, strings, arrays, or lists, tuples and dicts of them, with strings as keys
-    :param where: where it is from, for the error
-    :return: the same; only what JSON does not know is a dict, with one key that tells what it is
-    :raises ValueError: if it is something else
-    """
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    if type(value) is list:
-        return [to_json(item, where) for item in value]
-    if type(value) is tuple:
-        return {"tuple": [to_json(item, where) for item in value]}
-    if type(value) is dict and all(type(key) is str for key in value):
-        return {"dict": {key: to_json(item, where) for key, item in value.items()}}
-    if isinstance(value, np.generic) or type(value) is np.ndarray:
-        array = np.asarray(value)
-        if array.dtype.kind in "biufcSU":
-            content = base64.b64encode(array.tobytes()).decode()
-            return {"array": [array.dtype.str, list(array.shape), content]}
-    raise ValueError(
-        f"{where} has a {type(value).__name__}, but a checkpoint holds plain data only; return None, numbers, strings, numpy "
-        "arrays of them, and lists, tuples and dicts (with strings as keys) of these."
-    )
-
-
-def from_json(value: Any) -> Any:
-    """
-    Undo ``to_json``.
-
-    :param value: what it returned, or what JSON made of that
-    :return: the value; an array without axes is a number of its type
-    """
-    if isinstance(value, list):
-        return [from_json(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    ((kind, content),) = value.items()
-    if kind == "array":
-        dtype, shape, encoded = content
-        return np.frombuffer(base64.b64decode(encoded), dtype).reshape(shape).copy()[()]
-    return tuple(from_json(content)) if kind == "tuple" else {key: from_json(item) for key, item in content.items()}

@@ -29,6 +29,7 @@ from sb3_attn.common.files import has_wrong_checksum
 from sb3_attn.common.sum_tree import SumTree
 from sb3_attn.memory import MemoryCore
 from sb3_attn.recurrent_dqn.heads import Head
+from sb3_attn.recurrent_dqn.plain_settings import PlainSetting, decoded, is_pickled, read_settings
 from sb3_attn.recurrent_dqn.return_scale import ReturnScale
 from sb3_attn.replay import SequenceReplayBuffer
 from sb3_attn.replay.core_states import CoreStateStore
@@ -179,17 +180,18 @@ def _load_tensor(content: bytes) -> Any:
 
 def read_data(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, Any]:
     """
-    Read the attributes in an SB3 zip, without unpickling those that JSON cannot hold.
+    Read the attributes in an SB3 zip, without unpickling any.
 
     :param path: the zip
-    :return: attributes by name; a pickled one is a dictionary with its class and its bytes
+    :return: attributes by name: values of JSON, ``PlainSetting``, and where the zip has neither, dictionaries with a pickle
     :raises RefusedFileError: if it is damaged or not of SB3, has a name twice, or needs many times its size in memory
     """
     file = open_path(path, "r", suffix="zip")
     try:
         check_archive(file, path)
         with zipfile.ZipFile(file) as archive:
-            return dict(json.loads(archive.read("data")))
+            data = dict(json.loads(archive.read("data")))
+            return data | read_settings(archive, data)
     except RefusedFileError:
         raise
     except Exception as error:  # SB3 might still read it, and would run code then
@@ -203,24 +205,25 @@ def read_data(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, Any]:
 
 def safe_objects(data: dict[str, Any], path: object, given: Collection[str], trusted: Collection[str] = ()) -> dict[str, Any]:
     """
-    Unpickle what an SB3 zip has pickled, for the ``custom_objects`` of SB3's ``load``, which then unpickles nothing itself.
+    Make what JSON does not know, for the ``custom_objects`` of SB3's ``load``, which then unpickles nothing itself.
 
     :param data: from ``read_data``
     :param path: the zip, for errors
     :param given: keys that are not needed, since there are ``custom_objects`` for them
     :param trusted: further classes and functions that may be named, as "module.name"
     :return: the objects by key
-    :raises UnsafePickleError: if a pickle names something else; the sentence says what to do
-    :raises RefusedFileError: if a pickle is damaged, or there is the name of an environment
+    :raises UnsafePickleError: if one is of another class; the sentence says what to do
+    :raises RefusedFileError: if one is damaged, or there is the name of an environment
     """
     objects = {}
-    if isinstance(data.get("env"), str) and "env" not in given:  # SB3 would make it, and Gymnasium import the module in its id
-        raise RefusedFileError(f"'env' in {path} names an environment, which no zip of SB3 does; give another file.")
     for key, item in data.items():
-        if key in given or not (isinstance(item, dict) and ":serialized:" in item):
+        if key in given:
             continue
         try:
-            objects[key] = SafeUnpickler(io.BytesIO(base64.b64decode(item[":serialized:"])), trusted).load()
+            if isinstance(item, PlainSetting):
+                objects[key] = decoded(item, functools.partial(find_allowed, trusted=trusted))
+            elif is_pickled(item):
+                objects[key] = SafeUnpickler(io.BytesIO(base64.b64decode(item[":serialized:"])), trusted).load()
         except UnsafePickleError as error:
             alternative = f"; or give the object yourself: custom_objects={{{key!r}: ...}}"
             raise UnsafePickleError(error.name, f"{key!r} in {path}", alternative) from None
@@ -228,6 +231,8 @@ def safe_objects(data: dict[str, Any], path: object, given: Collection[str], tru
             raise RefusedFileError(
                 f"{key!r} in {path} cannot be read ({error!r}); give it by custom_objects={{{key!r}: ...}}."
             ) from error
+    if "env" not in given and isinstance((data | objects).get("env"), str):  # SB3 would make it, and import a module in its id
+        raise RefusedFileError(f"'env' in {path} names an environment, which no zip of SB3 does; give another file.")
     return objects
 
 

@@ -15,6 +15,7 @@ from torch.torch_version import TorchVersion
 
 from sb3_attn.common.files import append_checksum, replace_on_success
 from sb3_attn.recurrent_dqn.parameter_checks import check_adam_state, refuse_nan
+from sb3_attn.recurrent_dqn.plain_settings import append_settings
 from sb3_attn.recurrent_dqn.policies import RecurrentQNetwork
 from sb3_attn.recurrent_dqn.safe_loading import load_pickle, read_data, safe_objects
 from sb3_attn.replay import SequenceReplayBuffer
@@ -54,10 +55,15 @@ class SaveAndLoad(OffPolicyAlgorithm):
     ) -> None:
         refuse_nan(self.get_parameters(), "is not saved; load an earlier checkpoint")
         self.saved_by = f"{_algorithm(type(self))} of sb3_attn {__version__}"
-        if isinstance(path, io.BufferedIOBase):
-            return super().save(path, exclude, include)
+        if isinstance(path, io.BufferedIOBase):  # it may not be readable
+            file = io.BytesIO()
+            super().save(file, exclude, include)
+            append_settings(file, vars(self))
+            path.write(file.getvalue())
+            return
         with replace_on_success(path, suffix="zip") as temporary:
             super().save(temporary, exclude, include)
+            append_settings(temporary, vars(self))
 
     @classmethod
     def load(

@@ -1,12 +1,14 @@
 """Files of strangers: no code in them runs, memory is bounded, and honest files need no trust."""
 
 import io
+import json
 import pickle
 import subprocess
 import sys
 import tracemalloc
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,10 +20,11 @@ from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_attn import R2D2, RecurrentDQN
 from sb3_attn.common.files import CHECKSUM_MARK
-from sb3_attn.recurrent_dqn.safe_loading import SafeUnpickler, UnsafePickleError, read_data, safe_objects
+from sb3_attn.recurrent_dqn.plain_settings import MEMBER
+from sb3_attn.recurrent_dqn.safe_loading import RefusedFileError, SafeUnpickler, UnsafePickleError, read_data, safe_objects
 from sb3_attn.zoo.loading import load_algorithm, load_model
 from tests.helpers.environments import POLICIES, counters, walks
-from tests.helpers.hostile import Calls, let_header_lie, tampered, touching
+from tests.helpers.hostile import Calls, let_header_lie, tampered, touching, with_setting
 from tests.helpers.models import Make, SumCore, make_rdqn
 
 NAMES = list(touching(Path("x")))
@@ -66,17 +69,42 @@ def test_the_examples_would_run_code(tmp_path: Path) -> None:
         assert marker.exists(), name
 
 
+@pytest.mark.parametrize("form", ["JSON", "a pickle", "a setting"])
 @pytest.mark.parametrize("algorithm", [DQN, RecurrentDQN])
-def test_no_environment_is_made_from_its_name(algorithm: type, tmp_path: Path, monkeypatch) -> None:
+def test_no_environment_is_made_from_its_name(algorithm: type, form: str, tmp_path: Path, monkeypatch) -> None:
     """The name may have a module in front, which Gymnasium imports."""
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w').close()")
     monkeypatch.syspath_prepend(tmp_path)
-    model = algorithm("MlpPolicy", counters(), buffer_size=300, device="cpu")
-    model.env = "evil:CartPole-v1"
-    model.save(tmp_path / "model", include=["env"])
+    model, name = algorithm("MlpPolicy", counters(), buffer_size=300, device="cpu"), "evil:CartPole-v1"
+    model.env, path = name, tmp_path / "model.zip"
+    model.save(path, include=["env"])
+    if form != "JSON":
+        tampered(path, tmp_path / "pickled.zip", "env", pickle.dumps(name))
+        path = tmp_path / "pickled.zip"
+    if form == "a setting":
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(MEMBER, json.dumps({"env": name}))
     with pytest.raises(ValueError, match=r"'env' in .* names an environment"):
-        load_algorithm(algorithm, tmp_path / "model", device="cpu")
+        load_algorithm(algorithm, path, device="cpu")
     assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "fault"),
+    [
+        ({"class": ["os", "system"]}, r"needs os\.system"),
+        ({"class": ["builtins", "eval"]}, r"needs builtins\.eval"),
+        ({"tuple": [{"class": ["subprocess", "Popen"]}]}, r"needs subprocess\.Popen"),
+        ({"class": ["sb3_attn.common.files", "os.system"]}, r"needs sb3_attn"),
+        ({"Popen": [["touch", "marker"]]}, r"cannot be read \(KeyError"),
+        ({"array": ["<f4", [1000, 1000], ""]}, r"cannot be read \(ValueError"),
+        ({"array": ["O", [1], "AAAAAAAAAAA="]}, r"cannot be read \(ValueError"),
+    ],
+)
+def test_no_code_in_settings_runs(setting: Any, fault: str, honest: Path, tmp_path: Path) -> None:
+    with_setting(honest / "model.zip", tmp_path / "evil.zip", "policy_class", setting)
+    with pytest.raises(RefusedFileError, match=rf"'policy_class' in .*evil.zip {fault}"):
+        RecurrentDQN.load(tmp_path / "evil.zip", device="cpu")
 
 
 def test_classes_are_not_changed() -> None:

@@ -20,6 +20,7 @@ import torch as th
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_attn import RecurrentDQN
+from sb3_attn.recurrent_dqn.plain_settings import MEMBER
 
 
 class Calls:
@@ -79,15 +80,23 @@ def torch_file(value: Any) -> bytes:
 
 
 def tampered(source: Path, target: Path, key: str, content: bytes) -> None:
-    """A copy of a zip in which the pickle of one key is another."""
+    """A copy of a zip in which the pickle of one key is another, without the settings that would be read in its place."""
     with zipfile.ZipFile(source) as archive, zipfile.ZipFile(target, "w") as copy:
-        for name in archive.namelist():
+        for name in set(archive.namelist()) - {MEMBER}:
             member = archive.read(name)
             if name == "data":
                 data = json.loads(member)
                 data[key] = {":type:": "?", ":serialized:": base64.b64encode(content).decode()}
                 member = json.dumps(data).encode()
             copy.writestr(name, member)
+
+
+def with_setting(source: Path, target: Path, key: str, value: Any) -> None:
+    """A copy of a zip in which the setting of one key is another."""
+    with zipfile.ZipFile(source) as archive, zipfile.ZipFile(target, "w") as copy:
+        for name in archive.namelist():
+            member = archive.read(name)
+            copy.writestr(name, json.dumps(json.loads(member) | {key: value}) if name == MEMBER else member)
 
 
 def let_header_lie(path: Path, name: str) -> None:

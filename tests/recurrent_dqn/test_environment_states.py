@@ -1,6 +1,5 @@
 """Checkpoints of environments that can give and take their state: a run with checkpoints is the one without, bit for bit."""
 
-import json
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack,
 from sb3_attn import MaskableDQN, RecurrentDQN, SaveCheckpoints
 from sb3_attn.envs import PreviousActionReward
 from sb3_attn.recurrent_dqn.checkpoints import checkpoints
-from sb3_attn.recurrent_dqn.environment_states import environment_states, from_json, set_environment_states, to_json
+from sb3_attn.recurrent_dqn.environment_states import environment_states, set_environment_states
 from tests.helpers.environments import MaskedWalk, StatefulWalk, Walk
 from tests.helpers.models import make_r2d2, make_rdqn
 from tests.recurrent_dqn.test_checkpoints import KINDS, assert_equal, everything
@@ -279,21 +278,3 @@ def test_a_state_that_is_not_plain_data_ends_training_at_its_start(tmp_path: Pat
     with pytest.raises(ValueError, match=r"get_state\(\) of environment 0 \(StatefulWalk\) has a Generator, but a checkpoint"):
         model.learn(60, SaveCheckpoints(tmp_path, save_freq=1000))
     assert model.num_timesteps == 0
-
-
-# ---------------------------------------------------------------- plain data
-
-
-def test_plain_data_stays_as_it_is() -> None:
-    numbers = np.arange(6, dtype=np.int16).reshape(2, 3)
-    value = {"a": [1, 2.5, None, True, "x"], "b": (numbers.T, ()), "c": {"array": 2**100}, "d": np.float32(0.1), "e": {}}
-    found = from_json(json.loads(json.dumps(to_json(value, "it"))))
-    np.testing.assert_equal(found, value)
-    assert type(found["b"]) is tuple and found["b"][0].dtype == np.int16 and type(found["d"]) is np.float32
-    assert np.isnan(from_json(json.loads(json.dumps(to_json(float("nan"), "it")))))
-
-
-@pytest.mark.parametrize("value", [object(), {1}, {1: 2}, np.array([None]), b"x", np.zeros(2, "M8[s]"), [{"a": len}]])
-def test_everything_else_is_refused(value: Any) -> None:
-    with pytest.raises(ValueError, match=r"^it has a \w+, but a checkpoint holds plain data only; return"):
-        to_json(value, "it")
