@@ -1027,8 +1027,8 @@ products = d_weights * saved.sorted_weights
     Mutant(
         "masks: rows without a valid action become NaN",
         "common/action_masks.py",
-        "~action_masks & action_masks.any(dim=-1, keepdim=True)",
-        "~action_masks",
+        "return action_masks | np.repeat(~has_valid_choice(action_masks, nvec), nvec, axis=-1)",
+        "return action_masks",
         MASKS,
     ),
     Mutant(
@@ -1056,8 +1056,8 @@ products = d_weights * saved.sorted_weights
     Mutant(
         "multi_discrete: one component may have no valid choice",
         "common/action_masks.py",
-        "has_valid_choice.all()",
-        "has_valid_choice.any(axis=1).all()",
+        "is_valid.all()",
+        "is_valid.any(axis=1).all()",
         MULTI_DISCRETE,
     ),
     # ------------------------------------------------------------ pictures

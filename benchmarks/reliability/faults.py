@@ -365,6 +365,7 @@ def _with_pickle(path: Path, key: str, payload: bytes) -> None:
     """Put a pickle into a zip of SB3 under a key of its data."""
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
+    members.pop("settings.json", None)  # which ours would read in place of the pickle
     data = json.loads(members["data"])
     data[key] = {":type:": "<class 'object'>", ":serialized:": base64.b64encode(payload).decode()}
     members["data"] = json.dumps(data).encode()

@@ -1,6 +1,7 @@
 """Masks of the actions that are valid."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -11,13 +12,44 @@ def mask_values(values: th.Tensor, action_masks: th.Tensor | None) -> th.Tensor:
     Make invalid actions the worst.
 
     :param values: ``[..., A]``
-    :param action_masks: True on valid actions, ``[..., A]``; ``None`` means that all are. Where none is, which is beyond the
-        end of a window, all count as valid
+    :param action_masks: True on valid actions, ``[..., A]``; ``None`` means that all are
     :return: the values, minus infinity where an action is invalid
     """
-    if action_masks is None:
-        return values
-    return values.masked_fill(~action_masks & action_masks.any(dim=-1, keepdim=True), -th.inf)
+    return values if action_masks is None else th.where(action_masks, values, -th.inf)
+
+
+def numbers_of_choices(action_space: Any) -> list[int]:
+    """
+    The number of choices in each component of an action, which is how masks are laid out, as MaskablePPO's.
+
+    :param action_space: ``Discrete`` or ``MultiDiscrete``
+    :return: nvec; one number if the space is ``Discrete``
+    """
+    return action_space.nvec.tolist() if hasattr(action_space, "nvec") else [int(action_space.n)]
+
+
+def has_valid_choice(action_masks: np.ndarray, nvec: Sequence[int]) -> np.ndarray:
+    """
+    Find out which components of actions have a valid choice.
+
+    :param action_masks: of all components, one after the other, bool ``[..., M]``
+    :param nvec: number of choices in each component of an action; their sum is M
+    :return: bool ``[..., components]``
+    """
+    if len(nvec) == 1:  # in a third of the time, which acting would notice
+        return np.asarray(action_masks.any(axis=-1, keepdims=True))
+    return np.logical_or.reduceat(action_masks, np.cumsum([0, *nvec[:-1]]), axis=-1)
+
+
+def leave_valid(action_masks: np.ndarray, nvec: Sequence[int]) -> np.ndarray:
+    """
+    Let all choices count as valid where none is, as may be after the last step of an episode.
+
+    :param action_masks: of all components, one after the other, bool ``[..., M]``
+    :param nvec: number of choices in each component of an action; their sum is M
+    :return: bool ``[..., M]``
+    """
+    return action_masks | np.repeat(~has_valid_choice(action_masks, nvec), nvec, axis=-1)
 
 
 def row_without_valid_action(action_masks: np.ndarray, nvec: Sequence[int]) -> tuple[int, str] | None:
@@ -28,10 +60,10 @@ def row_without_valid_action(action_masks: np.ndarray, nvec: Sequence[int]) -> t
     :param nvec: number of choices in each component of an action; their sum is M
     :return: the first row that has one, and what it lacks, in words; ``None`` if there is none
     """
-    has_valid_choice = np.logical_or.reduceat(action_masks, np.cumsum([0, *nvec[:-1]]), axis=1)  # [n, components]
-    if has_valid_choice.all():
+    is_valid = has_valid_choice(action_masks, nvec)
+    if is_valid.all():
         return None
-    row, component = np.argwhere(~has_valid_choice)[0].tolist()
+    row, component = np.argwhere(~is_valid)[0].tolist()
     return row, "valid action" if len(nvec) == 1 else f"valid choice of component {component}"
 
 

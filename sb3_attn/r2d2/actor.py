@@ -13,6 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 
+from sb3_attn.common.action_masks import leave_valid
 from sb3_attn.common.core_state import CoreState
 from sb3_attn.common.exploration import ape_x_epsilons
 from sb3_attn.envs import FinalActionMasks
@@ -303,7 +304,8 @@ class Actor:
         """Record the final observations of truncated episodes; returns their values, ``[K]``, valid in these rows."""
         obs = {key: array.copy() for key, array in as_dict(self._obs).items()}
         if (masks := self._action_masks) is not None:
-            masks = following_masks(masks, trajectory.timeouts[t], infos, self.q_net.components.nvec)
+            nvec = self.q_net.components.nvec
+            masks = leave_valid(following_masks(masks, trajectory.timeouts[t], infos, nvec), nvec)
         for k in np.flatnonzero(trajectory.timeouts[t]):
             final = infos[k]["terminal_observation"]
             for key, array in as_dict(final).items():

@@ -9,7 +9,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_attn.common import td
-from sb3_attn.common.action_masks import mask_values
+from sb3_attn.common.action_masks import mask_values, numbers_of_choices
 from sb3_attn.recurrent_dqn.heads import take_actions
 
 #: Actions that can be valued
@@ -27,10 +27,8 @@ class ActionComponents:
     """
 
     def __init__(self, action_space: ActionSpace) -> None:
-        #: Number of choices in each component, which is how masks are laid out, as MaskablePPO's; their sum is M
-        self.nvec: list[int] = (
-            action_space.nvec.tolist() if isinstance(action_space, spaces.MultiDiscrete) else [int(action_space.n)]
-        )
+        #: Number of choices in each component, which is how masks are laid out; their sum is M
+        self.nvec = numbers_of_choices(action_space)
         #: How the values are laid out; their sum is A
         self.sizes = self.nvec
         #: Shape of an action: (number of components,), or () if actions are ``Discrete``

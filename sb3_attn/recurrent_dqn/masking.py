@@ -117,6 +117,8 @@ def replace_randomly(
     :return: the actions to take
     """
     actions = np.array(actions)
+    if not explore.any():
+        return actions
     masks = [None] * explore.sum() if action_masks is None else action_masks[np.atleast_1d(explore)].astype(np.int8)
     if isinstance(action_space, spaces.MultiDiscrete):  # takes the masks of its components apart
         ends = np.cumsum(action_space.nvec)[:-1]

@@ -25,7 +25,7 @@ class SequenceReplayBufferSamples(NamedTuple):
     episode_starts: th.Tensor
     #: Observations of the trained steps and the one after the last, ``[T + 1, B, ...]``
     observations: PyTorchObs
-    #: Which actions are valid at these observations, bool ``[T + 1, B, M]``; ``None`` if the replay has no masks
+    #: Which actions are valid at these observations, at least one, bool ``[T + 1, B, M]``; ``None`` if there are no masks
     action_masks: th.Tensor | None
     #: ``[T, B]``, int64; of MultiDiscrete actions ``[T, B, number of components]``
     actions: th.Tensor

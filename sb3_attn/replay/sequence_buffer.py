@@ -12,6 +12,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_attn.common.action_masks import leave_valid, numbers_of_choices
 from sb3_attn.common.former_names import FormerAttributeNames
 from sb3_attn.common.sum_tree import SumTree
 from sb3_attn.replay.core_states import CoreStateStore
@@ -459,7 +460,7 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
             core_state=tuple(map(self._tensor, self._core_states.get(burn_in_starts, env_indices))),
             episode_starts=self._tensor(first_steps == burn_in_lengths),
             observations=self._obs_to_torch(observations, env),
-            action_masks=None if masks is None else self._tensor(masks),
+            action_masks=None if masks is None else self._tensor(leave_valid(masks, numbers_of_choices(self.action_space))),
             actions=self._tensor(actions.reshape(mask.shape + (self.action_space.shape or ()))).long(),
             rewards=self._tensor(np.where(mask, rewards, 0.0).astype(np.float32)),
             terminations=self._tensor(terminations.astype(np.float32)),

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_attn import R2D2, FinalActionMasks, RecurrentDQN
 from sb3_attn.common import td
-from sb3_attn.common.action_masks import mask_values
+from sb3_attn.common.action_masks import leave_valid, mask_values
 from sb3_attn.envs import CardOrder
 from sb3_attn.replay import SequenceReplayBuffer, SequenceReplayBufferSamples
 from sb3_attn.replay.sequence_buffer import MASKS_KEY
@@ -199,9 +199,11 @@ def test_targets_equal_those_of_loops_over_valid_actions(head: str, kind: dict[s
 
 
 def test_rows_without_a_valid_action_keep_their_values() -> None:
-    """What lies beyond the end of a window: finite, so that no NaN arises there."""
-    values, masks = th.arange(6.0).reshape(2, 3), th.tensor([[False] * 3, [True, False, True]])
-    assert mask_values(values, masks).tolist() == [[0, 1, 2], [3, -np.inf, 5]]
+    """After the last step of an episode: finite, so that no NaN arises there."""
+    values, masks = th.arange(6.0).reshape(2, 3), np.array([[False] * 3, [True, False, True]])
+    assert mask_values(values, th.from_numpy(leave_valid(masks, [3]))).tolist() == [[0, 1, 2], [3, -np.inf, 5]]
+    assert leave_valid(masks, [1, 2]).tolist() == [[True] * 3, [True, False, True]]
+    assert leave_valid(masks[1:], [2, 1]).tolist() == masks[1:].tolist()
     assert mask_values(values, None) is values
 
 
