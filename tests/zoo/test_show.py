@@ -81,6 +81,10 @@ def test_arguments_reach_the_environment_and_the_recording(tmp_path):
         with np.load(out / f"episode_{number}.npz") as arrays:
             assert len(arrays["rewards"]) == 2
         assert f'href="episode_{number}.html"' in (out / "index.html").read_text(encoding="utf-8")
+    (out / "episodes.txt").touch()  # of the user
+    assert cli.main([*arguments, "--no-render"]) == 0
+    left = {file.name for file in out.iterdir()}
+    assert "index.html" not in left and not any(name.startswith("episode_2") for name in left) and "episodes.txt" in left
 
 
 def test_a_memory_is_shown(tmp_path, capsys):
