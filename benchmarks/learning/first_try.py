@@ -1,5 +1,6 @@
 """
-RecurrentDQN with the constructor's defaults, and sb3-contrib's RecurrentPPO at equal steps and at equal processor time.
+RecurrentDQN with the constructor's defaults; sb3-contrib's RecurrentPPO at equal steps and at equal processor time; and what
+needs no memory, SB3's DQN over four frames, at equal steps.
 
 The model that is scored is the one at the end of training: greedy, over 100 episodes. Curves are returns of 20 greedy
 episodes, ten times during training, whose processor time does not count.
@@ -15,12 +16,13 @@ import gymnasium as gym
 import matplotlib
 import numpy as np
 from sb3_contrib import RecurrentPPO
+from stable_baselines3 import DQN
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_normalization
+from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize, sync_envs_normalization
 from torch import nn
 
 from benchmarks.learning.zoo import N_EPISODES
@@ -77,15 +79,31 @@ RECURRENT_PPO: dict[str, dict[str, Any]] = {
         n_steps=512, batch_size=128, gae_lambda=0.98, gamma=0.999, n_epochs=4, ent_coef=0.01, policy_kwargs=LSTM_64
     ),
 }
-#: The one that is compared; the others have not been run yet
+#: The one that is compared; of the others, one has been run on its own task
 CHOSEN_PPO = "RL Zoo's for CartPoleNoVel"
+
+N_FRAMES = 4
+#: DQN over frames: RL Zoo's dqn.yml for CartPole, with the same number of updates per step with 8 environments
+DQN_ARGUMENTS: dict[str, Any] = dict(
+    learning_rate=2.3e-3,
+    batch_size=64,
+    buffer_size=100_000,
+    learning_starts=1000,
+    gamma=0.99,
+    target_update_interval=10,
+    train_freq=32,
+    gradient_steps=128,
+    exploration_fraction=0.16,
+    exploration_final_eps=0.04,
+    policy_kwargs=dict(net_arch=[256, 256]),
+)
 
 
 def settings(options: Options) -> Settings:
     """
-    Variants "task", "task, 16 environments", "task, rewards x 0.01", "task, RecurrentPPO"; ``--only`` selects.
+    Variants "task", "task, 16 environments", "task, rewards x 0.01", "task, RecurrentPPO", "task, DQN over 4 frames".
 
-    Further "task, RecurrentPPO with defaults" and so on for the configurations that were not chosen.
+    Further "task, RecurrentPPO with defaults" and so on for the configurations that were not chosen; ``--only`` selects.
     """
     variants: Settings = {}
     for name, task in TASKS.items():
@@ -104,17 +122,18 @@ def settings(options: Options) -> Settings:
         for configuration in RECURRENT_PPO:
             variant = f"{name}, RecurrentPPO" + ("" if configuration == CHOSEN_PPO else f" with {configuration}")
             variants[variant] = base | {"recurrent_ppo": configuration}
+        variants[f"{name}, DQN over {N_FRAMES} frames"] = base | {"n_frames": N_FRAMES}
     return variants
 
 
-def make_envs(task: str, n_envs: int, seed: int, reward_factor: float = 1.0, one_hot: bool = False) -> VecEnv:
-    """The environments; ``one_hot`` flattens MultiDiscrete observations, with which RecurrentPPO cannot be created."""
+def make_envs(task: str, n_envs: int, seed: int, reward_factor: float = 1.0, flattened: tuple[type, ...] = ()) -> VecEnv:
+    """The environments; ``flattened`` are spaces whose observations become vectors, one-hot."""
     name, _, length = task.partition("/")
     kwargs: dict[str, Any] = {"length": int(length)} if length else {}
 
     def make() -> gym.Env:
         env: gym.Env = gym.wrappers.TransformReward(gym.make(name, **kwargs), partial(np.multiply, reward_factor))
-        if one_hot and isinstance(env.observation_space, gym.spaces.MultiDiscrete):
+        if isinstance(env.observation_space, flattened):
             env = gym.wrappers.FlattenObservation(env)
         return FlattenSpaces(env) if isinstance(env.observation_space, gym.spaces.Tuple) else env
 
@@ -183,22 +202,37 @@ class CurveAndEqualTime(Curve):
 
 
 def measure(
-    context: Context, task: str, n_steps: int, n_envs: int, reward_factor: float, recurrent_ppo: str | None
+    context: Context,
+    task: str,
+    n_steps: int,
+    n_envs: int,
+    reward_factor: float,
+    recurrent_ppo: str | None,
+    n_frames: int | None = None,
 ) -> dict[str, Any]:
     """Train once; returns the score, the curve and the processor time of training in seconds."""
-    one_hot = recurrent_ppo is not None
-    env = make_envs(task, n_envs, context.seed, reward_factor, one_hot)
-    evaluation_env = make_envs(task, 10, EVALUATION_SEED, one_hot=one_hot)
-    if recurrent_ppo is None:
-        curve = Curve(evaluation_env, n_steps)
-        model: BaseAlgorithm = RecurrentDQN("MlpPolicy", env, seed=context.seed, device="cpu")
-    else:
+    flattened: tuple[type, ...] = ()
+    if recurrent_ppo is not None:
+        flattened = (gym.spaces.MultiDiscrete,)  # with which RecurrentPPO cannot be created
+    elif n_frames is not None:
+        flattened = (gym.spaces.MultiDiscrete, gym.spaces.Discrete)  # of which there are no stacks
+    env = make_envs(task, n_envs, context.seed, reward_factor, flattened)
+    evaluation_env = make_envs(task, 10, EVALUATION_SEED, flattened=flattened)
+    curve = Curve(evaluation_env, n_steps)
+    model: BaseAlgorithm
+    if recurrent_ppo is not None:
         if recurrent_ppo.startswith("RL Zoo"):
             norm_obs = isinstance(env.observation_space, gym.spaces.Box)
             env = VecNormalize(env, norm_obs=norm_obs)
             evaluation_env = VecNormalize(evaluation_env, training=False, norm_obs=norm_obs, norm_reward=False)
         curve = CurveAndEqualTime(evaluation_env, n_steps, TASKS[task].seconds * n_steps / TASKS[task].n_steps)
         model = RecurrentPPO("MlpLstmPolicy", env, seed=context.seed, device="cpu", **RECURRENT_PPO[recurrent_ppo])
+    elif n_frames is not None:
+        evaluation_env = VecFrameStack(evaluation_env, n_frames)
+        curve = Curve(evaluation_env, n_steps)
+        model = DQN("MlpPolicy", VecFrameStack(env, n_frames), seed=context.seed, device="cpu", **DQN_ARGUMENTS)
+    else:
+        model = RecurrentDQN("MlpPolicy", env, seed=context.seed, device="cpu")
     model.learn(n_steps, callback=curve)
     result = {"cpu_seconds": curve.seconds, "score": score(model, evaluation_env, N_EPISODES), "curve": curve.points}
     if isinstance(curve, CurveAndEqualTime):  # a model that needed less time than it may have is the same at both
@@ -235,7 +269,11 @@ def plot(variants: Variants, path: Path) -> None:
     tasks = [task for task in TASKS if task in variants]
     figure, axes = plt.subplots(2, 5, figsize=(18, 6), constrained_layout=True)
     for task, axis in zip(tasks, axes.flat, strict=False):
-        for name, label in ((task, "RecurrentDQN, defaults"), (f"{task}, RecurrentPPO", "RecurrentPPO")):
+        for name, label in (
+            (task, "RecurrentDQN, defaults"),
+            (f"{task}, RecurrentPPO", "RecurrentPPO"),
+            (f"{task}, DQN over {N_FRAMES} frames", f"DQN over {N_FRAMES} frames"),
+        ):
             if name not in variants:
                 continue
             curves = np.array(values(variants[name], "curve"))  # [seeds, points]
