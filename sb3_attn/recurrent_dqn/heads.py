@@ -75,9 +75,9 @@ class Head(nn.Sequential):
 
     def _means(self, advantages: th.Tensor) -> th.Tensor:
         """The mean over the choices of each component."""
+        if len(self.component_sizes) == 1:  # nothing to take apart and put together, which acting would notice
+            return advantages.mean(dim=-1, keepdim=True)
         means = [part.mean(dim=-1, keepdim=True) for part in advantages.split(self.component_sizes, dim=-1)]
-        if len(means) == 1:  # nothing to put together, which acting would notice
-            return means[0]
         return th.cat(
             [mean.expand(*mean.shape[:-1], size) for mean, size in zip(means, self.component_sizes, strict=True)], dim=-1
         )
