@@ -783,20 +783,36 @@ products = d_weights * saved.sorted_weights
     Mutant(
         "checkpoints: R2D2's actors keep their parameters",
         "r2d2/actors.py",
-        """\
-            actor.begin_episodes(seed)
-            self._schedule.expire(actor.index)
-""",
-        """\
-            actor.begin_episodes(seed)
-""",
+        "self._schedule.expire(actor.index)",
+        "pass",
         "r2d2/test_checkpoints.py",
+    ),
+    Mutant(
+        "checkpoints: R2D2's first actor always has the next turn",
+        "r2d2/actors.py",
+        "self._next = first",
+        "self._next = 0",
+        "r2d2/test_checkpoints.py::test_each_actor_has_its_turn_however_often_checkpoints_are_written",
+    ),
+    Mutant(
+        "checkpoints: R2D2's episodes go on from the middle of a trajectory",
+        "r2d2/r2d2.py",
+        "actors.close()  # no",
+        "pass  # no",
+        "r2d2/test_checkpoints.py::test_no_episode_goes_on_from_the_middle_of_a_trajectory",
+    ),
+    Mutant(
+        "checkpoints: R2D2 without a seed draws one when it is resumed",
+        "r2d2/r2d2.py",
+        'self._actors_seed = from_json(episodes["model"])["seed"]',
+        "pass",
+        "r2d2/test_checkpoints.py::test_a_resumed_run_equals_the_one_that_went_on",
     ),
     Mutant(
         "checkpoints: R2D2's actors keep their random streams",
         "r2d2/actor.py",
-        "env_seed, self.rng = self.spec._replace(seed=seed).random_streams(self.index)",
-        "env_seed, _ = self.spec._replace(seed=seed).random_streams(self.index)",
+        "env_seed, self.rng = self.spec.random_streams(self.index)",
+        "env_seed, _ = self.spec.random_streams(self.index)",
         "r2d2/test_checkpoints.py",
     ),
     Mutant(
@@ -967,15 +983,15 @@ products = d_weights * saved.sorted_weights
     Mutant(
         "r2d2: a second learn goes on after an error",
         "r2d2/r2d2.py",
-        "last_obs, self._last_obs = self._last_obs, None",
-        "last_obs = self._last_obs",
-        VEC_ENVS,
+        "previous, self._previous = next(iter(self._running_actors()), None), None",
+        "previous = next(iter(self._running_actors()), None)",
+        "r2d2/test_checkpoints.py::test_no_episode_goes_on_from_the_middle_of_a_trajectory",
     ),
     Mutant(
         "r2d2: a second learn begins with an empty memory",
         "r2d2/actor.py",
-        "self._obs is previous.obs",
-        "self._obs is None",
+        "if previous is not None:",
+        "if False:",
         "algorithms/test_learning.py",
     ),
     # ------------------------------------------------------------ action masks

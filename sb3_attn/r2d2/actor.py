@@ -14,13 +14,15 @@ from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 
 from sb3_attn.common.action_masks import leave_valid
-from sb3_attn.common.core_state import CoreState
+from sb3_attn.common.core_state import CoreState, state_from_arrays
 from sb3_attn.common.exploration import ape_x_epsilons
+from sb3_attn.common.plain_data import from_json, to_json
 from sb3_attn.envs import FinalActionMasks
 from sb3_attn.r2d2.environments import FAILURE, EnvFn, RestartingEnv, monitored
 from sb3_attn.r2d2.trajectory import Trajectory, acting_td_errors
 from sb3_attn.recurrent_dqn import RecurrentDQNPolicy, RecurrentQNetwork
 from sb3_attn.recurrent_dqn.diagnostics import EpisodeValues
+from sb3_attn.recurrent_dqn.environment_states import environment_states, set_environment_states
 from sb3_attn.recurrent_dqn.masking import current_masks, following_masks, keep_final_masks
 from sb3_attn.recurrent_dqn.step_checks import check_step, missing_final_observations
 from sb3_attn.replay.core_states import is_window_start
@@ -28,6 +30,9 @@ from sb3_attn.replay.sequence_buffer import SINGLE_KEY, as_dict, with_masks
 
 #: Keys of an info that the learner receives when an episode ends
 INFO_KEYS = ("episode", "is_success")
+
+#: What an actor carries from step to step, besides its environments
+CARRIED = ("_obs", "_episode_steps", "_state", "_next_state", "_q_values", "_action_masks", "_episode_values", "rng")
 
 
 class Parameters(NamedTuple):
@@ -112,7 +117,7 @@ class Actor:
     :param index: number of the actor
     :param env: environments to step; ``None`` means that it creates its own
     :param first_obs: returns the first observations of ``env``, if others reset that
-    :param previous: an actor of ``env``; this one goes on if ``first_obs`` returns the observations where that one stopped
+    :param previous: an actor of ``env``, whose episodes this one goes on with
     :param is_restart: whether it replaces a crashed actor
     :param device: device of the network
     :param current_env: ``[1]``, always holds the number of the environment that is being stepped, for a post-mortem
@@ -141,7 +146,7 @@ class Actor:
         self.env = env
         if spec.use_masking:
             keep_final_masks(env)
-        self._first_obs, self._previous = first_obs or env.reset, previous
+        self._first_obs = first_obs or env.reset
         self._vec_normalize = unwrap_vec_normalize(env)
         n_envs = env.num_envs
         self.epsilons = ape_x_epsilons(spec.n_actors * n_envs)[index * n_envs : (index + 1) * n_envs]
@@ -152,6 +157,8 @@ class Actor:
         self._episode_values = EpisodeValues(n_envs, spec.gamma, spec.return_kwargs["value_rescaling"])
         self._obs: Any = None
         self._action_masks: np.ndarray | None = None
+        if previous is not None:
+            vars(self).update({name: getattr(previous, name) for name in CARRIED})
 
     def _make_envs(self, current_env: np.ndarray | None) -> VecEnv:
         def restarting(k: int, env_fn: EnvFn) -> gym.Env:
@@ -189,10 +196,61 @@ class Actor:
 
         :param seed: seeds the random streams of all actors
         """
-        env_seed, self.rng = self.spec._replace(seed=seed).random_streams(self.index)
+        self.spec = self.spec._replace(seed=seed)
+        env_seed, self.rng = self.spec.random_streams(self.index)
         self.env.seed(env_seed)
         self._first_obs = self.env.reset
         self._obs = None
+
+    def running_episodes(self) -> dict[str, Any] | None:
+        """
+        Tell what the running episodes go on from.
+
+        :return: values of JSON; ``None`` if the environments cannot give their states
+        :raises ValueError: if a state is not plain data, or ``set_state`` does not take it
+        """
+        if self._obs is None:  # the first episodes will begin when it is this actor's turn
+            return {"seed": to_json(self.spec.seed, "seed")}
+        if (environments := environment_states(self.env)) is None:
+            return None
+        carried = {name: getattr(self, name) for name in CARRIED} | {
+            "_state": [field.cpu().numpy() for field in self._state],
+            "_next_state": [field.cpu().numpy() for field in self._next_state],
+            "_q_values": self._q_values.numpy(),
+            "_episode_values": vars(self._episode_values),
+            "rng": self.rng.bit_generator.state,
+        }
+        if self._vec_normalize is not None:
+            carried["original_obs"] = self._vec_normalize.get_original_obs()
+        for name in {"_obs", "original_obs"} & carried.keys():
+            if isinstance(carried[name], dict):  # SB3's are ordered ones
+                carried[name] = dict(carried[name])
+        return {"environments": environments, "actor": to_json(carried, f"actor {self.index}")}
+
+    def resume(self, episodes: dict[str, Any]) -> bool:
+        """
+        Go on with the episodes of another actor.
+
+        :param episodes: from its ``running_episodes``
+        :return: whether the environments are in the states of the other's; if not, which a warning tells, new episodes have
+            to begin
+        :raises ValueError: if the environments are others
+        """
+        if "seed" in episodes:
+            self.begin_episodes(from_json(episodes["seed"]))
+            return True
+        if not set_environment_states(self.env, episodes["environments"]):
+            return False
+        carried = from_json(episodes["actor"])
+        for name in ("_state", "_next_state"):
+            carried[name] = state_from_arrays(carried[name], self.q_net.initial_state(self.env.num_envs))
+        carried["_q_values"] = th.from_numpy(carried["_q_values"])
+        vars(self._episode_values).update(carried.pop("_episode_values"))
+        self.rng.bit_generator.state = carried.pop("rng")
+        if self._vec_normalize is not None:
+            self._vec_normalize.old_obs = carried.pop("original_obs")
+        vars(self).update(carried)
+        return True
 
     def collect(self, n_steps: int) -> Trajectory:
         """
@@ -273,12 +331,7 @@ class Actor:
             self.env.close()
 
     def _begin(self) -> None:
-        self._obs, previous, self._previous = self._first_obs(), self._previous, None
-        if previous is not None and self._obs is previous.obs:
-            for name in ("_episode_steps", "_state", "_next_state", "_q_values", "_action_masks", "_episode_values"):
-                setattr(self, name, getattr(previous, name))
-            return
-        n_envs = self.env.num_envs
+        self._obs, n_envs = self._first_obs(), self.env.num_envs
         self._episode_steps = np.full(n_envs, -1)
         self._next_state: CoreState = self.q_net.initial_state(n_envs)
         self._advance(np.ones(n_envs, bool))

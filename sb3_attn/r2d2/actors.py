@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from sb3_attn.r2d2.actor import Actor, Parameters
 from sb3_attn.r2d2.trajectory import Trajectory
@@ -77,6 +78,7 @@ class LocalActors(Actors):
         self, actors: Sequence[Actor], latest_parameters: Callable[[], Parameters], rollout_length: int, update_interval: int
     ) -> None:
         super().__init__(latest_parameters)
+        #: Empty once they are closed
         self.actors = actors
         self.rollout_length = rollout_length
         self._schedule = UpdateSchedule(len(actors), update_interval)
@@ -93,13 +95,34 @@ class LocalActors(Actors):
 
     def begin_episodes(self, seed: tuple[int, ...]) -> None:
         """
-        Go on as new actors would: with new episodes, other random streams and the newest parameters.
+        Begin new episodes, with other random streams.
 
         :param seed: seeds the random streams of all actors
         """
-        self._next = 0
         for actor in self.actors:
             actor.begin_episodes(seed)
+
+    def resume(self, episodes: list[dict[str, Any]]) -> bool:
+        """
+        Go on with the episodes of other actors; with new ones, and a warning, if environments do not take their states.
+
+        :param episodes: from ``running_episodes`` of each of them
+        :return: whether these episodes go on
+        :raises ValueError: if the environments are others
+        """
+        goes_on = all(actor.resume(each) for actor, each in zip(self.actors, episodes, strict=True))
+        if not goes_on:
+            self.begin_episodes(self.actors[0].spec.seed)
+        return goes_on
+
+    def begin_round(self, first: int) -> None:
+        """
+        Go on in turn, each with the newest parameters.
+
+        :param first: number of the actor whose turn it is
+        """
+        self._next = first
+        for actor in self.actors:
             self._schedule.expire(actor.index)
 
     def drain(self) -> list[Trajectory]:
@@ -108,3 +131,4 @@ class LocalActors(Actors):
     def close(self) -> None:
         for actor in self.actors:
             actor.close()
+        self.actors = ()

@@ -15,6 +15,8 @@ from stable_baselines3.common.monitor import Monitor, ResultsWriter
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecTransposeImage
 
+from sb3_attn.recurrent_dqn.environment_states import WRAPPERS
+
 EnvFn = Callable[[], gym.Env]
 
 DEFAULT_ENVS_PER_ACTOR = 8
@@ -198,6 +200,9 @@ class RestartingEnv(gym.Wrapper):
         time.sleep(min(self._backoff * 2.0 ** min(self.n_restarts, 10), 10.0))
         self._is_broken = True
         self.n_restarts += 1
+
+
+WRAPPERS[RestartingEnv] = ("n_restarts",)
 
 
 class MonitorFiles:

@@ -3,7 +3,7 @@
 import importlib
 import pathlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import lru_cache, partial
 from types import ModuleType
@@ -22,6 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn import DQN
 
 from sb3_attn.common.former_names import accept_former_arguments, rename_attributes
+from sb3_attn.common.plain_data import from_json, to_json
 from sb3_attn.r2d2.actor import Actor, ActorSpec, Parameters, copy_parameters
 from sb3_attn.r2d2.actors import Actors, LocalActors
 from sb3_attn.r2d2.collection import Collection, StepLedger
@@ -29,6 +30,7 @@ from sb3_attn.r2d2.environments import MonitorFiles, env_fns_of, to_vec_env
 from sb3_attn.r2d2.settings import settings_arguments, with_default_policy_kwargs, with_settings
 from sb3_attn.r2d2.trajectory import Trajectory
 from sb3_attn.recurrent_dqn import RecurrentDQN, RecurrentDQNPolicy
+from sb3_attn.recurrent_dqn.environment_states import environment_states
 from sb3_attn.recurrent_dqn.recurrent_dqn import FORMER_ARGUMENTS as FORMER_RECURRENT_DQN_ARGUMENTS
 from sb3_attn.recurrent_dqn.recurrent_dqn import STEPS_PER_UPDATE
 from sb3_attn.recurrent_dqn.stopping import save_checkpoints, stop_request
@@ -127,6 +129,10 @@ class R2D2(RecurrentDQN):
     _collection: Collection | None = None
     #: Seed of the actors' random streams since the last checkpoint, instead of ``seed``
     _actors_seed: int | None = None
+    #: The actor that steps the learner's environments, after a ``learn()`` that ended in order
+    _previous: Actor | None = None
+    #: The episodes of a checkpoint, until ``learn()`` has actors that go on with them
+    _resumed: dict[str, Any] | None = None
 
     @accept_former_arguments(**FORMER_ARGUMENTS)
     @with_settings
@@ -310,43 +316,91 @@ class R2D2(RecurrentDQN):
         :raises KeyboardInterrupt: after Ctrl-C, SIGTERM or SIGHUP, once all trajectories on the way are stored and
             checkpoints are written
         """
-        # Ray sets signal handlers of its own, so ours come after the actors
-        with closing(self._make_actors()) as actors, stop_request() as stop:
-            monitor_files = MonitorFiles(self.get_env())  # type: ignore[arg-type]
-            collection = Collection(actors, self.replay_buffer, monitor_files, stop, self._n_updates)
-            self._collection = collection
-            try:
-                # Not RecurrentDQN's, which would handle the signals itself, before the trajectories on the way are stored
-                DQN.learn(self, total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-                for trajectory in actors.drain():
-                    collection.insert(trajectory, self.num_timesteps, self._n_updates)
-                if (actor := self._own_actor(collection)) is not None:
-                    self._last_obs = actor.obs
-            except (EOFError, ConnectionError):
-                if not stop.is_set():  # Ctrl-C also reaches the processes of a SubprocVecEnv, which then end
-                    raise
-        collection.ledger.check()
-        if stop.is_set():
-            save_checkpoints(callback)
-            raise KeyboardInterrupt
+        if reset_num_timesteps:
+            self._last_obs = None  # SB3 resets the environments, so no episodes go on
+        episodes, self._resumed = self._resumed, None
+        with closing(self._make_actors(None if self._last_obs is None else episodes)) as actors:
+            with stop_request() as stop:  # Ray sets signal handlers of its own, so ours come after the actors
+                monitor_files = MonitorFiles(self.get_env())  # type: ignore[arg-type]
+                collection = Collection(actors, self.replay_buffer, monitor_files, stop, self._n_updates)
+                self._collection = collection
+                try:
+                    # Not RecurrentDQN's, which would handle the signals itself, before the trajectories on the way are stored
+                    DQN.learn(self, total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+                    for trajectory in actors.drain():
+                        collection.insert(trajectory, self.num_timesteps, self._n_updates)
+                    if self.n_actors == 0:
+                        (self._previous,) = self._running_actors()
+                        self._last_obs = self._previous.obs
+                except (EOFError, ConnectionError):
+                    if not stop.is_set():  # Ctrl-C also reaches the processes of a SubprocVecEnv, which then end
+                        raise
+                    actors.close()  # no checkpoint can go on from the middle of a step
+            collection.ledger.check()
+            if stop.is_set():
+                save_checkpoints(callback)
+                raise KeyboardInterrupt
         return self
 
     def save_checkpoint(self, folder: str | pathlib.Path) -> pathlib.Path:
         """
         Save all that training needs to go on from here, as ``RecurrentDQN`` does.
 
-        All actors begin new episodes, with new random streams and the newest parameters, now and when the checkpoint is
-        loaded. With ``backend="ray"`` they go on instead, and what they have on the way is not saved: then training can be
-        resumed, but not exactly.
+        Episodes go on, or new ones begin, as there; after ``learn()`` the environments of actors are closed, so new ones
+        begin. Actors get the newest parameters now. With ``backend="ray"`` they just go on, and what they have on the way is
+        not saved: then training can be resumed, but not exactly.
 
         :param folder: where checkpoints are; this one is a folder in it that is named after the number of steps
         :return: the path of the checkpoint
         :raises OSError: if it cannot be written; all others are as they were then, also one of this name
         """
-        return super().save_checkpoint(folder)
+        path = super().save_checkpoint(folder)
+        # As in a run that is resumed here
+        if (actors := self._local_actors()) is not None:
+            actors.begin_round(self._turn())
+        if running := self._running_actors():
+            self._actors_seed = running[0].spec.seed[0]
+        return path
 
-    def _running_episodes(self) -> None:
-        return None  # actors carry more from step to step than environments do, so they begin new episodes
+    def _turn(self) -> int:
+        """The actor whose turn it is at this step, which no number of checkpoints may keep from having its turn."""
+        return self.num_timesteps // (self.rollout_length * self.n_envs) % max(self.n_actors, 1)
+
+    def _local_actors(self) -> LocalActors | None:
+        """The actors in this process of the current or last ``learn()``."""
+        actors = None if self._collection is None else self._collection.actors
+        return actors if isinstance(actors, LocalActors) else None
+
+    def _running_actors(self) -> Sequence[Actor]:
+        """The actors here that can go on: all during ``learn()``, the one of the learner's own environments after it."""
+        if (actors := self._local_actors()) is not None and actors.actors:
+            return actors.actors
+        # Unless somebody has reset these environments since
+        previous = self._previous
+        return [] if previous is None or self._last_obs is None or previous.obs is not self._last_obs else [previous]
+
+    def _running_episodes(self) -> dict[str, Any] | None:
+        actors = self._running_actors()
+        if not actors:
+            return None
+        if all(actor.obs is None for actor in actors):
+            assert self.env is not None, "learn() has just reset it"
+            environment_states(self.env)  # tells what is wrong with the actors' as well
+            return None
+        running = [actor.running_episodes() for actor in actors]
+        own = {"return_scale": vars(self.return_scale), "seed": actors[0].spec.seed[0]}
+        return None if None in running else {"actors": running, "model": to_json(own, "the model")}
+
+    def _resume_episodes(self, episodes: dict[str, Any]) -> None:
+        assert self.env is not None, "load_checkpoint() was given it"
+        self._actors_seed = from_json(episodes["model"])["seed"]
+        if self.n_actors:  # learn() makes the actors, and only needs observations of the learner's environments
+            self._resumed, self._last_obs = episodes, self.env.reset()  # type: ignore[assignment]
+            return
+        actors = self._make_actors(episodes)
+        assert isinstance(actors, LocalActors), "there is only this one"
+        (self._previous,) = actors.actors
+        self._last_obs = self._previous.obs
 
     def _seed_episodes(self, seed: int) -> None:
         super()._seed_episodes(seed)
@@ -358,9 +412,7 @@ class R2D2(RecurrentDQN):
         self._seed_episodes(seed)
         self._last_obs = None  # the next learn() resets the environments
         self.return_scale.reset(self.n_replay_envs)
-        if self._collection is not None:
-            actors = self._collection.actors
-            assert isinstance(actors, LocalActors), "those of Ray go on"
+        if (actors := self._local_actors()) is not None:
             actors.begin_episodes(self._streams_seed())
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
@@ -372,7 +424,8 @@ class R2D2(RecurrentDQN):
     def _guards(self) -> list[BaseCallback]:
         return []  # trajectories are checked for NaN as they arrive, before anything of them is stored
 
-    def _make_actors(self) -> Actors:
+    def _make_actors(self, episodes: dict[str, Any] | None = None) -> Actors:
+        """Make the actors of ``learn()``; those in this process go on with the episodes of a checkpoint, if given."""
         copy = lru_cache(maxsize=1)(partial(copy_parameters, self.q_net))  # one copy serves all actors
 
         def latest_parameters() -> Parameters:
@@ -381,27 +434,22 @@ class R2D2(RecurrentDQN):
         spec, args = self.actor_spec(), (latest_parameters, self.rollout_length, self.actor_update_interval)
         if self.n_actors == 0:
             assert self.env is not None, "actor_spec() has checked it"
-            # Goes on with the episodes of the last learn(), if that ended in order and nobody has reset the environments
-            # since. Otherwise SB3 resets them, once; they may not be reset a second time
-            previous = self._own_actor(self._collection)
-            if previous is None or previous.obs is not self._last_obs:
-                previous, self._last_obs = None, None
+            previous, self._previous = next(iter(self._running_actors()), None), None
+            if previous is None:
+                self._last_obs = None  # SB3 resets the environments, once; they may not be reset a second time
             if self.seed is not None or self._actors_seed is not None:
                 self.env.seed(spec.random_streams(0)[0])
-            return LocalActors([Actor(spec, 0, self.env, self._take_last_obs, previous, device=self.device)], *args)
-        if self.backend == "sync":
-            return LocalActors([Actor(spec, index, device=self.device) for index in range(self.n_actors)], *args)
-        return _ray_backend().RayActors(spec, *args, **self.backend_kwargs)
-
-    def _own_actor(self, collection: Collection | None) -> Actor | None:
-        """The actor that steps the learner's environments, if there is one."""
-        actors = None if collection is None else collection.actors
-        return actors.actors[0] if self.n_actors == 0 and isinstance(actors, LocalActors) else None
-
-    def _take_last_obs(self) -> Any:
-        """The last observation, which is out of date from now on, until `learn()` ends in order."""
-        last_obs, self._last_obs = self._last_obs, None
-        return last_obs
+            actors = [Actor(spec, 0, self.env, lambda: self._last_obs, previous, device=self.device)]
+        elif self.backend == "sync":
+            actors = [Actor(spec, index, device=self.device) for index in range(self.n_actors)]
+        else:
+            return _ray_backend().RayActors(spec, *args, **self.backend_kwargs)
+        local = LocalActors(actors, *args)
+        if self._actors_seed is not None:  # there has been a checkpoint
+            local.begin_round(self._turn())
+        if episodes is not None and local.resume(episodes["actors"]):
+            vars(self.return_scale).update(from_json(episodes["model"])["return_scale"])
+        return local
 
     def actor_spec(self) -> ActorSpec:
         """
@@ -540,7 +588,7 @@ class R2D2(RecurrentDQN):
         super().dump_logs()
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_collection", "_actors_seed"]
+        return [*super()._excluded_save_params(), "_collection", "_actors_seed", "_previous", "_resumed"]
 
 
 def _ray_backend() -> ModuleType:

@@ -174,6 +174,17 @@ class Choices(MaskedWalk):
         return Walk.step(self, action.sum())
 
 
+class MaskedStatefulWalk(StatefulWalk, MaskedWalk):
+    """Its masks follow from the last observation, which is part of its state."""
+
+    def get_state(self) -> dict[str, Any]:
+        return super().get_state() | {"obs": self.obs}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
+        self.obs = state["obs"]
+
+
 def masked_walks(n_envs: int = 2, **kwargs: Any) -> DummyVecEnv:
     """Vectorized environments with masks."""
     MaskedWalk.n_invalid = 0

@@ -1,5 +1,6 @@
 """The steps that an actor takes and sends, against plain loops."""
 
+import json
 from functools import partial
 from typing import Any
 
@@ -9,10 +10,10 @@ import torch as th
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_attn.common.exploration import ape_x_epsilons
-from sb3_attn.r2d2.actor import Actor, copy_parameters
+from sb3_attn.r2d2.actor import CARRIED, Actor, copy_parameters
 from sb3_attn.r2d2.trajectory import Trajectory
 from tests.helpers.actors import as_dict, follow_actor, make_actor, think
-from tests.helpers.environments import POLICIES, Walk
+from tests.helpers.environments import POLICIES, MaskedStatefulWalk, Walk
 from tests.helpers.models import make_r2d2, prefer
 
 BARE = dict(policy_kwargs=dict(dueling=False))
@@ -187,6 +188,36 @@ def test_new_parameters_take_effect_from_the_second_step() -> None:
     trajectory = actor.collect(5)
     assert trajectory.version == 17
     assert (trajectory.actions[0] == 1).all() and (trajectory.actions[1:] == 2).all()
+
+
+def all_of(trajectory: Trajectory) -> dict[str, Any]:
+    episodes = {step: (info["episode"]["r"], info["episode"]["l"]) for step, info in trajectory.infos.items()}
+    return vars(trajectory) | {"infos": episodes} | dict.fromkeys(("actor", "incarnation", "n_sent"))
+
+
+@pytest.mark.parametrize("part", ["nothing", *CARRIED, "env"])
+def test_an_actor_goes_on_with_the_episodes_of_another(part: str) -> None:
+    """Unless it has one part of a third one instead."""
+    model = make_r2d2(MaskedStatefulWalk, n_actors=3, envs_per_actor=2, sequence_period=1)
+    actor, resumed, third = actors = [make_actor(model, index) for index in range(3)]
+    for each in actors:
+        each.epsilons = np.full(2, 0.5)
+    actor.collect(10), third.collect(10)
+    while third._episode_steps.all():  # at the first step of an episode its number matters most
+        third.collect(1)
+    assert resumed.resume(json.loads(json.dumps(actor.running_episodes())))
+    if part != "nothing":
+        setattr(resumed, part, getattr(third, part))
+    expected, found = all_of(actor.collect(20)), all_of(resumed.collect(20))
+    assert same(expected, found) == (part == "nothing")
+
+
+def same(first: Any, second: Any) -> bool:
+    try:
+        np.testing.assert_equal(first, second)
+    except AssertionError:
+        return False
+    return True
 
 
 def test_an_actor_counts_the_steps_it_sends() -> None:

@@ -5,10 +5,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_attn.r2d2 import environments
 from sb3_attn.r2d2.environments import FAILURE, RestartingEnv
-from tests.helpers.environments import Walk
+from sb3_attn.recurrent_dqn.environment_states import environment_states, set_environment_states
+from tests.helpers.environments import StatefulWalk, Walk
 from tests.helpers.models import make_r2d2
 
 
@@ -170,6 +172,16 @@ def test_ctrl_c_is_not_a_failure() -> None:
     env.reset()
     with pytest.raises(KeyboardInterrupt):
         env.step(0)
+
+
+def test_its_count_is_part_of_the_state() -> None:
+    envs = [DummyVecEnv([lambda: RestartingEnv(StatefulWalk, "it", max_restarts=2)]) for _ in range(2)]
+    envs[0].envs[0].n_restarts = 2
+    for env in envs:
+        env.reset()
+    assert set_environment_states(envs[1], environment_states(envs[0]))
+    with pytest.raises(RuntimeError, match="it has failed again after 2 restarts"):
+        envs[1].envs[0].step(None)
 
 
 # ---------------------------------------------------------------- in R2D2

@@ -18,8 +18,8 @@ from sb3_attn import MaskableDQN, RecurrentDQN, SaveCheckpoints
 from sb3_attn.envs import PreviousActionReward
 from sb3_attn.recurrent_dqn.checkpoints import checkpoints
 from sb3_attn.recurrent_dqn.environment_states import environment_states, set_environment_states
-from tests.helpers.environments import MaskedWalk, StatefulWalk, Walk
-from tests.helpers.models import make_r2d2, make_rdqn
+from tests.helpers.environments import MaskedStatefulWalk, StatefulWalk, Walk
+from tests.helpers.models import ALGORITHMS, make_rdqn
 from tests.recurrent_dqn.test_checkpoints import KINDS, assert_equal, everything
 
 
@@ -44,8 +44,8 @@ def all_of(model: RecurrentDQN) -> dict[str, np.ndarray]:
     )
 
 
-def load(folder: Path, env: VecEnv) -> RecurrentDQN:
-    return RecurrentDQN.load_checkpoint(folder, env, device="cpu")
+def load(folder: Path, env: VecEnv, cls: type[RecurrentDQN] = RecurrentDQN) -> RecurrentDQN:
+    return cls.load_checkpoint(folder, env, device="cpu")
 
 
 CASES = [("lstm", True), ("prioritized", False), ("key-value", False), ("whole episodes", False), ("dict", True)]
@@ -88,17 +88,6 @@ def test_action_masks_are_those_of_the_states(tmp_path: Path) -> None:
     resumed = MaskableDQN.load_checkpoint(tmp_path, env(seed=5), device="cpu")
     assert resumed.num_timesteps == 64
     assert_equal(everything(resumed.learn(56, reset_num_timesteps=False)), expected)
-
-
-class MaskedStatefulWalk(StatefulWalk, MaskedWalk):
-    """Its masks follow from the last observation, which is part of its state."""
-
-    def get_state(self) -> dict[str, Any]:
-        return super().get_state() | {"obs": self.obs}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        super().set_state(state)
-        self.obs = state["obs"]
 
 
 # ---------------------------------------------------------------- every part
@@ -169,11 +158,6 @@ def test_others_begin_new_episodes(kind: str, tmp_path: Path) -> None:
     assert not (path / "episodes.json").exists() and model._last_episode_starts.all()
 
 
-def test_r2d2_begins_new_episodes(tmp_path: Path) -> None:
-    model = make_r2d2(make_env()).learn(60)
-    assert not (model.save_checkpoint(tmp_path) / "episodes.json").exists() and model._last_obs is None
-
-
 def test_after_half_a_step_new_episodes_begin(tmp_path: Path) -> None:
     """The environments have done the step at which a callback ended training, and the replay does not have it."""
     model = make_rdqn(make_env())
@@ -217,64 +201,77 @@ def unrelated(self: StatefulWalk, positions: Any, velocities: Any) -> None:
     """As MuJoCo's ``set_state``."""
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize(
     ("cls", "set_state", "sentence"),
     [
-        (Walk, StatefulWalk.set_state, r"states of \[\['StatefulWalk'\], .*, but env has none that can be set: all begin new"),
+        (
+            Walk,
+            StatefulWalk.set_state,
+            r"states of \[\[.*'StatefulWalk'\], .*, but env has none that can be set: all begin new",
+        ),
         (StatefulWalk, lambda self, state: None, r"of environment 0 \(StatefulWalk\) does not restore what .* returned: all"),
         (StatefulWalk, unrelated, r"returned \(TypeError: unrelated\(\) missing 1 required .*\): all begin new episodes"),
     ],
 )
 def test_a_state_that_is_not_taken_begins_new_episodes(
-    cls: type[Walk], set_state: Any, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cls: type[Walk], set_state: Any, sentence: str, algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = make_rdqn(DummyVecEnv([StatefulWalk] * 2)).learn(60).save_checkpoint(tmp_path)
+    model = ALGORITHMS[algorithm](DummyVecEnv([StatefulWalk] * 2)).learn(70, SaveCheckpoints(tmp_path, save_freq=60))
+    first = load(tmp_path, DummyVecEnv([StatefulWalk] * 2), type(model)).replay_buffer.pos
     monkeypatch.setattr(StatefulWalk, "set_state", set_state)
     found = []
     for _ in range(2):
         with pytest.warns(UserWarning, match=sentence):
-            resumed = load(path, DummyVecEnv([cls] * 2))
-        first = resumed.num_timesteps // 2
-        found.append(everything(resumed.learn(40, reset_num_timesteps=False)))
-        assert resumed.replay_buffer.episode_steps[first].tolist() == [0, 0]
+            resumed = load(tmp_path, DummyVecEnv([cls] * 2), type(model)).learn(40, reset_num_timesteps=False)
+        found.append(everything(resumed))
+        assert not resumed.replay_buffer.episode_steps[first, np.arange(len(first))].any()
     assert_equal(*found)
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize(
     ("name", "what"), [("set_state", "does not restore .*; make"), ("get_state", "raised TypeError: .*; make")]
 )
 def test_methods_that_are_unrelated_end_training_at_its_start(
-    name: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, what: str, algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(StatefulWalk, name, unrelated)
-    model = make_rdqn(make_env())
+    model = ALGORITHMS[algorithm](make_env(normalized=False))
     with pytest.raises(ValueError, match=rf"{name}\(\) of environment 0 \(StatefulWalk\) {what}"):
         model.learn(60, SaveCheckpoints(tmp_path, save_freq=1000))
     assert model.num_timesteps == 0
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("name", ["get_state", "set_state"])
-def test_what_fails_later_costs_only_the_episodes(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_fails_later_costs_only_the_episodes(
+    name: str, algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also the checkpoint on Ctrl-C is written."""
-    model = make_rdqn(make_env())
+    model = ALGORITHMS[algorithm](make_env(normalized=False))
+    last = 56 if algorithm == "RecurrentDQN" else 60
 
     def interrupt(*_: Any) -> bool:
         if model.num_timesteps == 30:
             monkeypatch.setattr(StatefulWalk, name, unrelated if name == "set_state" else lambda self: {1, 2})
         return model.num_timesteps != 54 or signal.raise_signal(signal.SIGINT) is None
 
-    sentence = "all environments begin new episodes at step (40|56): .et_state"
+    sentence = f"all environments begin new episodes at step (40|{last}): .et_state"
     with pytest.raises(KeyboardInterrupt), pytest.warns(UserWarning, match=sentence):
         model.learn(100, [ConvertCallback(interrupt), SaveCheckpoints(tmp_path, save_freq=40)])
-    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint_40", "checkpoint_56"]
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint_40", f"checkpoint_{last}"]
     for path in checkpoints(tmp_path):
         assert not (path / "episodes.json").exists()
-        load(path, make_env(seed=5)).learn(8, reset_num_timesteps=False)
+        load(path, make_env(seed=5, normalized=False), type(model)).learn(8, reset_num_timesteps=False)
 
 
-def test_a_state_that_is_not_plain_data_ends_training_at_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_state_that_is_not_plain_data_ends_training_at_its_start(
+    algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(StatefulWalk, "get_state", lambda self: {"rng": self.np_random})
-    model = make_rdqn(make_env())
+    model = ALGORITHMS[algorithm](make_env(normalized=False))
     with pytest.raises(ValueError, match=r"get_state\(\) of environment 0 \(StatefulWalk\) has a Generator, but a checkpoint"):
         model.learn(60, SaveCheckpoints(tmp_path, save_freq=1000))
     assert model.num_timesteps == 0
