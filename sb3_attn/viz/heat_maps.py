@@ -38,10 +38,8 @@ def tokens_figure(recorded: RecordedWeights, mark_parts: bool = True) -> Figure:
         draw_tokens(axes, recorded, head, mark_parts)
     rows[-1].set_xlabel("step")
     weight_bar(figure, list(rows), recorded)
-    kind = recorded.parts[0].label if len(recorded.parts) == 1 else "token"
-    past = "past " if recorded.parts[0].newest_age is not None else ""
     quantity = f"{recorded.title}: weight" if recorded.is_distribution else recorded.title
-    figure.suptitle(f"{quantity} of each {past}{kind} over {n_steps} steps")
+    figure.suptitle(f"{quantity} of each {recorded.token_label} over {n_steps} steps")
     return figure
 
 

@@ -148,8 +148,6 @@ def _maps(recorded: RecordedWeights) -> Iterable[dict[str, Any]]:
     if recorded.rows is not None:
         return
     scale, names = weight_scale(recorded), token_names(recorded.parts)
-    kind = recorded.parts[0].kind if len(recorded.parts) == 1 else "token"
-    kind = f"past {kind}" if recorded.parts[0].newest_age is not None else kind
     for head in range(recorded.weights.shape[1]):
         weights: np.ndarray = recorded.weights[:, head]
         if recorded.by_step is not None:
@@ -157,7 +155,7 @@ def _maps(recorded: RecordedWeights) -> Iterable[dict[str, Any]]:
             names = [f"step {step}" for step in reversed(range(weights.shape[1]))]
         named = len(names) <= MAX_NAMES
         yield dict(
-            title=f"{_head_title(recorded, head)}, {kind} by step",
+            title=f"{_head_title(recorded, head)}, {recorded.token_label} by step",
             image=_uri(_colours(scale, weights.T)),
             names=names if named else [names[0], names[-1]],
             height=max(ROW * len(names), 40) if named else HEIGHT,

@@ -83,6 +83,12 @@ class RecordedWeights:
         return self.name.replace("_", " ")
 
     @property
+    def token_label(self) -> str:
+        """What a token is, for titles: "past step", or "token" if there are several kinds."""
+        label = self.parts[0].label if len(self.parts) == 1 else "token"
+        return label if self.parts[0].newest_age is None else f"past {label}"
+
+    @property
     def entropy(self) -> np.ndarray:
         """
         -sum_i a_i ln a_i in nats, ``[T, heads]``: 0 if all weight is on one token, ln n if it is spread evenly.
