@@ -74,7 +74,7 @@ KINDS: dict[type, Kind] = {
     FloatSchedule: Kind(lambda schedule: [schedule.value_schedule]),
     LinearSchedule: Kind(lambda schedule: [schedule.start, schedule.end, schedule.end_fraction]),
     ReturnScale: Kind(lambda scale: [vars(scale)], _return_scale),
-    th.Tensor: Kind(lambda tensor: [tensor.cpu().numpy()], th.as_tensor),
+    th.Tensor: Kind(lambda tensor: [tensor.detach().cpu().numpy()], th.as_tensor),
     OrderedDict: Kind(lambda items: [list(items.items())]),
     TrainFreq: Kind(list),
     TrainFrequencyUnit: Kind(lambda unit: [unit.value]),
@@ -94,7 +94,7 @@ def append_settings(file: Path | io.BytesIO, attributes: Mapping[str, Any]) -> N
         settings = {}
         for key, item in json.loads(archive.read("data")).items():
             if is_pickled(item):
-                with suppress(ValueError):
+                with suppress(ValueError, TypeError, RecursionError):  # a dtype that numpy does not have, a list in itself
                     settings[key] = to_json(attributes[key], key, _encode)
         archive.writestr(MEMBER, json.dumps(settings, indent=2))
 

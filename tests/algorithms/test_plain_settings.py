@@ -48,6 +48,7 @@ VALUES = {
     "train_freq": TrainFreq(4, TrainFrequencyUnit.EPISODE),
     "episodes": deque([{"r": 1.5, "l": np.int64(3)}], maxlen=7),
     "tensor": th.arange(6, dtype=th.int16).reshape(2, 3),
+    "parameter": th.ones(2, requires_grad=True) * 2,
     "kwargs": {"optimizer_class": th.optim.Adam, "net_arch": [8], "nested": ({"activation_fn": th.nn.ReLU},)},
     "scale": scale(),
 }
@@ -92,7 +93,10 @@ def test_what_json_does_not_know_stays_a_pickle() -> None:
         "one number": spaces.Box(np.float32(0), np.float32(1), ()),
         "local class": type("Local", (), {"__qualname__": "test.<locals>.Local"}),
         "in a dict": {"a": {1}},
+        "bfloat16": th.ones(2, dtype=th.bfloat16),
+        "in itself": (itself := [None]),
     }
+    itself.append(itself)
     with zip_of({key: {":serialized:": ""} for key in unknown} | {"gamma": 0.9}, unknown | {"gamma": 0.9}) as archive:
         assert json.loads(archive.read(MEMBER)) == {}
 
