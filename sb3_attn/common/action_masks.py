@@ -36,7 +36,7 @@ def has_valid_choice(action_masks: np.ndarray, nvec: Sequence[int]) -> np.ndarra
     :param nvec: number of choices in each component of an action; their sum is M
     :return: bool ``[..., components]``
     """
-    if len(nvec) == 1:  # in a third of the time, which acting would notice
+    if len(nvec) == 1:  # three times as fast, which counts because acting asks at every step
         return np.asarray(action_masks.any(axis=-1, keepdims=True))
     return np.logical_or.reduceat(action_masks, np.cumsum([0, *nvec[:-1]]), axis=-1)
 

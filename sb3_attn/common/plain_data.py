@@ -2,12 +2,15 @@
 
 import base64
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
+#: Largest number of numbers in an array that are written out, which can be read but takes more space
+MAX_WRITTEN_OUT = 64
 
-def no_other_kind(value: Any, where: str) -> tuple[str, Any]:
+
+def no_other_kind(value: Any, where: str) -> NoReturn:
     """
     Refuse what is not plain data.
 
@@ -28,7 +31,7 @@ def to_json(value: Any, where: str, encode: Callable[[Any, str], tuple[str, Any]
     :param value: ``None``, numbers, strings, arrays, or lists, tuples and dicts of them, with strings as keys
     :param where: where it is from, for the error
     :param encode: given anything else and ``where``, returns what kind it is, and plain data that stands for it
-    :return: the same; only what JSON does not know is a dict, with one key that tells what it is
+    :return: the same where JSON knows it; anything else, and a dict, is a dict with one key that tells what it is
     :raises ValueError: if it is something else
     """
     if value is None or type(value) in (bool, int, float, str):
@@ -42,7 +45,8 @@ def to_json(value: Any, where: str, encode: Callable[[Any, str], tuple[str, Any]
     if isinstance(value, np.generic) or type(value) is np.ndarray:
         array = np.asarray(value)
         if array.dtype.kind in "biufcSU":
-            content = base64.b64encode(array.tobytes()).decode()
+            is_short = array.size <= MAX_WRITTEN_OUT and array.dtype.kind in "biuf" and array.itemsize <= 8
+            content = array.ravel().tolist() if is_short else base64.b64encode(array.tobytes()).decode()
             return {"array": [array.dtype.str, list(array.shape), content]}
     kind, content = encode(value, where)
     return {kind: to_json(content, where, encode)}
@@ -62,8 +66,10 @@ def from_json(value: Any, decode: Callable[[str, Any], Any] | None = None) -> An
         return value
     ((kind, content),) = value.items()
     if kind == "array":
-        dtype, shape, encoded = content
-        return np.frombuffer(base64.b64decode(encoded), dtype).reshape(shape).copy()[()]
+        dtype, shape, numbers = content
+        if not isinstance(numbers, list):
+            numbers = np.frombuffer(base64.b64decode(numbers), dtype)
+        return np.array(numbers, dtype).reshape(shape)[()]
     if kind == "dict":
         return {key: from_json(item, decode) for key, item in content.items()}
     if kind == "tuple":

@@ -318,8 +318,8 @@ class R2D2(RecurrentDQN):
         """
         if reset_num_timesteps:
             self._last_obs = None  # SB3 resets the environments, so no episodes go on
-        episodes, self._resumed = self._resumed, None
-        with closing(self._make_actors(None if self._last_obs is None else episodes)) as actors:
+        with closing(self._make_actors(None if self._last_obs is None else self._resumed)) as actors:
+            self._resumed = None
             with stop_request() as stop:  # Ray sets signal handlers of its own, so ours come after the actors
                 monitor_files = MonitorFiles(self.get_env())  # type: ignore[arg-type]
                 collection = Collection(actors, self.replay_buffer, monitor_files, stop, self._n_updates)
@@ -347,7 +347,8 @@ class R2D2(RecurrentDQN):
         Save all that training needs to go on from here, as ``RecurrentDQN`` does.
 
         Episodes go on, or new ones begin, as there; after ``learn()`` the environments of actors are closed, so new ones
-        begin. Actors get the newest parameters now. With ``backend="ray"`` they just go on, and what they have on the way is
+        begin. If actors have other environments than those of the checkpoint, ``learn()`` says so, not ``load_checkpoint``.
+        Actors get the newest parameters now. With ``backend="ray"`` they just go on, and what they have on the way is
         not saved: then training can be resumed, but not exactly.
 
         :param folder: where checkpoints are; this one is a folder in it that is named after the number of steps
@@ -363,7 +364,7 @@ class R2D2(RecurrentDQN):
         return path
 
     def _turn(self) -> int:
-        """The actor whose turn it is at this step, which no number of checkpoints may keep from having its turn."""
+        """The actor whose turn it is, by the number of steps: each has its turn, however often checkpoints are written."""
         return self.num_timesteps // (self.rollout_length * self.n_envs) % max(self.n_actors, 1)
 
     def _local_actors(self) -> LocalActors | None:
@@ -375,11 +376,13 @@ class R2D2(RecurrentDQN):
         """The actors here that can go on: all during ``learn()``, the one of the learner's own environments after it."""
         if (actors := self._local_actors()) is not None and actors.actors:
             return actors.actors
-        # Unless somebody has reset these environments since
+        # Unless learn() would reset these environments
         previous = self._previous
         return [] if previous is None or self._last_obs is None or previous.obs is not self._last_obs else [previous]
 
     def _running_episodes(self) -> dict[str, Any] | None:
+        if self._resumed is not None and self._last_obs is not None:
+            return self._resumed  # those of the checkpoint, with which no actor has gone on yet
         actors = self._running_actors()
         if not actors:
             return None
@@ -447,8 +450,12 @@ class R2D2(RecurrentDQN):
         local = LocalActors(actors, *args)
         if self._actors_seed is not None:  # there has been a checkpoint
             local.begin_round(self._turn())
-        if episodes is not None and local.resume(episodes["actors"]):
-            vars(self.return_scale).update(from_json(episodes["model"])["return_scale"])
+        try:
+            if episodes is not None and local.resume(episodes["actors"]):
+                vars(self.return_scale).update(from_json(episodes["model"])["return_scale"])
+        except ValueError:
+            local.close()
+            raise
         return local
 
     def actor_spec(self) -> ActorSpec:

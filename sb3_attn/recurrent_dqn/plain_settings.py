@@ -2,15 +2,16 @@
 The settings of a model as JSON, in a member of its zip that SB3 does not look at.
 
 SB3's own member has as pickles what JSON does not know: classes, spaces, schedules, arrays. Here they can be read, and are
-loaded without a pickle. What is not known here stays a pickle, such as a function as the learning rate.
+loaded without a pickle. What would not come back as it was, such as a function as the learning rate, stays a pickle only.
 """
 
+import importlib
 import io
 import json
+import pickle
 import zipfile
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,63 +25,42 @@ from sb3_attn.common.plain_data import from_json, to_json
 from sb3_attn.recurrent_dqn.return_scale import ReturnScale
 
 MEMBER = "settings.json"
-#: Kind of a class, which is found by its name
-CLASS = "class"
+
+#: Classes whose objects are their attributes
+BY_ATTRIBUTES = (
+    *(spaces.Box, spaces.Dict, spaces.Discrete, spaces.MultiBinary, spaces.MultiDiscrete),
+    *(ConstantSchedule, FloatSchedule, LinearSchedule, ReturnScale),
+)
+
+#: What is left: the arguments from which ``MAKERS`` makes an equal object
+ARGUMENTS: dict[type, Callable[[Any], list[Any]]] = {
+    np.random.Generator: lambda generator: [generator.bit_generator.state],
+    th.Tensor: lambda tensor: [tensor.numpy()],
+    OrderedDict: lambda items: [list(items.items())],
+    TrainFreq: list,
+    TrainFrequencyUnit: lambda unit: [unit.value],
+    deque: lambda items: [list(items), items.maxlen],
+}
 
 
-class Kind(NamedTuple):
-    """
-    How objects of a class are written.
+def _generator(state: dict[str, Any]) -> np.random.Generator:
+    generator = np.random.Generator(np.random.PCG64())
+    generator.bit_generator.state = state
+    return generator
 
-    :param arguments: returns the arguments of ``make`` for an equal object
-    :param make: makes one; ``None`` means the class itself
-    """
 
-    arguments: Callable[[Any], list[Any]]
-    make: Callable[..., Any] | None = None
+MAKERS: dict[str, Callable[..., Any]] = {
+    "dtype": np.dtype,
+    "Generator": _generator,
+    "Tensor": th.as_tensor,
+    **{cls.__name__: cls for cls in (OrderedDict, TrainFreq, TrainFrequencyUnit, deque)},
+}
 
 
 class PlainSetting(NamedTuple):
     """A setting as it is written; a type of its own, since SB3's own entries may be any JSON."""
 
     value: Any
-
-
-def _box(low: Any, high: Any, dtype: str) -> spaces.Box:
-    return spaces.Box(low, high, dtype=np.dtype(dtype))
-
-
-def _discrete(n: int, start: int) -> spaces.Discrete:
-    return spaces.Discrete(n, start=start)
-
-
-def _multi_discrete(nvec: Any, start: Any, dtype: str) -> spaces.MultiDiscrete:
-    return spaces.MultiDiscrete(nvec, dtype=dtype, start=start)
-
-
-def _return_scale(state: dict[str, Any]) -> ReturnScale:
-    scale = ReturnScale(state["gamma"])
-    vars(scale).update(state)
-    return scale
-
-
-KINDS: dict[type, Kind] = {
-    spaces.Box: Kind(lambda space: [space.low, space.high, space.dtype.str], _box),
-    spaces.Dict: Kind(lambda space: [list(space.items())]),  # a list of pairs keeps its order
-    spaces.Discrete: Kind(lambda space: [int(space.n), int(space.start)], _discrete),
-    spaces.MultiBinary: Kind(lambda space: [space.n]),
-    spaces.MultiDiscrete: Kind(lambda space: [space.nvec, space.start, space.dtype.str], _multi_discrete),
-    ConstantSchedule: Kind(lambda schedule: [schedule.val]),
-    FloatSchedule: Kind(lambda schedule: [schedule.value_schedule]),
-    LinearSchedule: Kind(lambda schedule: [schedule.start, schedule.end, schedule.end_fraction]),
-    ReturnScale: Kind(lambda scale: [vars(scale)], _return_scale),
-    th.Tensor: Kind(lambda tensor: [tensor.detach().cpu().numpy()], th.as_tensor),
-    OrderedDict: Kind(lambda items: [list(items.items())]),
-    TrainFreq: Kind(list),
-    TrainFrequencyUnit: Kind(lambda unit: [unit.value]),
-    deque: Kind(lambda items: [list(items), items.maxlen]),
-}
-KINDS_BY_NAME = {cls.__name__: (kind.make or cls) for cls, kind in KINDS.items()}
 
 
 def append_settings(file: Path | io.BytesIO, attributes: Mapping[str, Any]) -> None:
@@ -91,11 +71,8 @@ def append_settings(file: Path | io.BytesIO, attributes: Mapping[str, Any]) -> N
     :param attributes: those of the model
     """
     with zipfile.ZipFile(file, "a") as archive:
-        settings = {}
-        for key, item in json.loads(archive.read("data")).items():
-            if is_pickled(item):
-                with suppress(ValueError, TypeError, RecursionError):  # a dtype that numpy does not have, a list in itself
-                    settings[key] = to_json(attributes[key], key, _encode)
+        pickled = [key for key, item in json.loads(archive.read("data")).items() if is_pickled(item)]
+        settings = {key: setting.value for key in pickled if (setting := plain_setting(attributes[key])) is not None}
         archive.writestr(MEMBER, json.dumps(settings, indent=2))
 
 
@@ -111,6 +88,21 @@ def read_settings(archive: zipfile.ZipFile, data: Mapping[str, Any]) -> dict[str
     return {key: PlainSetting(value) for key, value in settings.items() if is_pickled(data.get(key))}
 
 
+def plain_setting(value: Any) -> PlainSetting | None:
+    """
+    Write a setting.
+
+    :param value: any object
+    :return: ``None`` if it would not come back as it is
+    """
+    try:
+        setting = PlainSetting(to_json(value, "a setting", _encode))
+        is_same = _pickled(decoded(setting, _find_class)) == _pickled(value)
+    except Exception:  # whatever JSON, NumPy or the pickle that it is compared by do not know
+        return None
+    return setting if is_same else None
+
+
 def decoded(setting: PlainSetting, find_class: Callable[[str, str], Any]) -> Any:
     """
     Make what a setting stands for.
@@ -121,7 +113,17 @@ def decoded(setting: PlainSetting, find_class: Callable[[str, str], Any]) -> Any
     """
 
     def decode(kind: str, content: Any) -> Any:
-        return find_class(*content) if kind == CLASS else KINDS_BY_NAME[kind](*content)
+        if kind == "class":
+            return find_class(*content)
+        if kind != "object":
+            return MAKERS[kind](*content)
+        module, name, attributes = content
+        cls = find_class(module, name)
+        if cls not in BY_ATTRIBUTES:
+            raise ValueError(f"{module}.{name} is not known to be its attributes.")
+        made = cls.__new__(cls)
+        vars(made).update(attributes)
+        return made
 
     return from_json(setting.value, decode)
 
@@ -136,10 +138,40 @@ def is_pickled(item: Any) -> bool:
     return isinstance(item, dict) and ":serialized:" in item
 
 
-def _encode(value: Any, key: str) -> tuple[str, Any]:
-    if isinstance(value, type) and value.__module__ != "__main__" and value.__qualname__ == value.__name__:
-        return CLASS, [value.__module__, value.__name__]
-    # A subclass may have more than its base, and Gymnasium takes numbers as the bounds of one axis
-    if type(value) not in KINDS or (isinstance(value, spaces.Box) and not value.shape):
-        raise ValueError(f"{key} has a {type(value).__name__}.")
-    return type(value).__name__, KINDS[type(value)].arguments(value)
+def _encode(value: Any, where: str) -> tuple[str, Any]:
+    cls = type(value)
+    if isinstance(value, type) and value.__module__ != "__main__":
+        return "class", [value.__module__, value.__qualname__]
+    if isinstance(value, np.dtype):
+        return "dtype", [value.str]
+    if cls in BY_ATTRIBUTES:  # a subclass may be more
+        return "object", [cls.__module__, cls.__name__, dict(vars(value))]
+    if cls in ARGUMENTS:
+        return cls.__name__, ARGUMENTS[cls](value)
+    raise ValueError(f"{where} has a {cls.__name__}.")
+
+
+def _find_class(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(module), name)
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles of equal numbers are equal, whatever their layout in memory."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if type(obj) is np.ndarray and obj.dtype != object:
+            return np.array, (obj.dtype.str, obj.shape, obj.tobytes())
+        if type(obj) is th.Tensor:
+            return th.tensor, (obj.numpy(),)
+        if type(obj) is np.random.Generator:
+            return np.random.Generator, (obj.bit_generator.state,)
+        return NotImplemented
+
+
+def _pickled(value: Any) -> bytes:
+    """What a value is compared by. It does not note which parts are one object."""
+    file = io.BytesIO()
+    pickler = _Pickler(file, protocol=5)
+    pickler.fast = True
+    pickler.dump(value)
+    return file.getvalue()

@@ -453,7 +453,7 @@ class RecurrentDQNPolicy(DQNPolicy):
 
     @property
     def device(self) -> th.device:
-        return self.q_net.device
+        return self.q_net.device if "q_net" in self._modules else super().device
 
     @property
     def acting_net(self) -> RecurrentQNetwork:

@@ -30,7 +30,7 @@ from sb3_attn.zoo.trust import TRUST_HELP, printable
 #: Number of episodes, if they are over after one image: as many as one looks at on one sheet
 SHORT_EPISODES = 16
 
-#: Names of the files that are written
+#: Names of what is written
 OWN_FILES = re.compile(r"episode_\d+(_.+)?\.(npz|html|png|mp4|gif)|contact_sheet\.png|index\.html")
 
 
@@ -43,12 +43,7 @@ def show(arguments: list[str], trust: bool | list[str] = False) -> None:
     :raises SystemExit: with a sentence for the user, if the arguments, the model and the environment do not fit
     """
     parser = _parser("show", "Record a saved model and show what it attends to, remembers and expects.")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("show"),
-        help="folder to write to (show); an earlier recording there is removed",
-    )
+    parser.add_argument("--out", type=Path, default=Path("show"), help="folder to write to (show)")
     parser.add_argument(
         "--episodes", type=_positive, help=f"number of episodes (1, or {SHORT_EPISODES} if they are over after one image)"
     )
@@ -73,19 +68,14 @@ def show(arguments: list[str], trust: bool | list[str] = False) -> None:
                 "--occlusion covers parts of an image, and the observations of this model have none; leave it out."
             )
         args.out.mkdir(parents=True, exist_ok=True)
-        _remove_recording(args.out)
+        earlier = {path: path.stat().st_mtime_ns for path in args.out.iterdir() if OWN_FILES.fullmatch(path.name)}
         pages = _show_episodes(model, env, sources, args, found.env_id)
         if len(pages) > 1:
             write_index(args.out / "index.html", f"Episodes of {found.env_id}", pages)
         env.close()
     print(f"Written to {args.out}/")
-
-
-def _remove_recording(folder: Path) -> None:
-    """Remove what an earlier command wrote, or its episodes would stand among those of this one."""
-    for path in folder.iterdir():
-        if OWN_FILES.fullmatch(path.name):
-            path.unlink()
+    if left := sorted(path.name for path, time in earlier.items() if path.stat().st_mtime_ns == time):
+        print(f"It also has files of an earlier recording, such as {left[0]}; give another --out to keep recordings apart.")
 
 
 def _show_episodes(

@@ -28,6 +28,23 @@ class OwnBox(spaces.Box):
     """A space that JSON does not know."""
 
 
+class Replaced:
+    """A class whose name means something else by now."""
+
+
+REPLACED, Replaced = Replaced, OwnBox  # type: ignore[misc, assignment]
+
+
+def drawn_from(space: spaces.Discrete) -> spaces.Discrete:
+    space.sample()
+    return space
+
+
+def named(space: spaces.Box) -> spaces.Box:
+    space.names = ["a", "b"]  # type: ignore[attr-defined]
+    return space
+
+
 def scale() -> ReturnScale:
     found = ReturnScale(0.9)
     found.reset(2)
@@ -39,7 +56,10 @@ VALUES = {
     "class": GRUCore,
     "box": spaces.Box(np.array([-1, -np.inf], np.float32), np.array([2, np.inf], np.float32)),
     "image": spaces.Box(0, 255, (2, 3, 1), np.uint8),
-    "discrete": spaces.Discrete(5, start=-2),
+    "discrete": spaces.Discrete(5, start=-2, dtype=np.int32),
+    "drawn from": drawn_from(spaces.Discrete(5, seed=3)),
+    "named": named(spaces.Box(-np.inf, np.inf, (2,), np.int64)),
+    "one number": spaces.Box(np.float32(0), np.float32(1), (1,)),
     "multi_discrete": spaces.MultiDiscrete([[2, 3], [4, 5]], dtype=np.int32, start=[[1, 0], [0, 2]]),
     "multi_binary": spaces.MultiBinary((2, 3)),
     "dict": spaces.Dict(OrderedDict(b=spaces.Discrete(2), a=spaces.Dict(c=spaces.MultiBinary(3)))),
@@ -48,7 +68,6 @@ VALUES = {
     "train_freq": TrainFreq(4, TrainFrequencyUnit.EPISODE),
     "episodes": deque([{"r": 1.5, "l": np.int64(3)}], maxlen=7),
     "tensor": th.arange(6, dtype=th.int16).reshape(2, 3),
-    "parameter": th.ones(2, requires_grad=True) * 2,
     "kwargs": {"optimizer_class": th.optim.Adam, "net_arch": [8], "nested": ({"activation_fn": th.nn.ReLU},)},
     "scale": scale(),
 }
@@ -64,18 +83,28 @@ def zip_of(data: dict[str, Any], attributes: dict[str, Any]) -> zipfile.ZipFile:
 
 def assert_same(found: Any, expected: Any) -> None:
     assert type(found) is type(expected)
-    if hasattr(expected, "__dict__") and type(expected).__eq__ is object.__eq__ and not isinstance(expected, type):
-        assert vars(found).keys() == vars(expected).keys()
-        for key, value in vars(expected).items():
-            assert_same(vars(found)[key], value)
-    elif isinstance(expected, th.Tensor):
+    if isinstance(expected, th.Tensor):
         assert found.dtype == expected.dtype and th.equal(found, expected)
-    else:
-        np.testing.assert_equal(found, expected)
-    if isinstance(expected, spaces.Dict):
+    elif isinstance(expected, np.random.Generator):
+        assert found.bit_generator.state == expected.bit_generator.state
+    elif isinstance(expected, deque):
+        assert found.maxlen == expected.maxlen
+        assert_same(list(found), list(expected))
+    elif isinstance(expected, list | tuple):
+        assert len(found) == len(expected)
+        for pair in zip(found, expected, strict=True):
+            assert_same(*pair)
+    elif isinstance(expected, dict):
         assert list(found) == list(expected)
-    if isinstance(expected, spaces.Box | spaces.MultiDiscrete):
+        for key, value in expected.items():
+            assert_same(found[key], value)
+    elif hasattr(expected, "__dict__") and not isinstance(expected, type | TrainFrequencyUnit):
+        assert_same(vars(found), vars(expected))
+    elif isinstance(expected, np.ndarray):
         assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+    else:
+        assert found == expected
 
 
 @pytest.mark.parametrize("key", VALUES)
@@ -90,7 +119,9 @@ def test_what_json_does_not_know_stays_a_pickle() -> None:
     unknown: dict[str, Any] = {
         "function": len,
         "space": OwnBox(0, 1),
-        "one number": spaces.Box(np.float32(0), np.float32(1), ()),
+        "no axis": np.array(3.0),
+        "parameter": th.ones(2, requires_grad=True),
+        "replaced": REPLACED,
         "local class": type("Local", (), {"__qualname__": "test.<locals>.Local"}),
         "in a dict": {"a": {1}},
         "bfloat16": th.ones(2, dtype=th.bfloat16),
@@ -113,7 +144,8 @@ def test_a_model_loads_without_its_pickles(make: Make, kind: str, tmp_path: Path
                 member = json.dumps(data).encode()
             copy.writestr(name, member)
     loaded = type(model).load(tmp_path / "bare", env=walks(2, kind=kind), device="cpu")
-    for name in ("observation_space", "action_space", "lr_schedule", "policy_class", "train_freq", "ep_info_buffer"):
+    assert loaded.action_space == model.action_space and loaded.observation_space == model.observation_space
+    for name in ("lr_schedule", "policy_class", "train_freq", "ep_info_buffer"):
         assert_same(getattr(loaded, name), getattr(model, name))
     loaded.learn(40, reset_num_timesteps=False)
 

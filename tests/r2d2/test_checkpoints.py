@@ -161,8 +161,23 @@ def test_all_begin_new_episodes_if_one_environment_does_not_take_its_state(
 def test_other_environments_are_refused(n_actors: int, tmp_path: Path) -> None:
     make_r2d2(make_env("stateful"), n_actors=n_actors).learn(70, SaveCheckpoints(tmp_path, save_freq=60))
     env = DummyVecEnv([lambda: gym.wrappers.TimeLimit(StatefulWalk(), 6)] * 2)
-    with pytest.raises(ValueError, match=r"states of \[\[.*'StatefulWalk'\], .*, but env has .*'TimeLimit', .*; give env"):
-        R2D2.load_checkpoint(tmp_path, env, device="cpu").learn(10, reset_num_timesteps=False)
+    refused = r"states of \[\[.*'StatefulWalk'\], .*, but env has .*'TimeLimit', .*; give env"
+    if n_actors == 0:
+        with pytest.raises(ValueError, match=refused):
+            R2D2.load_checkpoint(tmp_path, env, device="cpu")
+        return
+    model = R2D2.load_checkpoint(tmp_path, env, device="cpu")
+    for _ in range(2):  # not only once
+        with pytest.raises(ValueError, match=refused):
+            model.learn(10, reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize("n_actors", [0, 2])
+def test_a_checkpoint_of_what_was_just_loaded_is_the_same(n_actors: int, tmp_path: Path) -> None:
+    make_r2d2(make_env("stateful"), n_actors=n_actors).learn(70, SaveCheckpoints(tmp_path / "first", save_freq=60))
+    (first,) = checkpoints(tmp_path / "first")
+    second = load(first, "stateful").save_checkpoint(tmp_path / "second")
+    assert (second / "episodes.json").read_text() == (first / "episodes.json").read_text()
 
 
 class LeaveOut(BaseCallback):

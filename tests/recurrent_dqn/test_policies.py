@@ -7,7 +7,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
-from sb3_attn import R2D2, LSTMCore, RecurrentDQN
+from sb3_attn import R2D2, LSTMCore, RecurrentDQN, RecurrentDQNPolicy
 from sb3_attn.recurrent_dqn.policies import RecurrentQNetwork
 from tests.helpers.environments import counters
 from tests.helpers.models import make_rdqn
@@ -148,3 +148,12 @@ def test_a_policy_can_be_rebuilt_from_its_constructor_parameters() -> None:
     again.load_state_dict(policy.state_dict())
     obs = random_observations(5)
     assert again._predict(obs).equal(policy(obs, policy.q_net.initial_state(5))[0])
+
+
+def test_a_subclass_may_move_its_networks_as_those_of_sb3_do() -> None:
+    class Moving(RecurrentDQNPolicy):
+        def make_q_net(self) -> RecurrentQNetwork:
+            return super().make_q_net().to(self.device)
+
+    model = make_rdqn(policy=Moving)
+    assert model.policy.device == model.q_net.device == th.device("cpu")

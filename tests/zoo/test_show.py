@@ -81,10 +81,17 @@ def test_arguments_reach_the_environment_and_the_recording(tmp_path):
         with np.load(out / f"episode_{number}.npz") as arrays:
             assert len(arrays["rewards"]) == 2
         assert f'href="episode_{number}.html"' in (out / "index.html").read_text(encoding="utf-8")
-    (out / "episodes.txt").touch()  # of the user
-    assert cli.main([*arguments, "--no-render"]) == 0
-    left = {file.name for file in out.iterdir()}
-    assert "index.html" not in left and not any(name.startswith("episode_2") for name in left) and "episodes.txt" in left
+
+
+def test_files_of_an_earlier_recording_are_mentioned(tmp_path, capsys):
+    path, out = save(tmp_path, RecurrentDQN, CHAIN, policy_kwargs={}), tmp_path / "out"
+    arguments = ["show", path, "--env", CHAIN, "--out", str(out), "--format", "html", "--steps", "2", "--no-render"]
+    assert cli.main([*arguments, "--episodes", "2"]) == 0
+    assert cli.main([*arguments, "--episodes", "2"]) == 0
+    assert "earlier recording" not in capsys.readouterr().out
+    assert cli.main(arguments) == 0
+    assert "an earlier recording, such as episode_2.html" in capsys.readouterr().out
+    assert (out / "episode_2.npz").is_file()
 
 
 def test_a_memory_is_shown(tmp_path, capsys):
