@@ -22,6 +22,7 @@ from sb3_attn.memory import CORES as ALL_CORES
 TASKS = {"MemoryChain-v0": 30_000, "TMaze-v0": 50_000}  # numbers of training steps
 TRAINED_ON, TESTED_ON = 30, (30, 100, 300, 1000, 3000)
 LONG, N_LONG_STEPS = 1000, 300_000
+LINE_STYLES = ("-", "--", ":", "-.")
 CORES = [name for name in ALL_CORES if name != "identity"]
 
 
@@ -78,7 +79,8 @@ def plot(variants: Variants, path: Path) -> None:
             for curve in curves:
                 panel.plot(TESTED_ON, curve, color=f"C{number}", alpha=0.2)
             if runs:
-                panel.plot(TESTED_ON, curves.mean(axis=0), color=f"C{number}", marker="o", label=core)
+                style = dict(color=f"C{number}", linestyle=LINE_STYLES[number % len(LINE_STYLES)])  # many lie on each other
+                panel.plot(TESTED_ON, curves.mean(axis=0), marker="o", label=core, **style)
         panel.axvline(TRAINED_ON, color="0.7", linestyle=":")
         panel.set(title=task, xlabel="steps between the cue and the answer", xscale="log")
     panel.legend()
