@@ -3,18 +3,23 @@ RecurrentDQN on POPGym's tasks with discrete actions, beside the published board
 
 The board is PPO with 13 memory models after 15 million steps, and its score the best mean return during training. Ours is that
 of the model at the end: greedy, over 100 episodes. All tasks are run with the constructor's defaults; RepeatPrevious also with
-the key-value core, with a setting for it, and with other cores in that.
+the key-value core, with a setting for it, and with other cores in that. Agents of the board see their last action; ours do
+in the variants that say so.
 """
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import gymnasium as gym
 import numpy as np
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecEnv
 
 from benchmarks.learning.first_try import Curve, make_envs, score
 from benchmarks.learning.zoo import N_EPISODES
 from benchmarks.runner import EVALUATION_SEED, Benchmark, Context, Options, Row, Settings, Variants, each, values
 from sb3_attn import RecurrentDQN
+from sb3_attn.envs import PreviousActionReward
 
 N_STEPS = 200_000
 
@@ -68,13 +73,22 @@ def settings(options: Options) -> Settings:
         variants[f"{task}, default key_value"] = base | {"arguments": {"policy_kwargs": {"core": "key_value"}}}
         for core in CORES:
             variants[f"{task}, {core}"] = base | {"arguments": REPEAT_PREVIOUS | {"policy_kwargs": {"core": core}}}
+    for task in ("MultiarmedBanditEasy", "MultiarmedBanditMedium"):
+        variants[f"{task}, previous action"] = variants[task] | {"previous_action": True}
     return variants
 
 
-def measure(context: Context, task: str, n_steps: int, arguments: dict[str, Any]) -> dict[str, Any]:
+def measure(
+    context: Context, task: str, n_steps: int, arguments: dict[str, Any], previous_action: bool = False
+) -> dict[str, Any]:
     """Train once; returns the score, the curve and the processor time of training in seconds."""
-    env_id = f"popgym-{task}-v0"
-    env, evaluation_env = make_envs(env_id, 8, context.seed), make_envs(env_id, 10, EVALUATION_SEED)
+
+    def make(n_envs: int, seed: int) -> VecEnv:
+        if not previous_action:
+            return make_envs(f"popgym-{task}-v0", n_envs, seed)
+        return make_vec_env(lambda: PreviousActionReward(gym.make(f"popgym-{task}-v0")), n_envs, seed)
+
+    env, evaluation_env = make(8, context.seed), make(10, EVALUATION_SEED)
     curve = Curve(evaluation_env, n_steps)
     model = RecurrentDQN("MlpPolicy", env, seed=context.seed, device="cpu", **arguments)
     model.learn(n_steps, callback=curve)
