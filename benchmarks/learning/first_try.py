@@ -277,12 +277,15 @@ def plot(variants: Variants, path: Path) -> None:
             if name not in variants:
                 continue
             curves = np.array(values(variants[name], "curve"))  # [seeds, points]
+            steps = variants[name][0].settings["n_steps"] * (1 + np.arange(curves.shape[1])) / curves.shape[1]
+            if len(curves) == 1:
+                axis.plot(steps, curves[0], label=label)
+                continue
             iqm, interval = library.get_interval_estimates(
                 {label: curves[:, None, :]},
                 lambda scores: np.array([metrics.aggregate_iqm(scores[..., point]) for point in range(scores.shape[-1])]),
-                reps=500,
+                reps=200,
             )
-            steps = variants[name][0].settings["n_steps"] * (1 + np.arange(curves.shape[1])) / curves.shape[1]
             axis.plot(steps, iqm[label], label=label)
             axis.fill_between(steps, *interval[label], alpha=0.2)
         axis.locator_params(axis="x", nbins=4)
