@@ -218,20 +218,20 @@ def measure(
         flattened = (gym.spaces.MultiDiscrete, gym.spaces.Discrete)  # of which there are no stacks
     env = make_envs(task, n_envs, context.seed, reward_factor, flattened)
     evaluation_env = make_envs(task, 10, EVALUATION_SEED, flattened=flattened)
-    curve = Curve(evaluation_env, n_steps)
     model: BaseAlgorithm
     if recurrent_ppo is not None:
         if recurrent_ppo.startswith("RL Zoo"):
             norm_obs = isinstance(env.observation_space, gym.spaces.Box)
             env = VecNormalize(env, norm_obs=norm_obs)
             evaluation_env = VecNormalize(evaluation_env, training=False, norm_obs=norm_obs, norm_reward=False)
-        curve = CurveAndEqualTime(evaluation_env, n_steps, TASKS[task].seconds * n_steps / TASKS[task].n_steps)
+        curve: Curve = CurveAndEqualTime(evaluation_env, n_steps, TASKS[task].seconds * n_steps / TASKS[task].n_steps)
         model = RecurrentPPO("MlpLstmPolicy", env, seed=context.seed, device="cpu", **RECURRENT_PPO[recurrent_ppo])
     elif n_frames is not None:
-        evaluation_env = VecFrameStack(evaluation_env, n_frames)
+        env, evaluation_env = VecFrameStack(env, n_frames), VecFrameStack(evaluation_env, n_frames)
         curve = Curve(evaluation_env, n_steps)
-        model = DQN("MlpPolicy", VecFrameStack(env, n_frames), seed=context.seed, device="cpu", **DQN_ARGUMENTS)
+        model = DQN("MlpPolicy", env, seed=context.seed, device="cpu", **DQN_ARGUMENTS)
     else:
+        curve = Curve(evaluation_env, n_steps)
         model = RecurrentDQN("MlpPolicy", env, seed=context.seed, device="cpu")
     model.learn(n_steps, callback=curve)
     result = {"cpu_seconds": curve.seconds, "score": score(model, evaluation_env, N_EPISODES), "curve": curve.points}

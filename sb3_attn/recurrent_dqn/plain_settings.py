@@ -169,7 +169,7 @@ class _Pickler(pickle.Pickler):
 
 
 def _pickled(value: Any) -> bytes:
-    """What a value is compared by. It does not note which parts are one object."""
+    """The bytes that values are compared by: the same for equal values, whether or not they share parts."""
     file = io.BytesIO()
     pickler = _Pickler(file, protocol=5)
     pickler.fast = True

@@ -84,7 +84,7 @@ class RecordedWeights:
 
     @property
     def token_label(self) -> str:
-        """What a token is, for titles: "past step", or "token" if there are several kinds."""
+        """The name of a token in titles, such as "past step"; just "token" where there are several kinds."""
         label = self.parts[0].label if len(self.parts) == 1 else "token"
         return label if self.parts[0].newest_age is None else f"past {label}"
 

@@ -241,7 +241,7 @@ def test_an_interrupted_run_resumes_where_it_was(number: signal.Signals, n_actor
 def test_no_episode_goes_on_from_the_middle_of_a_trajectory(
     error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether an environment's failure ends learning, or Ctrl-C, which also ended what the environment needs."""
+    """Learning is ended by an environment that fails, or by Ctrl-C that also ends a process which the environment needs."""
     n_steps = iter(range(100))
 
     def step(self: StatefulWalk, action: Any) -> Any:
