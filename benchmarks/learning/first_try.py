@@ -101,7 +101,8 @@ DQN_ARGUMENTS: dict[str, Any] = dict(
 
 def settings(options: Options) -> Settings:
     """
-    Variants "task", "task, 16 environments", "task, rewards x 0.01", "task, RecurrentPPO", "task, DQN over 4 frames".
+    Variants "task", "task, 16 environments", "task, rewards x 0.01", "task, bf16", "task, RecurrentPPO", "task, DQN over 4
+    frames".
 
     Further "task, RecurrentPPO with defaults" and so on for the configurations that were not chosen; ``--only`` selects.
     """
@@ -119,6 +120,7 @@ def settings(options: Options) -> Settings:
             variants[f"{name}, {n_envs} environments"] = base | {"n_envs": n_envs}
         for factor in (0.01, 100.0):
             variants[f"{name}, rewards x {factor:g}"] = base | {"reward_factor": factor}
+        variants[f"{name}, bf16"] = base | {"bf16": True}
         for configuration in RECURRENT_PPO:
             variant = f"{name}, RecurrentPPO" + ("" if configuration == CHOSEN_PPO else f" with {configuration}")
             variants[variant] = base | {"recurrent_ppo": configuration}
@@ -209,6 +211,7 @@ def measure(
     reward_factor: float,
     recurrent_ppo: str | None,
     n_frames: int | None = None,
+    bf16: bool = False,
 ) -> dict[str, Any]:
     """Train once; returns the score, the curve and the processor time of training in seconds."""
     flattened: tuple[type, ...] = ()
@@ -232,7 +235,8 @@ def measure(
         model = DQN("MlpPolicy", env, seed=context.seed, device="cpu", **DQN_ARGUMENTS)
     else:
         curve = Curve(evaluation_env, n_steps)
-        model = RecurrentDQN("MlpPolicy", env, seed=context.seed, device="cpu")
+        policy_kwargs = {"core_kwargs": {"bf16": True}} if bf16 else None
+        model = RecurrentDQN("MlpPolicy", env, seed=context.seed, device="cpu", policy_kwargs=policy_kwargs)
     model.learn(n_steps, callback=curve)
     result = {"cpu_seconds": curve.seconds, "score": score(model, evaluation_env, N_EPISODES), "curve": curve.points}
     if isinstance(curve, CurveAndEqualTime):  # a model that needed less time than it may have is the same at both
@@ -241,12 +245,19 @@ def measure(
     return result
 
 
+def steps_to_bar(curve: list[float], task: Task, n_steps: int) -> float:
+    """Training steps until a point of the curve reaches the bar; infinity if none does."""
+    reached = (i for i, point in enumerate(curve, 1) if task.bar is not None and point >= task.bar)
+    return next(reached, np.inf) * n_steps / len(curve)
+
+
 def rows(variants: Variants) -> Iterator[Row]:
     """A variant a row."""
     for name, runs in variants.items():
         task, n_steps = TASKS[runs[0].settings["task"]], runs[0].settings["n_steps"]
         form = ".0f" if task.bar is not None and task.bar > 1 else ".2f"
         scores = values(runs, "score")
+        reached = np.median([steps_to_bar(curve, task, n_steps) for curve in values(runs, "curve")])
         at_equal_time = values(runs, "score_at_equal_time") if runs[0].settings["recurrent_ppo"] else []
         yield {
             "task": name,
@@ -255,6 +266,7 @@ def rows(variants: Variants) -> Iterator[Row]:
             "mean": format(np.mean(scores), form),
             "each seed": each(scores, form),
             "bar": "-" if task.bar is None else f"{task.bar:g}",
+            "median of the steps to it": f"{reached:,.0f}" if np.isfinite(reached) else "-",
             "CPU seconds per 100,000 steps": f"{1e5 / n_steps * np.mean(values(runs, 'cpu_seconds')):.0f}",
             "mean at equal CPU time": format(np.mean(at_equal_time), form) if at_equal_time else "",
         }
