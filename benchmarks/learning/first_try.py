@@ -276,7 +276,8 @@ def plot(variants: Variants, path: Path) -> None:
     """Learning curves: interquartile mean over seeds, and bootstrap intervals (Agarwal et al. 2021), by rliable."""
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
-    from rliable import library, metrics
+    from rliable import library
+    from scipy.stats import trim_mean
 
     tasks = [task for task in TASKS if task in variants]
     figure, axes = plt.subplots(2, 5, figsize=(18, 6), constrained_layout=True)
@@ -295,7 +296,7 @@ def plot(variants: Variants, path: Path) -> None:
                 continue
             iqm, interval = library.get_interval_estimates(
                 {label: curves[:, None, :]},
-                lambda scores: np.array([metrics.aggregate_iqm(scores[..., point]) for point in range(scores.shape[-1])]),
+                lambda scores: trim_mean(scores[:, 0], proportiontocut=0.25),
                 reps=200,
             )
             axis.plot(steps, iqm[label], label=label)

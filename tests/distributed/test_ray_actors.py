@@ -76,7 +76,7 @@ class KillActor(BaseCallback):
         return self.returned_at is None or self.num_timesteps < self.returned_at + 2000
 
 
-@pytest.mark.parametrize("per_env_epsilons", [True, False])
+@pytest.mark.parametrize("per_env_epsilons", [True, pytest.param(False, marks=pytest.mark.ray)])
 def test_the_learner_is_the_same_bit_for_bit_as_in_one_process(cluster: None, per_env_epsilons: bool) -> None:
     arguments = dict(per_env_epsilons=per_env_epsilons, actor_update_interval=20)
     expected = make_r2d2_on_ray(backend="sync", **arguments).learn(600)

@@ -16,11 +16,11 @@ class TrainingRun(NamedTuple):
     folder: Path
 
 
-def run_module(*arguments: str, cwd: Path, module: str = "sb3_attn.zoo") -> str:
-    """Run a Python module in a new process; returns its output, fails with it if the process fails."""
+def run_python(*arguments: str, cwd: Path) -> str:
+    """Run Python in a new process; returns its output, fails with it if the process fails."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "SDL_VIDEODRIVER": "dummy", "MPLBACKEND": "agg"}
     process = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
+        [sys.executable, *arguments],
         cwd=cwd,
         env=environment,
         stdout=subprocess.PIPE,
@@ -30,3 +30,8 @@ def run_module(*arguments: str, cwd: Path, module: str = "sb3_attn.zoo") -> str:
     )
     assert process.returncode == 0, process.stdout
     return process.stdout
+
+
+def run_module(*arguments: str, cwd: Path, module: str = "sb3_attn.zoo") -> str:
+    """Run a Python module in a new process; returns its output, fails with it if the process fails."""
+    return run_python("-m", module, *arguments, cwd=cwd)

@@ -314,7 +314,8 @@ def slow_distances(model: RecurrentDQN, position: int, env_index: int) -> tuple[
     ids=str,
 )
 def test_delta_q_is_that_of_a_plain_loop(switches: dict[str, Any]) -> None:
-    model = make_rdqn(**(dict(env=walks(2, longest=20), buffer_size=160, burn_in_length=1) | switches)).learn(500)
+    model = make_rdqn(**(dict(env=walks(2, longest=20), buffer_size=160, burn_in_length=1, learning_starts=500) | switches))
+    model.learn(500)
     buffer = model.replay_buffer
     assert buffer.full.all()
     model.policy.set_training_mode(False)
@@ -424,7 +425,7 @@ def test_learning_is_the_same_without_diagnostics(
 
     def learned() -> dict[str, th.Tensor]:
         model = ALGORITHMS[name](sequence_period=1, **switches)
-        model.learn(200, log_interval=1)
+        model.learn(120, log_interval=1)
         assert model._n_updates > 5
         return parameters(model)
 

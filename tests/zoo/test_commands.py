@@ -14,7 +14,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 import sb3_attn.envs  # noqa: F401  # registers the tasks
 from sb3_attn import R2D2, RecurrentDQN
 from sb3_attn.zoo import ALGORITHMS, cli, zoo_config_path
-from tests.helpers.processes import ENV_ID, TrainingRun, run_module
+from tests.helpers.processes import ENV_ID, TrainingRun, run_module, run_python
 
 AGENT = ("--algo", "rdqn", "--env", ENV_ID)
 
@@ -91,7 +91,8 @@ def test_r2d2_trains_is_shown_and_goes_on(n_actors: int, tmp_path: Path, capsys)
 
 
 def test_record_video_writes_a_video(training_run: TrainingRun, tmp_path: Path) -> None:
-    run_module("record-video", *AGENT, "-n", "10", "-o", str(tmp_path), cwd=training_run.root)
+    logs = str(training_run.root / "logs")
+    assert cli.main(["record-video", *AGENT, "-f", logs, "-n", "10", "-o", str(tmp_path)]) == 0
     (video,) = tmp_path.glob("final-model-rdqn-*.mp4")
     assert video.read_bytes()[4:8] == b"ftyp"
 
@@ -117,35 +118,14 @@ def test_benchmark_and_its_subprocesses(training_run: TrainingRun, tmp_path: Pat
 def test_optimize_finds_parameters_that_train_again(algo: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     agent = ("--algo", algo, "--env", ENV_ID)
-    arguments = [
-        *agent,
-        "-n",
-        "400",
-        "--n-trials",
-        "2",
-        "--n-jobs",
-        "2",
-        "--no-optim-plots",
-        "--env-kwargs",
-        "length:2",
-    ]
+    arguments = [*agent, "-n", "200", "--n-trials", "2", "--n-jobs", "2", "--no-optim-plots", "--env-kwargs", "length:2"]
     arguments += ["-params", "learning_starts:50", "--device", "cpu", "--seed", "0", "--eval-episodes", "5"]
     assert cli.main(["optimize", *arguments, "--storage", str(tmp_path / "study.log"), "--study-name", "test"]) == 0
     (report,) = tmp_path.glob(f"logs/{algo}/report_*.csv")
     states = re.findall(r"COMPLETE|PRUNED|FAIL", report.read_text())
     assert states == ["COMPLETE", "COMPLETE"]
     # The best trial's stored parameters train again
-    arguments = [
-        *agent,
-        "-n",
-        "200",
-        "--storage",
-        str(tmp_path / "study.log"),
-        "--study-name",
-        "test",
-        "--trial-id",
-        "1",
-    ]
+    arguments = [*agent, "-n", "200", "--storage", str(tmp_path / "study.log"), "--study-name", "test", "--trial-id", "1"]
     arguments += ["--eval-freq", "-1", "--device", "cpu", "-params", "learning_starts:50"]
     assert cli.main(["train", *arguments]) == 0
 
@@ -162,36 +142,40 @@ def test_the_zoo_itself_with_a_hook(tmp_path: Path) -> None:
     assert (tmp_path / "logs" / "rdqn" / f"{ENV_ID}_1" / f"{ENV_ID}.zip").exists()
 
 
-POLICIES = {
-    "by name": "policy:'sb3_attn.HardAttentionPolicy'",
-    "by class": "policy_kwargs:dict(features_extractor_class=get_class_by_name('sb3_attn.SelfAttentionExtractor'))",
-}
-
-
-@pytest.mark.parametrize("way", POLICIES)
-def test_the_zoo_itself_trains_and_shows_attention_in_stock_dqn(way: str, tmp_path: Path) -> None:
-    search = ("--algo", "dqn", "--env", "VisualSearch-v0", "--gym-packages", "sb3_attn.envs", "-f", str(tmp_path / "logs"))
-    config = yaml.safe_load(zoo_config_path("dqn").read_text())
-    name, _, value = POLICIES[way].partition(":")
-    entry = config["VisualSearch-v0"] | {"learning_starts": 50, "policy": "CnnPolicy"} | {name: value.strip("'")}
-    (tmp_path / "dqn.yml").write_text(yaml.safe_dump({"VisualSearch-v0": entry}))
-    run_module(
-        *(*search, "-n", "150", "-conf", "dqn.yml", "--eval-freq", "-1", "--device", "cpu", "--num-threads", "1"),
-        cwd=tmp_path,
-        module="rl_zoo3.train",
+def run_in_turn(module: str, *runs: tuple[str, ...], cwd: Path) -> str:
+    """Run a Python module several times in one new process, as starting one takes seconds; returns its output."""
+    program = (
+        "import runpy, sys\n"
+        f"for arguments in {runs}:\n"
+        f"    sys.argv = ['{module}', *arguments]\n"
+        f"    runpy.run_module('{module}', run_name='__main__')\n"
     )
-    output = run_module(*(*search, "--no-render", "-n", "50", "--device", "cpu"), cwd=tmp_path, module="rl_zoo3.enjoy")
-    assert "50 Episodes" in output
+    return run_python("-c", program, cwd=cwd)
+
+
+def test_the_zoo_itself_trains_and_shows_attention_in_stock_dqn(tmp_path: Path) -> None:
+    """With its policy given by name, and with the features extractor given by its class."""
+    by_name = {"policy": "sb3_attn.HardAttentionPolicy"}
+    extractor = "dict(features_extractor_class=get_class_by_name('sb3_attn.SelfAttentionExtractor'))"
+    by_class = {"policy": "CnnPolicy", "policy_kwargs": extractor}
+    config = yaml.safe_load(zoo_config_path("dqn").read_text())
+    for name, policy in (("by_name", by_name), ("by_class", by_class)):
+        entry = config["VisualSearch-v0"] | {"learning_starts": 50} | policy
+        (tmp_path / f"{name}.yml").write_text(yaml.safe_dump({"VisualSearch-v0": entry}))
+    search = ("--algo", "dqn", "--env", "VisualSearch-v0", "--gym-packages", "sb3_attn.envs", "--device", "cpu")
+    training = (*search, "-n", "150", "--eval-freq", "-1", "--num-threads", "1", "-conf")
+    run_in_turn("rl_zoo3.train", (*training, "by_name.yml"), (*training, "by_class.yml"), cwd=tmp_path)
+    playing = (*search, "-f", "logs", "--no-render", "-n", "50", "--exp-id")
+    output = run_in_turn("rl_zoo3.enjoy", (*playing, "1"), (*playing, "2"), cwd=tmp_path)
+    assert output.count("50 Episodes") == 2
 
 
 def test_pong_from_single_frames(tmp_path: Path) -> None:
     pong = ("--algo", "rdqn", "--env", "ALE/Pong-v5")
-    run_module(
-        *("train", *pong, "--env-kwargs", "frameskip:1", "-n", "300", "--eval-freq", "-1", "--device", "cpu"),
-        *("-params", "policy:'CnnPolicy'", "learning_starts:150", "n_envs:2", "buffer_size:400", "batch_size:4"),
-        *("policy_kwargs:dict(core='lstm',core_kwargs=dict(hidden_size=32))", "--num-threads", "1"),
-        cwd=tmp_path,
-    )
+    training = ("train", *pong, "--env-kwargs", "frameskip:1", "-n", "300", "--eval-freq", "-1", "--device", "cpu")
+    params = ("policy:'CnnPolicy'", "learning_starts:150", "n_envs:2", "train_freq:25", "buffer_size:400", "batch_size:4")
+    core = "policy_kwargs:dict(core='lstm',core_kwargs=dict(hidden_size=32))"
+    assert cli.main([*training, "-f", str(tmp_path / "logs"), "-params", *params, core]) == 0
     (model_path,) = tmp_path.glob("logs/rdqn/ALE-Pong-v5_1/ALE-Pong-v5.zip")
     model = RecurrentDQN.load(model_path, device="cpu")
     assert model.observation_space.shape == (1, 84, 84)

@@ -29,7 +29,7 @@ ENV_IDS = {"default": "CartPole-v1", "atari": "BreakoutNoFrameskip-v4"}
 
 #: Small enough for a test: everything else is as shipped
 SMALL = {"learning_starts": 200, "batch_size": 2, "buffer_size": 1000}
-BY_FREQUENCY = {"n_envs": 2, "train_freq": 5, "gradient_steps": 1}
+BY_FREQUENCY = {"n_envs": 2, "train_freq": 25, "gradient_steps": 1}
 SMALLER = {
     "rdqn": BY_FREQUENCY,
     "dqn": BY_FREQUENCY,

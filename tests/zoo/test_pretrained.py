@@ -31,6 +31,7 @@ def test_a_model_reaches_its_score(env_id: str, algo: str, score: str) -> None:
     run = FOLDER / algo / f"{env_id}_1"
     model = load_model(run / f"{env_id}.zip", device="cpu")
     assert type(model) is ALGORITHMS[algo].model_class
-    mean, _ = evaluate_policy(model, make_run_env(run / env_id, env_id, {}, seed=2000), n_eval_episodes=10)
-    # A landing gives some 260, a crash next to the pad some 40
-    assert mean == pytest.approx(float(score), rel=0.4 if env_id.startswith("LunarLander") else 0.2)
+    # A landing gives some 260, a crash next to the pad some 40; all episodes of the others are about as good
+    n_episodes, tolerance = (10, 0.4) if env_id.startswith("LunarLander") else (3, 0.2)
+    mean, _ = evaluate_policy(model, make_run_env(run / env_id, env_id, {}, seed=2000), n_eval_episodes=n_episodes)
+    assert mean == pytest.approx(float(score), rel=tolerance)
