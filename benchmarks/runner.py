@@ -45,6 +45,7 @@ GROUPS = {
         "time_to_solve": "processor time until two tasks are solved, against RecurrentPPO",
         "ablations": "RecurrentDQN with one default changed at a time",
         "frozen_features": "memory over images with trained and with frozen convolutions, at equal processor time",
+        "neurogym_tasks": "RecurrentDQN on two tasks of NeuroGym, against RecurrentPPO",
         "action_masks": "RecurrentDQN with and without action masks, against MaskablePPO and RecurrentPPO",
         "multi_discrete": "MultiDiscrete actions: values of combinations, or parts of components in them",
         "memory_tasks": "RecurrentDQN on six tasks that need memory, with the shipped hyperparameters",
@@ -137,7 +138,7 @@ class Benchmark(NamedTuple):
     :param rows: Returns the rows of the table.
     :param seeds: Number of seeds unless ``--seeds`` gives another.
     :param alone: Whether a run needs the machine for itself, so that ``--jobs`` does not apply.
-    :param needs_gpu: Whether nothing is measured without a GPU.
+    :param missing: Names what is needed and is not there, in which case nothing is measured.
     :param plot: Draws runs into files; is given their path without a suffix.
     :param quick: Pattern of the variants that ``--quick`` runs.
     """
@@ -147,7 +148,7 @@ class Benchmark(NamedTuple):
     rows: Callable[[Variants], Iterable[Row]]
     seeds: int
     alone: bool = False
-    needs_gpu: bool = False
+    missing: Callable[[], str | None] = lambda: None
     plot: Callable[[Variants, Path], None] | None = None
     quick: str = "*"
 
@@ -211,8 +212,8 @@ def complete(
     if not settings:
         print(f"{name}: no variant matches {' '.join(only)}; there are {'; '.join(benchmark.settings(options))}.")
     runs = {(run.variant, run.seed): run for run in read(path)}
-    if benchmark.needs_gpu and not th.cuda.is_available():
-        print(f"{name} needs a GPU that torch.cuda can use, so nothing was measured.")
+    if (missing := benchmark.missing()) is not None:
+        print(f"{name} needs {missing}, so nothing was measured.")
         return list(runs.values())
     wanted = [(variant, seed) for seed in range(seeds) for variant in settings]
     with ProcessPoolExecutor(1 if benchmark.alone else jobs, mp_context=get_context("spawn")) as pool:

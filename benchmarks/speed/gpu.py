@@ -32,6 +32,10 @@ KINDS: dict[str, tuple[str, dict[str, Any], int]] = {
 }
 
 
+def missing() -> str | None:
+    return None if th.cuda.is_available() else "a GPU that torch.cuda can use"
+
+
 def settings(options: Options) -> Settings:
     """A variant for the update, and one for acting in each number of environments."""
     variants: Settings = {"update": {"n_envs": None, "rounds": options.scaled(20)}}
@@ -136,4 +140,4 @@ def rows(variants: Variants) -> Iterator[Row]:
             }
 
 
-BENCHMARK = Benchmark(settings, measure, rows, seeds=1, alone=True, needs_gpu=True)
+BENCHMARK = Benchmark(settings, measure, rows, seeds=1, alone=True, missing=missing)
