@@ -95,6 +95,8 @@ def following_masks(masks: np.ndarray, dones: np.ndarray, infos: list[dict[str, 
     :return: ``[n, M]``
     :raises ValueError: if final masks have another shape
     """
+    if not dones.any():  # as after most steps
+        return masks
     masks = masks.copy()
     for k in np.flatnonzero(dones):
         final = np.asarray(infos[k].get(ACTION_MASKS, masks[k]))
