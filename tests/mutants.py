@@ -803,7 +803,7 @@ products = d_weights * saved.sorted_weights
     ),
     Mutant(
         "checkpoints: R2D2 without a seed draws one when it is resumed",
-        "r2d2/r2d2.py",
+        "r2d2/actor_checkpoints.py",
         'self._actors_seed = from_json(episodes["model"])["seed"]',
         "pass",
         "r2d2/test_checkpoints.py::test_a_resumed_run_equals_the_one_that_went_on",
