@@ -24,6 +24,7 @@ class StateZeroed:
         state: tuple[np.ndarray, ...] | None = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
+        action_masks: np.ndarray | None = None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """
         Actions as at the first step of an episode.
@@ -32,6 +33,8 @@ class StateZeroed:
         :param state: ignored
         :param episode_start: ``[n_envs]``, of which only the shape is used
         :param deterministic: Whether or not to return deterministic actions.
+        :param action_masks: as for the model, which has to take them
         :return: the model's action and the next hidden state
         """
-        return self.model.predict(observation, None, np.ones_like(episode_start), deterministic)
+        masks = {} if action_masks is None else {"action_masks": action_masks}
+        return self.model.predict(observation, None, np.ones_like(episode_start), deterministic, **masks)

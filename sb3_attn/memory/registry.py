@@ -79,6 +79,11 @@ def make_core(core: str | type[MemoryCore], input_size: int, core_kwargs: dict[s
     """
     core_class = get_core_class(core)
     try:
-        return core_class(input_size, **(core_kwargs or {}))
+        built = core_class(input_size, **(core_kwargs or {}))
     except TypeError as error:
         raise ValueError(f"core_kwargs={core_kwargs} do not fit {core_class.__name__}: {error}.") from error
+    if not hasattr(state := built.initial_state(1), "_fields"):
+        raise ValueError(
+            f"{core_class.__name__}.initial_state() returns a {type(state).__name__}; give it a NamedTuple of tensors."
+        )
+    return built

@@ -252,24 +252,24 @@ class Actor:
         vars(self).update(carried)
         return True
 
-    def collect(self, n_steps: int) -> Trajectory:
+    def collect(self, rollout_length: int) -> Trajectory:
         """
         Continue for some steps.
 
         Q-values of the current observation were computed when it arrived, so new parameters take effect from the second
         step.
 
-        :param n_steps: number of steps T of each environment
+        :param rollout_length: number of steps T of each environment
         :return: the trajectory
         """
         if self._obs is None:
             self._begin()
         action_shape = self.q_net.components.action_shape
         trajectory = Trajectory(
-            self.index, self.incarnation, self.n_sent, self.version, n_steps, self._stored_obs(), action_shape
+            self.index, self.incarnation, self.n_sent, self.version, rollout_length, self._stored_obs(), action_shape
         )
         q_values, next_values = np.empty((2, *trajectory.rewards.shape), np.float32)
-        for t in range(n_steps):
+        for t in range(rollout_length):
             q_values[t], next_values[t] = self._step(trajectory, t)
         trajectory.next_observations = self._stored_obs()
         if self.spec.with_td_errors:
@@ -303,7 +303,8 @@ class Actor:
         q_values = components.take(self._q_values.unsqueeze(-2), th.from_numpy(actions)).squeeze(-1).numpy()
 
         self._obs, rewards, dones, infos = self.env.step(actions.astype(self.env.action_space.dtype, copy=False))
-        n_steps = trajectory.n_sent - trajectory.n_steps + (t + 1) * n_envs
+        dones = dones.astype(bool, copy=False)  # a SubprocVecEnv returns what its environments do
+        n_steps = trajectory.n_sent - trajectory.n_env_steps + (t + 1) * n_envs
         check_step(self.env, self._obs, rewards, dones, infos, f"{n_steps} of actor {self.index}")
         trajectory.rewards[t] = rewards if self._vec_normalize is None else self._vec_normalize.get_original_reward()
         trajectory.dones[t] = dones

@@ -42,14 +42,14 @@ class StepLedger:
         :raises RuntimeError: if the one before it is missing, or it has been recorded before
         """
         n_sent_before = self.n_steps_sent.get(trajectory.incarnation, 0)
-        if trajectory.n_sent - trajectory.n_steps != n_sent_before:
+        if trajectory.n_sent - trajectory.n_env_steps != n_sent_before:
             raise RuntimeError(
-                f"actor {trajectory.actor} says it has sent {trajectory.n_sent} steps, {trajectory.n_steps} of them now, but "
-                f"{n_sent_before} were recorded before; {PLEASE_REPORT}"
+                f"actor {trajectory.actor} says it has sent {trajectory.n_sent} steps, {trajectory.n_env_steps} of them now, "
+                f"but {n_sent_before} were recorded before; {PLEASE_REPORT}"
             )
         self.n_steps_sent[trajectory.incarnation] = trajectory.n_sent
         self._incarnations.setdefault(trajectory.actor, set()).add(trajectory.incarnation)
-        self.n_steps_received += trajectory.n_steps
+        self.n_steps_received += trajectory.n_env_steps
         self.n_steps_inserted += result.n_steps_inserted
         self.n_steps_rejected += result.n_steps_rejected
 

@@ -253,7 +253,11 @@ class R2D2(ActorCheckpoints):
         settings_arguments(settings)
         if "policy_kwargs" in kwargs:
             kwargs["policy_kwargs"] = with_default_policy_kwargs(kwargs["policy_kwargs"], settings)
-        return super().load(*args, **kwargs)
+        model = super().load(*args, **kwargs)
+        if "samples_per_insert" in kwargs:  # another ratio is that of what comes, not of what was inserted before
+            model.n_windows_sampled = round((model.samples_per_insert or 0) * model.n_windows_inserted)
+            model.n_steps_since_start = model._n_updates * STEPS_PER_UPDATE
+        return model
 
     def _setup_model(self) -> None:
         rename_attributes(self.__dict__, FORMER_ATTRIBUTES)
@@ -349,6 +353,8 @@ class R2D2(ActorCheckpoints):
             return copy(self._n_updates, None if self.per_env_epsilons else self.exploration_rate)
 
         spec, args = self.actor_spec(), (latest_parameters, self.rollout_length, self.actor_update_interval)
+        if self.n_actors > 0:  # they have new environments
+            self.return_scale.reset(self.n_replay_envs)
         if self.n_actors == 0:
             assert self.env is not None, "actor_spec() has checked it"
             previous, self._previous = next(iter(self._running_actors()), None), None

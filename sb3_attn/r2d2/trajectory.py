@@ -24,7 +24,7 @@ class Trajectory:
     :param incarnation: identifies the actor among those that replaced each other after a crash
     :param n_sent_before: number of environment steps that this incarnation has sent before
     :param version: the learner's number of updates when it gave away the parameters that act
-    :param n_steps: number of steps T of each environment
+    :param rollout_length: number of steps T of each environment
     :param obs: the first observations, ``[K, ...]`` for each key, which give shapes and dtypes
     :param action_shape: shape of an action
     """
@@ -35,18 +35,18 @@ class Trajectory:
         incarnation: str,
         n_sent_before: int,
         version: int,
-        n_steps: int,
+        rollout_length: int,
         obs: dict[str, np.ndarray],
         action_shape: tuple[int, ...] = (),
     ) -> None:
-        shape = (n_steps, len(next(iter(obs.values()))))
+        shape = (rollout_length, len(next(iter(obs.values()))))
         self.actor = actor
         self.incarnation = incarnation
         self.version = version
         #: Number of environment steps that this incarnation has sent, including these
-        self.n_sent = n_sent_before + n_steps * shape[1]
+        self.n_sent = n_sent_before + rollout_length * shape[1]
         #: Observations before the steps, ``[T, K, ...]`` for each key
-        self.observations = {key: np.empty((n_steps, *array.shape), array.dtype) for key, array in obs.items()}
+        self.observations = {key: np.empty((rollout_length, *array.shape), array.dtype) for key, array in obs.items()}
         #: Observations after the last step, ``[K, ...]`` for each key
         self.next_observations: dict[str, np.ndarray] = {}
         #: The actions, ``[T, K, *action_shape]``
@@ -77,7 +77,7 @@ class Trajectory:
         self.infos: dict[tuple[int, int], dict[str, Any]] = {}
 
     @property
-    def n_steps(self) -> int:
+    def n_env_steps(self) -> int:
         """Number of environment steps, T x K."""
         return self.rewards.size
 
@@ -236,7 +236,7 @@ def insert_trajectory(buffer: SequenceReplayBuffer, trajectory: Trajectory) -> I
         buffer.add(**(step if trajectory.valid[t].all() else take_rows(step, np.flatnonzero(trajectory.valid[t]))))
     n_inserted = int(trajectory.valid.sum())
     n_unknown = int(trajectory.unknown_finals.sum())
-    n_failed = trajectory.n_steps - n_inserted - n_unknown
+    n_failed = trajectory.n_env_steps - n_inserted - n_unknown
     rejected = +Counter({"the final observation is missing": n_unknown, "the environment failed": n_failed})  # without zeros
     return InsertResult(n_inserted, rejected, buffer.n_windows_added - n_windows)
 

@@ -1,6 +1,7 @@
 """The checks of RecurrentDQN's arguments, each with a sentence that says what to change."""
 
 from abc import abstractmethod
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,15 @@ CONTRIB_ARGUMENTS = {
     "enable_critic_lstm": "there is one network with one memory; leave it out",
     "lstm_kwargs": "use core_kwargs, the arguments of LSTMCore",
 }
+
+#: Likewise those of the memory
+CORE_ARGUMENTS = {name: f"use core_kwargs=dict({name}=...)" for name in ("hidden_size", "num_layers")}
+
+
+def _shapes(owner: Any) -> Any:
+    """Shapes of its observations, by key if they are a Dict."""
+    space = owner.observation_space
+    return {key: part.shape for key, part in space.items()} if isinstance(space, spaces.Dict) else space.shape
 
 
 class MultiDiscreteActions(OffPolicyAlgorithm):
@@ -72,8 +82,9 @@ class ArgumentChecks(DQN):
         if not issubclass(self.policy_class, RecurrentDQNPolicy):
             raise ValueError(
                 f"policy={self.policy_class.__name__} is not a RecurrentDQNPolicy, which {type(self).__name__} needs; use "
-                f"one of {sorted(self.policy_aliases)}. If it comes from a zip, another algorithm saved that zip: load it "
-                "with the class that saved it."
+                f"one of {sorted(self.policy_aliases)}, with a memory by policy_kwargs=dict(core=...) and attention by "
+                "policy_kwargs=dict(features_extractor_class=...). If it comes from a zip, another algorithm saved that zip: "
+                "load it with the class that saved it."
             )
         if not issubclass(buffer_class, SequenceReplayBuffer):
             raise ValueError(
@@ -91,9 +102,15 @@ class ArgumentChecks(DQN):
             raise ValueError(
                 f"replay_buffer_kwargs={self.replay_buffer_kwargs}: give {sorted(taken)} to the algorithm instead."
             )
-        for name, remedy in CONTRIB_ARGUMENTS.items():
-            if name in self.policy_kwargs:
+        for name, remedy in (CONTRIB_ARGUMENTS | CORE_ARGUMENTS).items():
+            if name in self.policy_kwargs and name not in signature(self.policy_class).parameters:
                 raise ValueError(f"policy_kwargs={self.policy_kwargs}: {name} is not supported; {remedy}.")
+        if self._vec_normalize_env is not None and _shapes(self._vec_normalize_env) != _shapes(self):
+            raise ValueError(
+                f"VecNormalize has observations of shape {_shapes(self._vec_normalize_env)}, which replay would store, but "
+                f"they become {_shapes(self)} in a wrapper around it; wrap in VecNormalize last, as in "
+                "VecNormalize(VecTransposeImage(env))."
+            )
         check_lengths(self.trace_length, self.burn_in_length, self.sequence_period)
         # Actions: Q-values are indexed from 0
         assert isinstance(self.action_space, spaces.Discrete | spaces.MultiDiscrete), "_wrap_env() has refused all others"
@@ -106,10 +123,25 @@ class ArgumentChecks(DQN):
                 f"action_space={self.action_space} must have one axis; flatten it with an ActionWrapper around the "
                 "environment, or with sb3_attn.envs.FlattenSpaces if there are few combinations."
             )
-        for name in ("batch_size", "n_steps", "target_update_interval"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        self._check_numbers()
         self._check_returns()
+
+    def _check_numbers(self) -> None:
+        """
+        Check the numbers that say how often, and how far, to learn.
+
+        :raises ValueError: if one is out of range
+        """
+        counts = {name: getattr(self, name) for name in ("batch_size", "n_steps", "target_update_interval", "trace_length")}
+        counts["train_freq"] = self.train_freq[0] if isinstance(self.train_freq, tuple) else self.train_freq
+        for name, count in counts.items():
+            if count is not None and not (count >= 1 and float(count).is_integer()):
+                raise ValueError(f"{name}={count} must be at least 1, and whole.")
+        for name in ("gamma", "tau"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must lie between 0 and 1.")
+        if not self.max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm={self.max_grad_norm} must be positive; float('inf') means no limit.")
 
     def _check_returns(self) -> None:
         """

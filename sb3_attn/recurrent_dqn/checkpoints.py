@@ -198,7 +198,11 @@ def checkpoints(folder: str | Path) -> list[Path]:
     :return: oldest first
     """
     found = [path for path in Path(folder).glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdigit()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix(PREFIX)))
+    return sorted(found, key=_n_steps)
+
+
+def _n_steps(path: Path) -> int:
+    return int(path.name.removeprefix(PREFIX))
 
 
 def newest_valid(folder: str | Path, algorithm: str) -> Path:
@@ -212,26 +216,34 @@ def newest_valid(folder: str | Path, algorithm: str) -> Path:
     """
     candidates = [Path(folder)] if (Path(folder) / MANIFEST).exists() else checkpoints(folder)[::-1]
     for path in candidates:
-        try:
-            check_own_file(path / MANIFEST, path)
-            manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-            written_by, format_, version = manifest["algorithm"], manifest["format"], manifest["sb3_attn"]
-            # What need not be there counts only with a checksum
-            members = dict.fromkeys((MODEL, REPLAY, GENERATORS)) | dict.fromkeys((NORMALIZATION, EPISODES), "")
-            checksums = members | manifest["sha256"]
-            damaged = [name for name in checksums if name not in members or _sha256(path / name) != checksums[name]]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            damaged = [f"{MANIFEST} ({error})"]
+        manifest, damaged = _examine(path)
         if damaged:
             warnings.warn(f"{path} is damaged: {', '.join(damaged)}. It is left out.", stacklevel=3)
             continue
+        written_by, format_ = manifest["algorithm"], manifest["format"]
         if written_by != algorithm or format_ not in FORMATS:
             raise ValueError(
                 f"{path} was written by {written_by} in format {format_}, not by {algorithm} in format {FORMAT}; load it with "
-                f"the class and the version ({version}) that wrote it."
+                f"the class and the version ({manifest['sb3_attn']}) that wrote it."
             )
         return path
+    if not candidates:
+        raise ValueError(f"folder={folder} has no checkpoint; give one, or the folder given to SaveCheckpoints.")
     raise ValueError(f"folder={folder} has no checkpoint that is whole; {len(candidates)} are damaged.")
+
+
+def _examine(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """The manifest of a checkpoint, and the names of the files that are not as it says."""
+    try:
+        check_own_file(path / MANIFEST, path)
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        # What need not be there counts only with a checksum
+        members = dict.fromkeys((MODEL, REPLAY, GENERATORS)) | dict.fromkeys((NORMALIZATION, EPISODES), "")
+        checksums = members | manifest["sha256"]
+        damaged = [name for name in checksums if name not in members or _sha256(path / name) != checksums[name]]
+        return {key: manifest[key] for key in ("algorithm", "format", "sb3_attn")}, damaged
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return {}, [f"{MANIFEST} ({error})"]
 
 
 def restore(model: Checkpoints, path: Path) -> None:
@@ -260,10 +272,10 @@ class SaveCheckpoints(BaseCallback):
 
     :param folder: where checkpoints are
     :param save_freq: number of environment steps, of all environments together, between two checkpoints
-    :param keep_last: number of checkpoints to keep; older ones are removed
+    :param keep_last: number of checkpoints to keep; older ones are removed. Damaged ones of more steps do not count
     :param verbose: Verbosity level: 0 for no output, 2 to print each path
-    :raises ValueError: if a number is not positive, and at the start of training if the folder has checkpoints of another run
-        or an environment does not take back the state that it gives
+    :raises ValueError: if a number is not positive, and at the start of training if the algorithm has no checkpoints, the
+        folder has those of another run or of more steps, or an environment does not take back the state that it gives
     """
 
     model: Checkpoints
@@ -277,8 +289,16 @@ class SaveCheckpoints(BaseCallback):
         self._last = 0
 
     def _on_training_start(self) -> None:
-        # The checkpoints of another run would be those that are kept and loaded, having more steps
-        if self.num_timesteps == 0 and (others := checkpoints(self.folder)):
+        if not isinstance(self.model, Checkpoints):
+            raise ValueError(
+                f"SaveCheckpoints is for RecurrentDQN and R2D2, not {type(self.model).__name__}; use SaveOnSignal, and SB3's "
+                "CheckpointCallback."
+            )
+        # Having more steps, the checkpoints of another run would be loaded instead of those to come
+        _, others = self._up_to_now_and_later()
+        if others and self.num_timesteps > 0:
+            others = [path for path in others if not _examine(path)[1]]  # load_checkpoint() has left out the damaged ones
+        if others:
             raise ValueError(
                 f"folder={self.folder} has {others[-1].name} of another run; go on with that by load_checkpoint(), give "
                 "another folder, or remove it."
@@ -304,10 +324,16 @@ class SaveCheckpoints(BaseCallback):
         except OSError as error:
             warnings.warn(f"no checkpoint was written at step {self._last}: {error}. Training goes on.", stacklevel=2)
             return
-        for old in checkpoints(self.folder)[: -self.keep_last]:
+        for old in self._up_to_now_and_later()[0][: -self.keep_last]:
             shutil.rmtree(old)
         if self.verbose >= 2:
             print(f"Wrote {path}")
+
+    def _up_to_now_and_later(self) -> tuple[list[Path], list[Path]]:
+        """The checkpoints in the folder, parted by whether they have more steps than were done until now."""
+        found = checkpoints(self.folder)
+        n_done = sum(_n_steps(path) <= self.num_timesteps for path in found)
+        return found[:n_done], found[n_done:]
 
 
 # ---------------------------------------------------------------- generators, statistics, files

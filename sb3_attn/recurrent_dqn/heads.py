@@ -9,6 +9,8 @@ from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_attn.memory.core import check_sizes
+
 
 def take_actions(values: th.Tensor, actions: th.Tensor) -> th.Tensor:
     """
@@ -50,6 +52,9 @@ class Head(nn.Sequential):
         dueling: bool = True,
         n_values: int = 1,
     ) -> None:
+        check_sizes(self, n_values=n_values)
+        if type(self) is Head and n_values > 1:  # this loss would pair values with targets one by one
+            raise ValueError(f'n_values={n_values} of Head must be 1; leave it out, or use head="quantile".')
         sizes = [int(n_actions)] if isinstance(n_actions, int | np.integer) else list(n_actions)
         # With dueling one more output than actions: V, then the advantages
         super().__init__(*create_mlp(latent_dim, n_values * (sum(sizes) + dueling), net_arch, activation_fn))

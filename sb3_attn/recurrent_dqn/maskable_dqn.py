@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
+from sb3_attn.memory import IdentityCore
 from sb3_attn.recurrent_dqn.policies import RecurrentDQNPolicy
 from sb3_attn.recurrent_dqn.recurrent_dqn import RecurrentDQN
 
@@ -43,7 +44,8 @@ class MaskableDQN(RecurrentDQN):
     :param max_grad_norm: The maximum value for the gradient clipping
     :param policy_kwargs: additional arguments for the policy: ``net_arch``, ``features_extractor_class``, ...
     :param kwargs: further arguments of ``RecurrentDQN``, such as ``seed``, ``verbose``, ``device`` and ``use_masking``
-    :raises ValueError: as ``RecurrentDQN`` does, and if ``n_steps`` is more than ``trace_length``, which is 1 here
+    :raises ValueError: as ``RecurrentDQN`` does, and if ``n_steps`` is more than ``trace_length``, which is 1 here,
+        or there is a memory
     """
 
     def __init__(
@@ -72,6 +74,9 @@ class MaskableDQN(RecurrentDQN):
                 f"n_steps={n_steps}, but returns end with the window, and trace_length={trace_length}; give at least "
                 f"trace_length={n_steps}, too."
             )
+        core = (policy_kwargs or {}).get("core", "identity")
+        if core not in ("identity", IdentityCore):
+            raise ValueError(f"core={core!r}, but MaskableDQN has no memory; use RecurrentDQN, which takes masks as well.")
         policy_class = self.policy_aliases[policy] if isinstance(policy, str) and policy in self.policy_aliases else policy
         default_extractor = getattr(policy_class, "default_features_extractor", None)
         extractor = (policy_kwargs or {}).get("features_extractor_class") or default_extractor

@@ -340,7 +340,7 @@ class RecurrentDQNPolicy(DQNPolicy):
     :param bf16_features: whether the features of sequences, which means in training, are computed in bfloat16, on processors
         that have it: for images. The memory has a switch of its own, ``core_kwargs=dict(bf16=True)``
     :param max_combinations: ``MultiDiscrete`` actions with at most this many combinations have a value for each of them; with
-        more, the value of an action is the mean of values of its components
+        more, the value of an action is the sum of values of its components
     :param ema_decay: the policy acts with an exponential moving average of the online network's parameters, of which an update
         keeps this fraction; 0 means without average. Exploration, targets and gradients are those of the online network
     :param lstm_hidden_size: sb3-contrib's name for ``core_kwargs=dict(hidden_size=...)`` of an LSTM
@@ -382,6 +382,9 @@ class RecurrentDQNPolicy(DQNPolicy):
         self._check_observation_space(observation_space, features_extractor_class)
         if optimizer_kwargs is None:
             optimizer_kwargs = default_optimizer_kwargs(optimizer_class)
+        for name, sizes in (("net_arch", net_arch), ("encoder_arch", encoder_arch)):
+            if sizes is not None and not isinstance(sizes, list | tuple):
+                raise ValueError(f"{name}={sizes} must be a list, as in {name}=[64]; there is one network.")
         if lstm_hidden_size is not None:
             core_kwargs = _with_lstm_hidden_size(core, core_kwargs, lstm_hidden_size)
         # Not DQNPolicy's own constructor: it would build the networks without the memory
@@ -508,6 +511,11 @@ class RecurrentDQNPolicy(DQNPolicy):
             raise ValueError(
                 "predict() was given a tuple: you are probably mixing Gym API, `obs, info = env.reset()`, with SB3's "
                 "VecEnv API, `obs = vec_env.reset()`; pass the observation alone."
+            )
+        if isinstance(self.observation_space, spaces.Dict) and not isinstance(observation, dict):
+            raise ValueError(
+                f"predict() was given an array, but observations are a Dict with the keys {sorted(self.observation_space)}; "
+                "wrap the environment as for training."
             )
         arrays = observation.values() if isinstance(observation, dict) else [observation]
         if any(np.asarray(array).dtype.kind == "f" and not np.isfinite(array).all() for array in arrays):

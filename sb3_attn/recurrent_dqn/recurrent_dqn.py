@@ -106,7 +106,8 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
         (Vieillard et al. 2020, who have 0.9); 0 means DQN
     :param munchausen_temperature: temperature of the policy that has these probabilities, in the unit of the rewards
     :param use_masking: whether acting, targets and replay are restricted to the actions that the environments' method
-        ``action_masks()`` declares valid, as in sb3-contrib's MaskablePPO; ``None`` means if they have this method
+        ``action_masks()`` declares valid, as in sb3-contrib's MaskablePPO; ``None`` means if those that the model is made
+        with have this method
     :param stats_window_size: Window size for the rollout logging, specifying the number of episodes to average
         the reported success rate, mean episode length, and mean reward over
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
@@ -132,6 +133,8 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
         "FrozenFeaturesPolicy": FrozenFeaturesPolicy,
     }
     former_defaults: ClassVar[Mapping[str, Any]] = {"reward_scaling": False, "trace_tolerance": None, "use_masking": False}
+    #: Whether ``train_freq`` and ``gradient_steps`` follow from the number of environments
+    default_frequency = False
     #: Version of this package that made the model; ``None`` if that was before zips told it
     package_version: str | None = None
     #: Whether ``learn()`` is to end, while it runs
@@ -187,6 +190,9 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
+        default_frequency = train_freq is None and gradient_steps is None
+        if train_freq is None:
+            train_freq = 4
         if replay_buffer_class is None:
             replay_buffer_class = PrioritizedSequenceReplayBuffer if prioritized_replay else SequenceReplayBuffer
         super().__init__(
@@ -198,7 +204,7 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
             batch_size,  # type: ignore[arg-type]
             tau,
             gamma,
-            tuple(train_freq) if isinstance(train_freq, list) else train_freq or 4,  # YAML has no tuples
+            tuple(train_freq) if isinstance(train_freq, list) else train_freq,  # YAML has no tuples
             1 if gradient_steps is None else gradient_steps,
             replay_buffer_class,
             replay_buffer_kwargs,
@@ -215,9 +221,7 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
             device=device,
             _init_setup_model=False,
         )
-        if train_freq is None and gradient_steps is None and self.env is not None:  # the smallest numbers with this ratio
-            divisor = math.gcd(STEPS_PER_UPDATE, self.n_envs)
-            self.train_freq, self.gradient_steps = STEPS_PER_UPDATE // divisor, self.n_envs // divisor
+        self.default_frequency = default_frequency
         self.double_q = double_q
         self.n_steps = n_steps
         self.td_lambda = td_lambda
@@ -246,6 +250,12 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
             self._check_new_model()
             self._setup_model()
 
+    @classmethod
+    def load(cls: type[SelfRecurrentDQN], *args: Any, **kwargs: Any) -> SelfRecurrentDQN:
+        if kwargs.keys() & {"train_freq", "gradient_steps"}:
+            kwargs["default_frequency"] = False
+        return super().load(*args, **kwargs)
+
     @property
     def n_replay_envs(self) -> int:
         return self.n_envs
@@ -254,6 +264,9 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
         rename_attributes(self.__dict__, FORMER_ARGUMENTS)
         if self.package_version is None:
             self.policy_kwargs = FORMER_POLICY_DEFAULTS | self.policy_kwargs
+        if self.default_frequency and self.env is not None:  # the smallest numbers with this ratio
+            divisor = math.gcd(STEPS_PER_UPDATE, self.n_envs)
+            self.train_freq, self.gradient_steps = STEPS_PER_UPDATE // divisor, self.n_envs // divisor
         self.use_masking = is_masked(self.env, self.use_masking)
         self._check_arguments()
         if self.replay_buffer is None:  # SB3 would build one without the lengths
@@ -274,6 +287,7 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
             # SB3 warns that a custom replay buffer has to compute n-step returns itself; common/td.py computes them
             warnings.filterwarnings("ignore", "`n_steps=.*` is ignored")
             super()._setup_model()
+        self.return_scale.gamma = self.gamma  # which may be another when a model is loaded
         self.return_scale.reset(self.n_replay_envs)
         self.diagnostics = Diagnostics(self.n_replay_envs, self.gamma, self.value_rescaling)
         if self.per_env_epsilons:  # for `predict` and the logs; acting takes all epsilons
@@ -291,6 +305,8 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
             # A callback ended the last `learn()` after the environments stepped and before the step was stored, so
             # `_last_obs` is one step behind; without it SB3 resets the environments
             self._step_states, self._last_obs = None, None
+        if reset_num_timesteps or self._last_obs is None:  # SB3 resets the environments, so the episodes that run end here
+            self.return_scale.reset(self.n_replay_envs)
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         assert self.env is not None and self._last_obs is not None, "SB3 has reset the environment"
         check_observations(self.env, self._last_obs, self.num_timesteps)
@@ -352,6 +368,7 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
         assert self._step_states is not None and self._step_values is not None, "_sample_action() comes first"
         assert self._last_episode_starts is not None, "learn() has reset the environment"
         state, next_state = self._step_states
+        dones = dones.astype(bool, copy=False)  # a SubprocVecEnv returns what its environments do
         masks, self._action_masks = self._action_masks, self._current_masks()
         next_masks = None
         if self._action_masks is not None:

@@ -102,6 +102,15 @@ def check_lengths(trace_length: int | None, burn_in_length: int, sequence_period
         )
 
 
+def _fitted(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Observations in the shape in which they are stored, which has an axis of size 1 for a Discrete one."""
+    if array.shape == shape:
+        return array
+    if [size for size in array.shape if size != 1] != [size for size in shape if size != 1]:
+        raise ValueError(f"observations have shape {array.shape[1:]}, but those of the replay buffer's space {shape[1:]}.")
+    return np.reshape(array, shape)
+
+
 class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
     """
     Replay of windows of consecutive steps, for agents with a memory.
@@ -319,8 +328,8 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
 
         for key, ring in self._observations.items():
             shape = (len(env_indices), *ring.shape[2:])
-            ring[positions, env_indices] = np.reshape(as_dict(obs)[key], shape)
-            self._newest_next_observations[key][env_indices] = np.reshape(as_dict(next_obs)[key], shape)
+            ring[positions, env_indices] = _fitted(as_dict(obs)[key], shape)
+            self._newest_next_observations[key][env_indices] = _fitted(as_dict(next_obs)[key], shape)
         self.actions[positions, env_indices] = np.reshape(action, (len(env_indices), self.action_dim))
         self.rewards[positions, env_indices] = reward
         self.dones[positions, env_indices] = False

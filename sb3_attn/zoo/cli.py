@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
+
 from sb3_attn.recurrent_dqn.safe_loading import RefusedFileError
 from sb3_attn.version import __version__
 from sb3_attn.zoo.trust import TRUST_HELP, refusal, split_trust, trust_options
@@ -182,7 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
             register()
         trust, rest = split_trust(rest)
         _check_packages(_value(rest, "--env"))
-        COMMANDS[name](rest, trust)
+        COMMANDS[name](_import_environments(name, rest), trust)
     except RefusedFileError as error:
         raise SystemExit(f"sb3-attn {name}: {refusal(error)}") from error
     except ModuleNotFoundError as error:
@@ -202,6 +204,33 @@ def _check_packages(env_id: str) -> None:
     for prefix, package in ENVIRONMENT_PACKAGES.items():
         if env_id.startswith(prefix) and importlib.util.find_spec(package) is None:
             raise SystemExit(f"{sys.argv[0]}: --env {env_id} needs {package}, which is not installed; pip install {package}.")
+
+
+def _import_environments(command: str, arguments: list[str]) -> list[str]:
+    """
+    Import what ``--gym-packages`` names, and find out whether ``--env`` is registered then.
+
+    :param command: the command's name
+    :param arguments: its arguments
+    :return: these, without ``--gym-packages`` if RL Zoo's program does not have it
+    :raises SystemExit: with a sentence, if a package or the environment is not there
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--gym-packages", nargs="+", default=[])
+    given, others = parser.parse_known_args(arguments)
+    for package in given.gym_packages:
+        if importlib.util.find_spec(package.partition(".")[0]) is None:
+            remedy = "install it, or put PYTHONPATH=. before the command if it lies in this folder"
+            raise SystemExit(f"{sys.argv[0]}: --gym-packages {package} is not found; {remedy}.")
+        importlib.import_module(package)
+    if command not in ("enjoy", "record-video"):  # the others say it themselves
+        return arguments
+    env_id = _value(arguments, "--env")
+    importlib.import_module("rl_zoo3.import_envs")
+    if env_id and ":" not in env_id and env_id not in gym.registry:
+        package = "is not registered; --gym-packages names the package that registers it"
+        raise SystemExit(f"{sys.argv[0]}: --env {env_id} {package}.")
+    return others if command == "record-video" else arguments
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -250,10 +279,10 @@ def _explained_values() -> Iterator[None]:
     def store(self: Any, parser: Any, namespace: Any, values: list[str], option_string: str | None = None) -> None:
         try:
             original(self, parser, namespace, values, option_string)
-        except (NameError, SyntaxError) as error:
+        except (NameError, SyntaxError, ValueError) as error:
             raise SystemExit(
-                f"{sys.argv[0]}: {option_string} {' '.join(values)} cannot be read ({error}), since values are Python: put "
-                "strings in quotes, as in -params \"policy_kwargs:dict(core='ntm')\"."
+                f"{sys.argv[0]}: {option_string} {' '.join(values)} cannot be read ({error}): give KEY:VALUE, where VALUE is "
+                "Python, with strings in quotes, as in -params learning_rate:0.001 \"policy_kwargs:dict(core='ntm')\"."
             ) from error
 
     StoreDict.__call__ = store  # type: ignore[method-assign]

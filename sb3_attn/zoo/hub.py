@@ -8,7 +8,6 @@ VecNormalize.
 
 import argparse
 import contextlib
-import importlib
 import os
 import re
 import shlex
@@ -127,8 +126,6 @@ def push_to_hub(arguments: list[str], trust: bool | list[str] = False) -> None:
     args = parser.parse_args(arguments)
     if args.n_eval_episodes < 1:
         parser.error(f"--n-eval-episodes {args.n_eval_episodes} gives no score; let it be at least 1")
-    for package in args.gym_packages:
-        importlib.import_module(package)
     run = _find_run(args)
     run.check()
     repo_id = ModelRepoId(args.organization, args.repo_name or ModelName(args.algo, args.env))

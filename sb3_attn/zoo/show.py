@@ -160,7 +160,7 @@ def _sentences(name: str) -> Any:
 
 
 def _load(found: SavedModel, args: argparse.Namespace, trust: bool | list[str]) -> tuple[BaseAlgorithm, VecEnv]:
-    _import_environments(args.gym_packages)
+    _import_environments()  # those of --gym-packages are there already
     set_random_seed(args.seed)
     model = load_model(found.path, found.algo, args.device, trust)
     env_kwargs = _env_kwargs(args.env_kwargs)
@@ -173,16 +173,11 @@ def _load(found: SavedModel, args: argparse.Namespace, trust: bool | list[str]) 
     return model, wrap_env(model, make_run_env(found.settings, found.env_id, env_kwargs, args.seed, trust))
 
 
-def _import_environments(packages: list[str]) -> None:
+def _import_environments() -> None:
     importlib.import_module("sb3_attn.envs")
     with contextlib.suppress(ModuleNotFoundError):  # without RL Zoo its environments are not there
         register()
         importlib.import_module("rl_zoo3.import_envs")
-    try:
-        for package in packages:
-            importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"--gym-packages {' '.join(packages)}: {error}; install it, or run where it can be found.") from error
 
 
 def _env_kwargs(pairs: list[str]) -> dict[str, Any]:

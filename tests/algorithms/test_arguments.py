@@ -26,6 +26,16 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     (dict(batch_size=0), "batch_size=0 must be at least 1"),
     (dict(n_steps=0, td_lambda=None), "n_steps=0 must be at least 1"),
     (dict(target_update_interval=0), "target_update_interval=0 must be at least 1"),
+    (dict(n_steps=2.5, td_lambda=None), r"n_steps=2\.5 must be at least 1, and whole"),
+    (dict(trace_length=16.5), r"trace_length=16\.5 must be at least 1, and whole"),
+    (dict(gamma=1.5), r"gamma=1\.5 must lie between 0 and 1"),
+    (dict(tau=-1), "tau=-1 must lie between 0 and 1"),
+    (dict(max_grad_norm=-1), r"max_grad_norm=-1 must be positive; float\('inf'\) means no limit"),
+    (dict(policy_kwargs=dict(head_kwargs=dict(n_values=8))), 'n_values=8 of Head must be 1; leave it out, or use head="q'),
+    (dict(policy_kwargs=dict(head="quantile", head_kwargs=dict(n_values=0))), "n_values=0 of QuantileHead must be at least 1"),
+    (dict(policy_kwargs=dict(net_arch=dict(pi=[8], vf=[8]))), r"net_arch=\{.*\} must be a list, as in net_arch=\[64\]"),
+    (dict(policy_kwargs=dict(net_arch=64)), r"net_arch=64 must be a list"),
+    (dict(policy_kwargs=dict(hidden_size=64)), r"hidden_size is not supported; use core_kwargs=dict\(hidden_size=\.\.\.\)"),
     (dict(td_lambda=1.5, n_steps=1), r"td_lambda=1\.5 must lie between 0 and 1, or be None"),
     (dict(td_lambda=-0.1, n_steps=1), r"td_lambda=-0\.1 must lie between 0 and 1"),
     (dict(trace_tolerance=-0.1), r"trace_tolerance=-0\.1 must be at least 0, or None"),
@@ -55,7 +65,10 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     (dict(policy_kwargs=dict(enable_critic_lstm=False)), "enable_critic_lstm is not supported; there is one network"),
     (dict(policy_kwargs=dict(lstm_kwargs={})), "lstm_kwargs is not supported; use core_kwargs"),
     (dict(policy="MultiInputPolicy"), "does not fit observation_space=Box.*'MlpPolicy'"),
-    (dict(policy=policies.MlpPolicy), "policy=DQNPolicy is not a RecurrentDQNPolicy, which R.* needs; use one of"),
+    (
+        dict(policy=policies.MlpPolicy),
+        "policy=DQNPolicy is not a RecurrentDQNPolicy, which R.* needs; use one of .*core=.*extractor_class=",
+    ),
 ]
 
 

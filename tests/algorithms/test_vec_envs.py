@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecNormalize, VecTransposeImage
 
 from sb3_attn import R2D2
 from tests.helpers.environments import POLICIES, Counter, counters, walks
@@ -251,3 +251,28 @@ def test_ctrl_c_in_a_terminal_writes_a_checkpoint(make: str, vec_env: str, callb
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == -signal.SIGINT and errors.rstrip().endswith("KeyboardInterrupt"), errors
     assert "Once more ends at once" in output and len(list(tmp_path.iterdir())) == 1
+
+
+class IntegerDones(DummyVecEnv):
+    """As a SubprocVecEnv whose environments return them."""
+
+    def step_wait(self) -> Any:
+        obs, rewards, dones, infos = super().step_wait()
+        return obs, rewards, dones.astype(np.int64), infos
+
+
+@MAKES
+def test_dones_may_be_integers(make: Make) -> None:
+    make(IntegerDones([Counter] * 2)).learn(60)
+
+
+@MAKES
+def test_images_that_are_transposed_outside_of_vec_normalize_are_refused(make: Make) -> None:
+    """The original observations, which replay stores, are those before the transposition."""
+    image = spaces.Box(0, 255, (36, 40, 3), np.uint8)
+    sentence = (
+        r"VecNormalize has observations of shape \(36, 40, 3\), .* \(3, 36, 40\) .*VecNormalize\(VecTransposeImage\(env\)\)"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        make(VecNormalize(counters(1, space=image), norm_obs=False), policy="CnnPolicy")
+    make(VecNormalize(VecTransposeImage(counters(1, space=image)), norm_obs=False), policy="CnnPolicy").learn(30)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from sb3_contrib import RecurrentPPO
+from sb3_contrib.common.maskable.evaluation import evaluate_policy as evaluate_with_masks
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
@@ -20,3 +21,10 @@ def test_a_state_that_is_zeroed_is_that_of_every_first_step(algorithm, policy) -
         np.testing.assert_equal((action, state), (first_action, first_state))
         starts = np.zeros(3, dtype=bool)
     assert evaluate_policy(StateZeroed(model), env, n_eval_episodes=6)
+
+
+def test_masks_reach_the_model() -> None:
+    env = make_vec_env("CardOrder-v0", n_envs=2, seed=0)
+    model = RecurrentDQN("MlpPolicy", env, seed=0, device="cpu")
+    returns, lengths = evaluate_with_masks(StateZeroed(model), env, n_eval_episodes=6, return_episode_rewards=True)
+    assert len(returns) == 6 and min(lengths) == max(lengths)  # an invalid action would end an episode

@@ -44,3 +44,12 @@ def test_other_names_of_a_core_find_the_same_class(name, core_class):
 def test_make_core_names_arguments_that_do_not_fit():
     with pytest.raises(ValueError, match=r"'hiden_size': 3.* do not fit LSTMCore"):
         make_core("lstm", 3, dict(hiden_size=3))
+
+
+def test_make_core_refuses_a_state_that_is_no_named_tuple():
+    class TensorState(LSTMCore):
+        def initial_state(self, batch_size):
+            return th.zeros(batch_size, 3)
+
+    with pytest.raises(ValueError, match=r"TensorState\.initial_state\(\) returns a Tensor; give it a NamedTuple of tensors"):
+        make_core(TensorState, 3)

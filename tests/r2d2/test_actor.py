@@ -223,7 +223,7 @@ def same(first: Any, second: Any) -> bool:
 def test_an_actor_counts_the_steps_it_sends() -> None:
     actor = make_actor(make_r2d2(n_actors=1, envs_per_actor=3))
     trajectories = [actor.collect(n) for n in (4, 1, 6)]
-    assert [trajectory.n_steps for trajectory in trajectories] == [12, 3, 18]
+    assert [trajectory.n_env_steps for trajectory in trajectories] == [12, 3, 18]
     assert [trajectory.n_sent for trajectory in trajectories] == [12, 15, 33]
 
 

@@ -25,7 +25,7 @@ def trajectories(*lengths: int, **kwargs: Any) -> list[Trajectory]:
 
 
 def inserted(trajectory: Trajectory) -> InsertResult:
-    return InsertResult(trajectory.n_steps, Counter(), 0)
+    return InsertResult(trajectory.n_env_steps, Counter(), 0)
 
 
 def test_an_empty_ledger_is_valid() -> None:
@@ -35,7 +35,7 @@ def test_an_empty_ledger_is_valid() -> None:
 def test_all_steps_are_accounted_for() -> None:
     ledger = StepLedger()
     for trajectory in trajectories(3, 5, 2):
-        ledger.record(trajectory, InsertResult(trajectory.n_steps - 1, Counter({"lost": 1}), 0))
+        ledger.record(trajectory, InsertResult(trajectory.n_env_steps - 1, Counter({"lost": 1}), 0))
     ledger.check()
     assert (ledger.n_steps_received, ledger.n_steps_inserted, ledger.n_steps_rejected) == (20, 17, {"lost": 3})
     assert "n_steps_inserted=17, n_steps_rejected=Counter({'lost': 3})" in repr(ledger)
@@ -53,7 +53,7 @@ def test_a_trajectory_recorded_twice_or_missing_is_noticed(recorded: list[int]) 
 def test_steps_that_are_neither_inserted_nor_rejected_are_noticed() -> None:
     ledger = StepLedger()
     for trajectory in trajectories(3):
-        ledger.record(trajectory, InsertResult(trajectory.n_steps - 2, Counter({"lost": 1}), 0))
+        ledger.record(trajectory, InsertResult(trajectory.n_env_steps - 2, Counter({"lost": 1}), 0))
     with pytest.raises(RuntimeError, match=r"6 were received, 4 inserted and 1 rejected \{'lost': 1\}"):
         ledger.check()
 

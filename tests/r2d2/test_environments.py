@@ -220,7 +220,7 @@ def test_environments_that_may_not_be_reset_early() -> None:
 @pytest.mark.parametrize(
     "wrap",
     [
-        partial(VecNormalize, norm_obs=False),
+        lambda env: VecNormalize(VecTransposeImage(env), norm_obs=False),
         partial(VecFrameStack, n_stack=2),
         lambda env: VecTransposeImage(VecFrameStack(env, 2, "last")),
     ],

@@ -2,6 +2,7 @@
 
 import threading
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from sb3_attn.common.exploration import ape_x_epsilons
 from sb3_attn.r2d2.actor import Actor
 from sb3_attn.r2d2.collection import Collection
 from sb3_attn.r2d2.trajectory import Trajectory
-from tests.helpers.environments import Walk
+from tests.helpers.environments import Walk, walks
 from tests.helpers.models import assert_same, make_r2d2, parameters, prefer
 
 
@@ -269,3 +270,15 @@ def test_actors_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_last_trajectory_may_go_beyond_the_last_step() -> None:
     assert make_r2d2(n_actors=2).learn(41).num_timesteps == 50
+
+
+@pytest.mark.parametrize("samples_per_insert", [4.0, None])
+def test_another_ratio_after_loading_is_that_of_what_comes(samples_per_insert: float | None, tmp_path: Path) -> None:
+    arguments = dict(samples_per_insert=1.0, batch_size=4, learning_starts=0)
+    model = make_r2d2(walks(2), **arguments).learn(400)
+    model.save(tmp_path / "model")
+    loaded = R2D2.load(tmp_path / "model", env=walks(2), device="cpu", samples_per_insert=samples_per_insert)
+    n_updates, n_windows = loaded._n_updates, loaded.n_windows_inserted
+    loaded.learn(200, reset_num_timesteps=False)
+    due = 20 if samples_per_insert is None else (loaded.n_windows_inserted - n_windows) * samples_per_insert / 4
+    assert loaded._n_updates - n_updates == pytest.approx(due, abs=2)

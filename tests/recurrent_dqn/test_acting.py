@@ -12,7 +12,7 @@ from sb3_attn import RecurrentDQN
 from sb3_attn.common.exploration import ape_x_epsilons
 from sb3_attn.envs import PreviousActionReward
 from tests.helpers.callbacks import ActingRecorder, StopAt
-from tests.helpers.environments import ConstantObservation, Counter, counters
+from tests.helpers.environments import ConstantObservation, Counter, counters, walks
 from tests.helpers.models import assert_same, make_rdqn, parameters
 
 
@@ -242,3 +242,9 @@ def test_the_burn_in_that_refreshes_old_states_is_on_by_default() -> None:
     """Stored states come from older weights, and under VecNormalize from older statistics."""
     model = RecurrentDQN("MlpPolicy", counters(), device="cpu")
     assert model.stored_state and model.replay_buffer.burn_in_length > 0
+
+
+def test_an_array_in_place_of_a_dict_is_refused() -> None:
+    model = make_rdqn(walks(1, kind="dict"), "MultiInputPolicy")
+    with pytest.raises(ValueError, match=r"was given an array, but observations are a Dict with the keys \['a', 'b'\]"):
+        model.predict(np.zeros((1, 3), np.float32))

@@ -14,6 +14,7 @@ import pytest
 import torch as th
 from stable_baselines3.common.callbacks import ConvertCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.dqn import DQN
 
 from sb3_attn import RecurrentDQN
 from sb3_attn.recurrent_dqn.checkpoints import SaveCheckpoints, checkpoints, newest_valid
@@ -141,7 +142,7 @@ def test_without_a_whole_checkpoint_there_is_a_sentence(tmp_path: Path) -> None:
         pytest.raises(ValueError, match="no checkpoint that is whole; 1 are damaged"),
     ):
         RecurrentDQN.load_checkpoint(tmp_path, make_env(), device="cpu")
-    with pytest.raises(ValueError, match="no checkpoint that is whole; 0 are damaged"):
+    with pytest.raises(ValueError, match="has no checkpoint; give one, or the folder given to SaveCheckpoints"):
         RecurrentDQN.load_checkpoint(tmp_path / "elsewhere", make_env(), device="cpu")
 
 
@@ -222,6 +223,28 @@ def test_a_folder_is_that_of_one_run(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has checkpoint_160 of another run; go on with that by load_checkpoint\(\)"):
         trained(tmp_path)
     assert checkpoints(tmp_path)[-1].name == "checkpoint_160"
+
+
+def test_a_run_that_goes_on_from_an_earlier_checkpoint_is_not_mixed_with_what_followed_it(tmp_path: Path) -> None:
+    """What followed would be loaded instead; damaged checkpoints of more steps neither count nor stand in the way."""
+    model = trained(tmp_path, keep_last=9)
+    earlier = RecurrentDQN.load_checkpoint(tmp_path / "checkpoint_120", make_env(), device="cpu")
+    with pytest.raises(ValueError, match="has checkpoint_160 of another run"):
+        earlier.learn(80, SaveCheckpoints(tmp_path, 40), reset_num_timesteps=False)
+    for path in checkpoints(tmp_path)[1:]:
+        (path / "model.zip").write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match="is damaged"):
+        earlier = RecurrentDQN.load_checkpoint(tmp_path, make_env(), device="cpu")
+    assert earlier.num_timesteps < 80 < model.num_timesteps
+    earlier.learn(48, SaveCheckpoints(tmp_path, 20, keep_last=2), reset_num_timesteps=False)
+    with pytest.warns(UserWarning, match="is damaged"):
+        resumed = RecurrentDQN.load_checkpoint(tmp_path, make_env(), device="cpu")
+    assert earlier.num_timesteps - 20 <= resumed.num_timesteps < earlier.num_timesteps
+
+
+def test_only_algorithms_with_checkpoints_write_them(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="SaveCheckpoints is for RecurrentDQN and R2D2, not DQN; use SaveOnSignal"):
+        DQN("MlpPolicy", "CartPole-v1", device="cpu").learn(5, SaveCheckpoints(tmp_path, 40))
 
 
 def test_a_checkpoint_of_the_same_step_is_there_until_the_new_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

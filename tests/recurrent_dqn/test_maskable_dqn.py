@@ -66,6 +66,11 @@ def test_more_rewards_than_a_window_has_are_refused() -> None:
     assert MaskableDQN("MlpPolicy", "CartPole-v1", n_steps=3, trace_length=3, **SMALL).n_steps == 3
 
 
+def test_a_memory_is_refused() -> None:
+    with pytest.raises(ValueError, match="core='lstm', but MaskableDQN has no memory; use RecurrentDQN"):
+        MaskableDQN("MlpPolicy", "CartPole-v1", policy_kwargs=dict(core="lstm"), **SMALL)
+
+
 def test_its_logs_and_its_zip_have_its_name(tmp_path: Path) -> None:
     model = MaskableDQN("MlpPolicy", "CardOrder-v0", tensorboard_log=str(tmp_path), **SMALL).learn(20)
     assert (tmp_path / "MaskableDQN_1").is_dir()

@@ -1,5 +1,7 @@
 """Learning does not depend on the unit of the rewards, nor its pace on the number of environments."""
 
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -122,6 +124,36 @@ def test_by_default_the_number_of_updates_does_not_depend_on_the_number_of_envir
     model = RecurrentDQN("MlpPolicy", env, buffer_size=2000, trace_length=3, batch_size=2, learning_starts=0, device="cpu")
     model.learn(480)
     assert model._n_updates == model.num_timesteps // 10 == 480 // 10
+
+
+@pytest.mark.parametrize("given", [{}, {"train_freq": 3}, {"gradient_steps": 2}])
+def test_a_model_that_is_loaded_with_other_environments_keeps_the_ratio_of_the_defaults(given: Any, tmp_path: Path) -> None:
+    env = DummyVecEnv([Counter])
+    RecurrentDQN("MlpPolicy", env, buffer_size=2000, trace_length=3, device="cpu").save(tmp_path / "model")
+    loaded = RecurrentDQN.load(tmp_path / "model", env=DummyVecEnv([Counter] * 16), device="cpu", **given)
+    expected = {"train_freq": 10, "gradient_steps": 1} | given if given else {"train_freq": 5, "gradient_steps": 8}
+    assert {"train_freq": loaded.train_freq.frequency, "gradient_steps": loaded.gradient_steps} == expected
+
+
+@pytest.mark.parametrize("make", [make_rdqn, partial(make_r2d2, n_actors=0), partial(make_r2d2, n_actors=1)])
+@pytest.mark.parametrize("reset", [True, False])
+def test_returns_end_where_learn_begins_new_episodes(make: Any, reset: bool) -> None:
+    """With rewards of 1 a return is the larger the longer it is."""
+    env = DummyVecEnv([partial(Counter, 1000, reward=1.0)])
+    model = make(env, learning_starts=10**6, reward_scaling=True, value_rescaling=False)
+    for _ in range(5):
+        model.learn(20, reset_num_timesteps=reset)
+    goes_on = not reset and getattr(model, "n_actors", 0) == 0
+    expected = ReturnScale(model.gamma)
+    expected.reset(1)
+    for t in range(100):
+        expected.update(np.ones(1), np.array([t % 20 == 19 and not goes_on]))
+    assert model.return_scale.value == pytest.approx(expected.value)
+
+
+def test_another_discount_is_that_of_the_scale(tmp_path: Path) -> None:
+    make_rdqn(scaled_counters(1.0)).save(tmp_path / "model")
+    assert RecurrentDQN.load(tmp_path / "model", gamma=0.5, device="cpu").return_scale.gamma == 0.5
 
 
 def test_a_given_frequency_counts_as_in_sb3() -> None:

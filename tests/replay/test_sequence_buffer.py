@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 
 from sb3_attn.replay import PrioritizedSequenceReplayBuffer, SequenceReplayBuffer
 from tests.helpers.episode_player import EpisodePlayer, make_buffer, play
@@ -241,3 +242,10 @@ def test_a_buffer_larger_than_memory_warns(buffer_class, monkeypatch):
         play(buffer, [1000], n_steps=1)
     has_available(monkeypatch, complete.nbytes)
     play(make_buffer(100, 2, **arguments), [1000], n_steps=3)
+
+
+def test_observations_of_another_shape_are_refused() -> None:
+    buffer = SequenceReplayBuffer(40, spaces.Box(0, 255, (3, 4, 5), np.uint8), spaces.Discrete(2), trace_length=2)
+    image = np.zeros((1, 4, 5, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"observations have shape \(4, 5, 3\), but those of the replay .* \(3, 4, 5\)"):
+        buffer.add(image, image, np.zeros(1), np.zeros(1), np.zeros(1, bool), [{}])

@@ -112,7 +112,7 @@ def test_runs_without_a_model_are_passed_over(tmp_path, monkeypatch) -> None:
 
 @pytest.mark.parametrize("given", ["core:ntm", "core:", "core"])
 def test_values_that_are_not_python_are_refused_with_a_remedy(given: str) -> None:
-    with pytest.raises(SystemExit, match=rf"sb3-attn train: -params {given} cannot be read .*put strings in quotes, as in"):
+    with pytest.raises(SystemExit, match=rf"sb3-attn train: -params {given} cannot be read .*with strings in quotes, as in"):
         cli.main(["train", "-params", given])
 
 
@@ -212,3 +212,18 @@ def test_other_missing_modules_are_not_blamed_on_the_extra(monkeypatch) -> None:
     monkeypatch.setattr(rl_zoo3.enjoy, "enjoy", fail)
     with pytest.raises(ModuleNotFoundError, match="my_wrappers"):
         cli.main(["enjoy"])
+
+
+def test_packages_of_environments_are_imported_for_every_command(tmp_path: Path, monkeypatch, capsys) -> None:
+    """RL Zoo's record-video knows no --gym-packages."""
+    (tmp_path / "my_tasks.py").write_text("import gymnasium as gym\ngym.register('Mine-v0', 'my_tasks:Mine')\n")
+    received = []
+    monkeypatch.setitem(cli.COMMANDS, "record-video", lambda arguments, trust: received.append(arguments))
+    video = ["record-video", "--env", "Mine-v0", "--gym-packages", "my_tasks", "-n", "10"]
+    with pytest.raises(SystemExit, match=r"--gym-packages my_tasks is not found; .* PYTHONPATH=\. before the command"):
+        cli.main(video)
+    with pytest.raises(SystemExit, match="--env Mine-v0 is not registered; --gym-packages names the package"):
+        cli.main(["enjoy", "--env", "Mine-v0"])
+    monkeypatch.syspath_prepend(tmp_path)
+    assert cli.main(video) == 0
+    assert received == [["--env", "Mine-v0", "-n", "10"]]
