@@ -322,7 +322,8 @@ def find_sources(model: BaseAlgorithm, entry_names: Sequence[str] | None = None)
     """
     sources = all_sources(model)
     if not sources:
-        raise ValueError(_nothing_to_show(model, acting_network(model)))
+        names = "" if entry_names is None else f"names={list(entry_names)} are of what is attended to; leave them out. "
+        raise ValueError(names + _nothing_to_show(model, acting_network(model)))
     if entry_names is not None:
         _name_entries(sources, entry_names)
     return sources
