@@ -260,7 +260,7 @@ def rows(variants: Variants) -> Iterator[Row]:
         reached = np.median([steps_to_bar(curve, task, n_steps) for curve in values(runs, "curve")])
         at_equal_time = values(runs, "score_at_equal_time") if runs[0].settings["recurrent_ppo"] else []
         yield {
-            "task": name,
+            "task": name.replace(", 1 environments", ", 1 environment"),
             "steps": f"{n_steps:,}",
             "chosen on it": "yes" if task.tuned else "no",
             "mean": format(np.mean(scores), form),
