@@ -133,7 +133,7 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
         "FrozenFeaturesPolicy": FrozenFeaturesPolicy,
     }
     former_defaults: ClassVar[Mapping[str, Any]] = {"reward_scaling": False, "trace_tolerance": None, "use_masking": False}
-    #: Whether ``train_freq`` and ``gradient_steps`` follow from the number of environments
+    #: Whether ``train_freq`` and ``gradient_steps`` follow from the number of environments; earlier zips do not tell
     default_frequency = False
     #: Version of this package that made the model; ``None`` if that was before zips told it
     package_version: str | None = None
@@ -221,7 +221,6 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
             device=device,
             _init_setup_model=False,
         )
-        self.default_frequency = default_frequency
         self.double_q = double_q
         self.n_steps = n_steps
         self.td_lambda = td_lambda
@@ -246,6 +245,7 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
         #: max_a Q of the current observations, as acting computed them, ``[n_envs]``
         self._step_values: np.ndarray | None = None
         if _init_setup_model:
+            self.default_frequency = default_frequency
             self.package_version = __version__
             self._check_new_model()
             self._setup_model()

@@ -135,6 +135,15 @@ def test_a_model_that_is_loaded_with_other_environments_keeps_the_ratio_of_the_d
     assert {"train_freq": loaded.train_freq.frequency, "gradient_steps": loaded.gradient_steps} == expected
 
 
+def test_a_model_of_an_earlier_version_keeps_its_frequency(tmp_path: Path) -> None:
+    """Its zip does not tell whether that was the default."""
+    env = DummyVecEnv([Counter])
+    model = RecurrentDQN("MlpPolicy", env, buffer_size=2000, trace_length=3, train_freq=2, device="cpu")
+    model.save(tmp_path / "model", exclude=["default_frequency"])
+    loaded = RecurrentDQN.load(tmp_path / "model", env=DummyVecEnv([Counter] * 16), device="cpu")
+    assert (loaded.train_freq.frequency, loaded.gradient_steps) == (2, 1)
+
+
 @pytest.mark.parametrize("make", [make_rdqn, partial(make_r2d2, n_actors=0), partial(make_r2d2, n_actors=1)])
 @pytest.mark.parametrize("reset", [True, False])
 def test_returns_end_where_learn_begins_new_episodes(make: Any, reset: bool) -> None:
