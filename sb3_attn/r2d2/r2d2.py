@@ -254,9 +254,12 @@ class R2D2(ActorCheckpoints):
         if "policy_kwargs" in kwargs:
             kwargs["policy_kwargs"] = with_default_policy_kwargs(kwargs["policy_kwargs"], settings)
         model = super().load(*args, **kwargs)
-        if "samples_per_insert" in kwargs:  # another ratio is that of what comes, not of what was inserted before
-            model.n_windows_sampled = round((model.samples_per_insert or 0) * model.n_windows_inserted)
-            model.n_steps_since_start = model._n_updates * STEPS_PER_UPDATE
+        # Another ratio is that of what comes, so that no updates are due for what came before
+        if "samples_per_insert" in kwargs:
+            if model.samples_per_insert is None:
+                model.n_steps_since_start = model._n_updates * STEPS_PER_UPDATE
+            else:
+                model.n_windows_sampled = round(model.samples_per_insert * model.n_windows_inserted)
         return model
 
     def _setup_model(self) -> None:

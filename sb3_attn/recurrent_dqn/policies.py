@@ -340,7 +340,7 @@ class RecurrentDQNPolicy(DQNPolicy):
     :param bf16_features: whether the features of sequences, which means in training, are computed in bfloat16, on processors
         that have it: for images. The memory has a switch of its own, ``core_kwargs=dict(bf16=True)``
     :param max_combinations: ``MultiDiscrete`` actions with at most this many combinations have a value for each of them; with
-        more, the value of an action is the sum of values of its components
+        more, an action has the mean of the head's outputs for its components
     :param ema_decay: the policy acts with an exponential moving average of the online network's parameters, of which an update
         keeps this fraction; 0 means without average. Exploration, targets and gradients are those of the online network
     :param lstm_hidden_size: sb3-contrib's name for ``core_kwargs=dict(hidden_size=...)`` of an LSTM

@@ -228,8 +228,7 @@ def _import_environments(command: str, arguments: list[str]) -> list[str]:
     env_id = _value(arguments, "--env")
     importlib.import_module("rl_zoo3.import_envs")
     if env_id and ":" not in env_id and env_id not in gym.registry:
-        package = "is not registered; --gym-packages names the package that registers it"
-        raise SystemExit(f"{sys.argv[0]}: --env {env_id} {package}.")
+        raise SystemExit(f"{sys.argv[0]}: --env {env_id} is not registered; name the package that does it by --gym-packages.")
     return others if command == "record-video" else arguments
 
 

@@ -226,7 +226,7 @@ def test_a_folder_is_that_of_one_run(tmp_path: Path) -> None:
 
 
 def test_a_run_that_goes_on_from_an_earlier_checkpoint_is_not_mixed_with_what_followed_it(tmp_path: Path) -> None:
-    """What followed would be loaded instead; damaged checkpoints of more steps neither count nor stand in the way."""
+    """Later checkpoints of the old run would be loaded instead of its own; damaged ones are ignored."""
     model = trained(tmp_path, keep_last=9)
     earlier = RecurrentDQN.load_checkpoint(tmp_path / "checkpoint_120", make_env(), device="cpu")
     with pytest.raises(ValueError, match="has checkpoint_160 of another run"):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 
 pytest.importorskip("rl_zoo3")
@@ -214,7 +215,7 @@ def test_other_missing_modules_are_not_blamed_on_the_extra(monkeypatch) -> None:
         cli.main(["enjoy"])
 
 
-def test_packages_of_environments_are_imported_for_every_command(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_packages_of_environments_are_imported_for_every_command(tmp_path: Path, monkeypatch) -> None:
     """RL Zoo's record-video knows no --gym-packages."""
     (tmp_path / "my_tasks.py").write_text("import gymnasium as gym\ngym.register('Mine-v0', 'my_tasks:Mine')\n")
     received = []
@@ -222,8 +223,9 @@ def test_packages_of_environments_are_imported_for_every_command(tmp_path: Path,
     video = ["record-video", "--env", "Mine-v0", "--gym-packages", "my_tasks", "-n", "10"]
     with pytest.raises(SystemExit, match=r"--gym-packages my_tasks is not found; .* PYTHONPATH=\. before the command"):
         cli.main(video)
-    with pytest.raises(SystemExit, match="--env Mine-v0 is not registered; --gym-packages names the package"):
+    with pytest.raises(SystemExit, match="--env Mine-v0 is not registered; name the package that does it by --gym-packages"):
         cli.main(["enjoy", "--env", "Mine-v0"])
     monkeypatch.syspath_prepend(tmp_path)
     assert cli.main(video) == 0
     assert received == [["--env", "Mine-v0", "-n", "10"]]
+    gym.registry.pop("Mine-v0")
