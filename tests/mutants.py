@@ -400,8 +400,8 @@ products = d_weights * saved.sorted_weights
     Mutant(
         "a Munchausen bonus of the next action",
         ALGORITHM,
-        "target_values[:-1].mean(dim=-2), batch.actions",
-        "target_values[1:].mean(dim=-2), batch.actions",
+        "expected_values(target_values[:-1]), batch.actions",
+        "expected_values(target_values[1:]), batch.actions",
         UPDATE,
     ),
     Mutant("hard next values under Munchausen", "common/td.py", "values - temperature * log_policy)", "values)", TD),
@@ -1107,8 +1107,8 @@ products = d_weights * saved.sorted_weights
     Mutant(
         "multi_discrete: advantages less the mean of all components",
         HEADS,
-        "advantages - self._means(advantages)",
-        "advantages - advantages.mean(dim=-1, keepdim=True)",
+        "(th.full((size, size), 1 / size) for size in sizes)",
+        "[th.full((sum(sizes), sum(sizes)), 1 / sum(sizes))]",
         MULTI_DISCRETE,
     ),
     Mutant(

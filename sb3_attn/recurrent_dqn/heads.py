@@ -24,6 +24,31 @@ def take_actions(values: th.Tensor, actions: th.Tensor) -> th.Tensor:
     return values.gather(-1, indices).squeeze(-1)
 
 
+def expected_values(values: th.Tensor) -> th.Tensor:
+    """
+    Q-values: the mean of N values of each action.
+
+    :param values: ``[..., N, A]``
+    :return: ``[..., A]``
+    """
+    # torch takes as long for the mean of one number as for a layer, which acting would notice
+    return values.squeeze(-2) if values.shape[-2] == 1 else values.mean(dim=-2)
+
+
+def dueling_matrix(sizes: Sequence[int]) -> th.Tensor:
+    """
+    Q = V + A - mean A, the mean in each component, as a product with the row (V, A).
+
+    Wang et al. (2016), eq. 9. The mean is subtracted so that V and A are determined: without it a constant could move from one
+    to the other. One product takes a third of the time of the separate steps when acting.
+
+    :param sizes: number of actions of each component; their sum is A
+    :return: ``[1 + A, A]``
+    """
+    means = th.block_diag(*(th.full((size, size), 1 / size) for size in sizes))
+    return th.cat([th.ones(1, len(means)), th.eye(len(means)) - means])
+
+
 class Head(nn.Sequential):
     """
     Layers that give each action N values, whose mean is its Q-value; N is 1 here.
@@ -42,6 +67,7 @@ class Head(nn.Sequential):
 
     # SB3 copies what is called "running_" to the target network whenever it updates that
     running_scale: th.Tensor
+    dueling_matrix: th.Tensor
 
     def __init__(
         self,
@@ -62,6 +88,8 @@ class Head(nn.Sequential):
         self.dueling = dueling
         self.n_values = n_values
         self.register_buffer("running_scale", th.ones(()))
+        if dueling:
+            self.register_buffer("dueling_matrix", dueling_matrix(sizes), persistent=False)
 
     def forward(self, latent: th.Tensor) -> th.Tensor:
         """
@@ -72,20 +100,9 @@ class Head(nn.Sequential):
         """
         outputs = super().forward(latent).unflatten(-1, (self.n_values, -1))
         if self.dueling:
-            # The mean is subtracted so that V and A are determined: without it a constant could move from one to the other
-            state_values, advantages = outputs[..., :1], outputs[..., 1:]
-            outputs = state_values + advantages - self._means(advantages)
+            outputs = outputs @ self.dueling_matrix
         n_components = len(self.component_sizes)
         return (self.running_scale if n_components == 1 else self.running_scale / n_components) * outputs
-
-    def _means(self, advantages: th.Tensor) -> th.Tensor:
-        """The mean over the choices of each component."""
-        if len(self.component_sizes) == 1:  # nothing to take apart and put together, which acting would notice
-            return advantages.mean(dim=-1, keepdim=True)
-        means = [part.mean(dim=-1, keepdim=True) for part in advantages.split(self.component_sizes, dim=-1)]
-        return th.cat(
-            [mean.expand(*mean.shape[:-1], size) for mean, size in zip(means, self.component_sizes, strict=True)], dim=-1
-        )
 
     def loss(self, values: th.Tensor, targets: th.Tensor) -> th.Tensor:
         """

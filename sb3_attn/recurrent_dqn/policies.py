@@ -32,7 +32,7 @@ from sb3_attn.extractors.impala import ImpalaCNN
 from sb3_attn.memory import LSTMCore, MemoryCore, make_core
 from sb3_attn.memory.registry import get_core_class
 from sb3_attn.recurrent_dqn.components import ActionSpace, action_components
-from sb3_attn.recurrent_dqn.heads import Head, make_head
+from sb3_attn.recurrent_dqn.heads import Head, expected_values, make_head
 from sb3_attn.replay import SequenceReplayBufferSamples
 
 #: Size of the observations, in numbers, that a CPU encodes together: 64 grey images of 84 by 84 pixels
@@ -186,7 +186,7 @@ class RecurrentQNetwork(QNetwork):
         """
         inputs = self.encode(obs)
         outputs, state = self.core(inputs, state)
-        return self._values(obs, inputs, outputs).mean(dim=-2), state
+        return expected_values(self._values(obs, inputs, outputs)), state
 
     def unroll(self, obs: PyTorchObs, state: CoreState) -> tuple[th.Tensor, CoreState]:
         """
@@ -197,7 +197,7 @@ class RecurrentQNetwork(QNetwork):
         :return: values as ``components`` lays them out, ``[T, B, A]``, and the memory after the last
         """
         values, state = self.unroll_values(obs, state)
-        return values.mean(dim=-2), state
+        return expected_values(values), state
 
     def unroll_values(self, obs: PyTorchObs, state: CoreState) -> tuple[th.Tensor, CoreState]:
         """
@@ -461,7 +461,7 @@ class RecurrentDQNPolicy(DQNPolicy):
     @property
     def acting_net(self) -> RecurrentQNetwork:
         """The network that ``predict`` acts with: the average, once there is one."""
-        if self.q_net_ema is None or self.q_net_ema.n_averaged == 0:
+        if self.q_net_ema is None or self.q_net_ema.n_averaged.item() == 0:
             return self.q_net
         return cast(RecurrentQNetwork, self.q_net_ema.module)
 
@@ -524,7 +524,7 @@ class RecurrentDQNPolicy(DQNPolicy):
         n_envs = batch_size(obs_tensor)
         if action_masks is not None and state is None and episode_start is not None and not np.all(episode_start):
             state = self._kept_state if self._kept_state and len(self._kept_state[0]) == n_envs else None
-        with th.no_grad():
+        with th.inference_mode():
             core_state = self.acting_net.state_or_initial(state, n_envs)
             if core_state:  # that of a core that remembers nothing is empty
                 self._warn_if_forgetful(state, episode_start)

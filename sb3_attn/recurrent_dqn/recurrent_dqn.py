@@ -25,6 +25,7 @@ from sb3_attn.recurrent_dqn.arguments import ArgumentChecks, MultiDiscreteAction
 from sb3_attn.recurrent_dqn.checkpoints import Checkpoints
 from sb3_attn.recurrent_dqn.darqn import DARQNPolicy
 from sb3_attn.recurrent_dqn.diagnostics import Diagnostics
+from sb3_attn.recurrent_dqn.heads import expected_values
 from sb3_attn.recurrent_dqn.masking import current_masks, following_masks, is_masked, keep_final_masks, replace_randomly
 from sb3_attn.recurrent_dqn.nan_checks import StepGuard, check_finite, check_finite_update
 from sb3_attn.recurrent_dqn.policies import (
@@ -479,14 +480,14 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
         if batch.action_masks is not None:
             masks = batch.action_masks.unsqueeze(-2)
             selector_values, target_values = components.mask(selector_values, masks), components.mask(target_values, masks)
-        _, next_actions = components.best(selector_values[1:].mean(dim=-2))
+        _, next_actions = components.best(expected_values(selector_values[1:]))
         next_values = components.take(target_values[1:], next_actions)
         q_values = components.take(target_values[:-1], batch.actions).mean(dim=-1)
         td_lambda = td.cut_traces(self.td_lambda, self.trace_tolerance, q_values, next_values.mean(dim=-1))
         rewards = batch.rewards
         if self.munchausen_alpha > 0:
             temperature = self.munchausen_temperature
-            bonuses = components.munchausen_bonuses(target_values[:-1].mean(dim=-2), batch.actions, temperature)
+            bonuses = components.munchausen_bonuses(expected_values(target_values[:-1]), batch.actions, temperature)
             rewards = rewards + self.munchausen_alpha * bonuses
             next_values = components.soft_values(target_values[1:], temperature)
         discounts = (1 - batch.terminations) * self.gamma
