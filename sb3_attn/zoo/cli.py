@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import importlib.util
 import os
+import re
 import runpy
 import shlex
 import shutil
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_attn.recurrent_dqn.safe_loading import RefusedFileError
 from sb3_attn.version import __version__
@@ -50,6 +52,12 @@ ENVIRONMENT_PACKAGES = {"popgym-": "popgym", "MiniGrid-": "minigrid"}
 #: RL Zoo's own default is PPO, which has no memory
 ALGO = ("--algo", "rdqn")
 
+#: How RL Zoo says that there is nothing to load, below a traceback
+NO_MODEL = re.compile("folder was not found|No (model|checkpoint) found")
+
+#: For algorithms that count episodes between two tables of the log; SB3's own default is 4, which floods the terminal
+LOG_INTERVAL = ("--log-interval", "50")
+
 #: Training writes to logs/, but RL Zoo looks for agents in rl-trained-agents/, where it downloads those of the SB3 team
 AGENT = (*ALGO, "--folder", "logs")
 
@@ -58,11 +66,16 @@ PLOTS = {"plot-train": "plot_train", "all-plots": "all_plots", "plot-from-file":
 
 def train(arguments: list[str], trust: Trust) -> None:
     """Train an agent, with the shipped hyperparameters unless --conf-file gives others."""
+    from rl_zoo3 import ALGOS
+
     from sb3_attn.zoo.registration import default_config
 
     arguments = [*ALGO, *arguments]
-    config = default_config(_value(arguments, "--algo"), _value(arguments, "--env"))
+    algo = _value(arguments, "--algo")
+    config = default_config(algo, _value(arguments, "--env"))
     defaults = [] if config is None else ["--conf-file", str(config)]
+    if algo in ALGOS and issubclass(ALGOS[algo], OffPolicyAlgorithm):
+        defaults += LOG_INTERVAL
     with masked_evaluations():
         _call_function("rl_zoo3.train", "train", defaults + arguments, trust)
 
@@ -187,6 +200,11 @@ def main(arguments: list[str] | None = None) -> int:
         COMMANDS[name](_import_environments(name, rest), trust)
     except RefusedFileError as error:
         raise SystemExit(f"sb3-attn {name}: {refusal(error)}") from error
+    except (AssertionError, ValueError) as error:
+        if not NO_MODEL.search(str(error)):
+            raise
+        remedy = "train one first, or give other --folder, --algo, --env or --exp-id"
+        raise SystemExit(f"sb3-attn {name}: {str(error).rstrip('.')}; {remedy}.") from error
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in ZOO_MODULES | VIZ_MODULES:

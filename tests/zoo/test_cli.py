@@ -20,6 +20,7 @@ from sb3_attn.zoo import ALGORITHMS, cli, zoo_config_path
 
 CONFIG = str(zoo_config_path("rdqn"))
 ALGO = ["--algo", "rdqn"]
+INTERVAL = ["--log-interval", "50"]
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def programs(monkeypatch) -> list[list[str]]:
 def test_shipped_config_is_the_default(programs, algo: str) -> None:
     arguments = ["--algo", algo, "--env", "MemoryChain-v0", "-P"]
     assert cli.main(["train", *arguments]) == 0
-    assert programs == [["sb3-attn train", "--conf-file", str(zoo_config_path(algo)), *ALGO, *arguments]]
+    assert programs == [["sb3-attn train", "--conf-file", str(zoo_config_path(algo)), *INTERVAL, *ALGO, *arguments]]
 
 
 @pytest.mark.parametrize("command", ["train", "optimize", "enjoy", "record-video", "record-training"])
@@ -70,7 +71,7 @@ def test_stock_dqn_attends_where_we_have_hyperparameters_for_it(programs, env_id
     arguments = ["--algo", "dqn", "--env", env_id]
     cli.main(["train", *arguments])
     defaults = ["--conf-file", CONFIG.replace("rdqn", "dqn")] if is_ours else []
-    assert programs[0][1:] == [*defaults, *ALGO, *arguments]
+    assert programs[0][1:] == [*defaults, *INTERVAL, *ALGO, *arguments]
 
 
 class Stop(Exception):
@@ -104,10 +105,12 @@ def test_runs_without_a_model_are_passed_over(tmp_path, monkeypatch) -> None:
     for run, file in (("9", "a.zip"), ("10", "best_model.zip"), ("11", "0.monitor.csv"), ("12_x", "a.zip")):
         Path("logs", "dqn", f"CartPole-v1_{run}").mkdir(parents=True)
         Path("logs", "dqn", f"CartPole-v1_{run}", file).touch()
-    with pytest.raises(ValueError, match=r"path: logs/dqn/CartPole-v1_10/CartPole-v1\.zip"):
+    with pytest.raises(SystemExit, match=r"path: logs/dqn/CartPole-v1_10/CartPole-v1\.zip; train one first, or give other"):
         cli.main(["enjoy", "--algo", "dqn", "--env", "CartPole-v1"])
-    with pytest.raises(ValueError, match=r"path: logs/dqn/Acrobot-v1\.zip"):
+    with pytest.raises(SystemExit, match=r"path: logs/dqn/Acrobot-v1\.zip; train one first"):
         cli.main(["enjoy", "--algo", "dqn", "--env", "Acrobot-v1"])
+    with pytest.raises(SystemExit, match=r"The logs/rdqn folder was not found; train one first"):
+        cli.main(["enjoy", "--env", "Acrobot-v1"])
     assert exp_manager.get_latest_run_id("logs/dqn", "CartPole-v1") == 11, "training does not write into a used folder"
 
 
