@@ -21,9 +21,9 @@ The way from a model to a video, and the module of each step::
 
 ``report.py`` writes all of these for one episode, as ``sb3-attn show`` does; ``callback.py`` draws figures during training.
 A recording also has what the model says about each action (``action_scores.py``) and what its recurrent memory holds
-(``recurrent_states.py``); ``episode_figures.py`` draws both. Two measurements stand beside this way:
-``occlusion.py`` finds what an action depends on, with or without attention, and ``atari_ball.py`` how much of the attention is
-on the ball.
+(``recurrent_states.py``); ``episode_figures.py`` draws both. Three measurements stand beside this way: ``occlusion.py`` finds
+what part of an image an action depends on, with or without attention, ``recall.py`` which earlier observations it depends on,
+with any memory, and ``atari_ball.py`` how much of the attention is on the ball.
 
 Attention shows what a network takes in, not why it acts: see ``docs/guide/seeing.md``.
 """
@@ -48,10 +48,11 @@ from sb3_attn.viz.figures import (
     overlays_figure,
     save_figure,
 )
-from sb3_attn.viz.heat_maps import matrices_figure, tokens_figure
+from sb3_attn.viz.heat_maps import matrices_figure, recall_figure, tokens_figure
 from sb3_attn.viz.occlusion import occlusion_saliency
 from sb3_attn.viz.page import write_index, write_page
 from sb3_attn.viz.projection import amount_scale, overlay, pixel_map, ratio_scale, to_rgb
+from sb3_attn.viz.recall import recall_density
 from sb3_attn.viz.recorded_weights import ImageGrid, RecordedWeights, TokenPart
 from sb3_attn.viz.recording import Episode, record_episode
 from sb3_attn.viz.report import write_report
@@ -83,6 +84,8 @@ __all__ = [
     "overlays_figure",
     "pixel_map",
     "ratio_scale",
+    "recall_density",
+    "recall_figure",
     "record_episode",
     "save_figure",
     "states_figure",

@@ -73,6 +73,34 @@ def matrices_figure(
     return figure
 
 
+def recall_figure(density: np.ndarray) -> Figure:
+    """
+    What the Q-values of each step depend on: the present from left to right, the past from bottom to top.
+
+    :param density: of ``recall_density``, ``[T, T]``
+    """
+    figure = new_figure(6.5, 5.5)
+    axes = figure.subplots()
+    # The first step has seen nothing but itself, so its share is 1 whatever the network does, and the next ones' are large
+    largest = float(density[len(density) // 2 :].max())
+    scale = ScalarMappable(Normalize(0, max(largest, TINY)), COLORMAP)
+    to_come = np.triu(np.ones_like(density, dtype=bool), k=1)
+    axes.imshow(
+        np.ma.masked_where(to_come, density).T,
+        aspect="auto",
+        interpolation="nearest",
+        cmap=COLORMAP,
+        clim=scale.get_clim(),
+        origin="lower",
+    )
+    axes.set_facecolor("lightgrey")
+    axes.set(xlabel="step", ylabel="observation of step", title="What the Q-values depend on")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
+    color_bar(figure, [axes], scale, "share of the gradients", extend="max" if density.max() > largest else "neither")
+    return figure
+
+
 def weight_bar(figure: Figure, axes: Sequence[Axes], recorded: RecordedWeights) -> None:
     """
     Add the scale of heat maps.

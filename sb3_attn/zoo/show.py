@@ -16,8 +16,11 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_attn.recurrent_dqn.safe_loading import RefusedFileError
 from sb3_attn.viz.atari_ball import ball_game, measure_ball_attention
+from sb3_attn.viz.figures import save_figure
+from sb3_attn.viz.heat_maps import recall_figure
 from sb3_attn.viz.occlusion import image_key
 from sb3_attn.viz.page import write_index
+from sb3_attn.viz.recall import network_with_memory, recall_density
 from sb3_attn.viz.recording import Episode, record_episode, wrap_env
 from sb3_attn.viz.report import PAGE, fits_contact_sheet, summary, write_contact_sheet, write_occlusion, write_report
 from sb3_attn.viz.sources import WeightSource, find_sources
@@ -57,6 +60,11 @@ def show(arguments: list[str], trust: bool | list[str] = False) -> None:
     parser.add_argument(
         "--occlusion", type=_positive, metavar="N", help="add occlusion saliency of N observations per episode; for any model"
     )
+    parser.add_argument(
+        "--recall",
+        action="store_true",
+        help="add which earlier observations the Q-values of a step depend on; for rdqn, r2d2",
+    )
     args = parser.parse_args(arguments)
     with _sentences("show"):
         found = find_model(args, trust)
@@ -67,6 +75,8 @@ def show(arguments: list[str], trust: bool | list[str] = False) -> None:
             raise ValueError(
                 "--occlusion covers parts of an image, and the observations of this model have none; leave it out."
             )
+        if args.recall:
+            network_with_memory(model)  # fails before anything is recorded
         args.out.mkdir(parents=True, exist_ok=True)
         earlier = {path: path.stat().st_mtime_ns for path in args.out.iterdir() if OWN_FILES.fullmatch(path.name)}
         pages = _show_episodes(model, env, sources, args, found.env_id)
@@ -100,6 +110,8 @@ def _show_episodes(
             print(f"  {line}")
         if args.occlusion:
             write_occlusion(model, episode, args.occlusion, args.out / f"{name}_occlusion.png")
+        if args.recall:
+            save_figure(recall_figure(recall_density(model, episode)), args.out / f"{name}_recall.png")
         if number == (args.episodes or (SHORT_EPISODES if on_sheet else 1)):
             break
     if on_sheet:

@@ -203,9 +203,10 @@ def test_a_model_without_attention_is_shown(tmp_path):
     path = save(tmp_path, env="CartPole-v1", policy_kwargs=None)
     assert cli.main(["show", path, "--env", "CartPole-v1", "--out", str(tmp_path / "dqn")]) == 0
     assert "have none; leave it out" in fails(["show", path, "--env", "CartPole-v1", "--occlusion", "1"])
+    assert "this model is a DQN" in fails(["show", path, "--env", "CartPole-v1", "--recall"])
     path = save(tmp_path, RecurrentDQN, CHAIN, policy_kwargs=dict(core="gru"))
-    assert cli.main(["show", path, "--env", CHAIN, "--out", str(tmp_path / "gru")]) == 0
-    for name, endings in {"dqn": ("values",), "gru": ("states", "values")}.items():
+    assert cli.main(["show", path, "--env", CHAIN, "--out", str(tmp_path / "gru"), "--recall"]) == 0
+    for name, endings in {"dqn": ("values",), "gru": ("states", "values", "recall")}.items():
         written = {"episode_1.npz", "episode_1.html", *(f"episode_1_{ending}.png" for ending in endings)}
         assert {file.name for file in (tmp_path / name).iterdir()} == written
 
