@@ -10,10 +10,8 @@ was. Without memory it can only guess; the mean return of guessing is the enviro
 import argparse
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import gymnasium as gym
 import matplotlib
 import numpy as np
 from rich.console import Console
@@ -29,87 +27,52 @@ from sb3_attn.common.evaluation import StateZeroed
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-ENV_ID = "MemoryChain-v0"
-N_EVAL_EPISODES = 200
-console = Console()
+ENV_ID, N_EPISODES = "MemoryChain-v0", 200
 
 
 def train(folder: Path, seed: int) -> Path:
-    """
-    Train through RL Zoo, with the hyperparameters of ``zoo_configs/rdqn.yml``.
-
-    :param folder: Where RL Zoo writes its logs.
-    :param seed: Seed of the run.
-    :return: The folder of this run.
-    """
+    """Train with the hyperparameters of ``zoo_configs/rdqn.yml``; returns the run's folder."""
     command = [sys.executable, "-m", "sb3_attn.zoo", "train", "--algo", "rdqn", "--env", ENV_ID, "--seed", str(seed)]
     command += ["--log-folder", str(folder), "--progress", "--verbose", "0", "--num-threads", "1", "--device", "cpu"]
-    # The learning curve is drawn from the training episodes, so no evaluations are needed
-    command += ["--eval-freq", "-1"]
-    console.rule("[bold]Training")
+    command += ["--eval-freq", "-1"]  # the learning curve is drawn from the training episodes
     subprocess.run(command, check=True)
     return max((folder / "rdqn").glob(f"{ENV_ID}_*"), key=lambda path: int(path.name.rpartition("_")[2]))
 
 
 def evaluate(model_path: Path) -> None:
-    """
-    Load a model and print its score beside the scores of agents without memory.
-
-    :param model_path: The zip file saved by RL Zoo.
-    """
-    model = RecurrentDQN.load(model_path, device="cpu")
-    ceiling = gym.make(ENV_ID).unwrapped.memoryless_ceiling  # type: ignore[attr-defined]
-    table = Table(title=f"{ENV_ID}, mean return of {N_EVAL_EPISODES} episodes")
-    table.add_column("agent")
-    table.add_column("return", justify="right")
+    """Load a model and print its score beside the scores of agents without memory."""
+    model, env = RecurrentDQN.load(model_path, device="cpu"), make_vec_env(ENV_ID, n_envs=8, seed=1)
+    table = Table("agent", "return", title=f"{ENV_ID}, mean return of {N_EPISODES} episodes")
     for name, policy in (("the trained model", model), ("the same, state zeroed at every step", StateZeroed(model))):
-        vec_env = make_vec_env(ENV_ID, n_envs=8, seed=1)
-        mean, std = evaluate_policy(policy, vec_env, n_eval_episodes=N_EVAL_EPISODES)
-        table.add_row(name, f"{mean:.2f} ± {std / np.sqrt(N_EVAL_EPISODES):.2f}")
-    table.add_row("best possible without memory", f"{ceiling:.2f}")
-    console.print(table)
+        mean, std = evaluate_policy(policy, env, n_eval_episodes=N_EPISODES)
+        table.add_row(name, f"{mean:.2f} ± {std / np.sqrt(N_EPISODES):.2f}")
+    table.add_row("best possible without memory", f"{env.get_attr('memoryless_ceiling')[0]:.2f}")
+    Console().print(table)
 
 
-def plot(run: Path, figure_path: Path, window: int = 50) -> None:
-    """
-    Draw the learning curve.
-
-    :param run: Folder of the run, with the Monitor files.
-    :param figure_path: The PNG file to write.
-    :param window: Number of training episodes to average over.
-    """
+def plot(run: Path, path: Path, window: int = 50) -> None:
+    """Draw the returns of training, means of ``window`` episodes, from the Monitor files of a run."""
     episodes = load_results(str(run))
     returns = np.convolve(episodes["r"], np.full(window, 1 / window), mode="valid")
-    steps = episodes["l"].cumsum().to_numpy()[window - 1 :]
-    ceiling = gym.make(ENV_ID).unwrapped.memoryless_ceiling  # type: ignore[attr-defined]
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    axes.plot(steps, returns, label=f"RecurrentDQN while exploring, mean of {window} episodes")
+    axes.plot(episodes["l"].cumsum()[window - 1 :], returns, label=f"while exploring, mean of {window} episodes")
+    ceiling = make_vec_env(ENV_ID).get_attr("memoryless_ceiling")[0]
     axes.axhline(ceiling, color="gray", linestyle="--", label="best possible without memory")
     axes.set(title=ENV_ID, xlabel="environment steps", ylabel="return", ylim=(-1.05, 1.05))
-    axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    figure.savefig(figure_path, dpi=120)
+    figure.savefig(path, dpi=120)
 
 
-def main() -> None:
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0, help="seed of the training run")
     parser.add_argument("--folder", type=Path, default=Path("logs/demo"), help="folder to write to")
     parser.add_argument("--evaluate", type=Path, metavar="ZIP", help="only evaluate this model")
-    arguments = parser.parse_args()
-    if arguments.evaluate:
-        evaluate(arguments.evaluate)
-        return
-    start = time.perf_counter()
-    run = train(arguments.folder, arguments.seed)
-    model_path = run / f"{ENV_ID}.zip"
-    console.rule("[bold]Evaluation, in a fresh process")
-    subprocess.run([sys.executable, __file__, "--evaluate", str(model_path)], check=True)
-    figure_path = run / "learning_curve.png"
-    plot(run, figure_path)
-    console.print(f"Model           {model_path}", f"Learning curve  {figure_path}", sep="\n", highlight=False)
-    console.print(f"Done in {time.perf_counter() - start:.0f} s.", highlight=False)
-
-
-if __name__ == "__main__":
-    main()
+    args = parser.parse_args()
+    if args.evaluate:
+        evaluate(args.evaluate)
+    else:
+        run = train(args.folder, args.seed)
+        subprocess.run([sys.executable, __file__, "--evaluate", run / f"{ENV_ID}.zip"], check=True)
+        plot(run, run / "learning_curve.png")
+        print(f"The model and its learning curve are in {run}/")

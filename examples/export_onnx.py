@@ -9,7 +9,7 @@ A DNC writes to the slot with the least usage: where two usages differ only by r
 and its memory differs from then on. Needs `pip install onnx onnxscript`, and onnxruntime to run the graph.
 """
 
-import sys
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -72,4 +72,8 @@ def export(model: RecurrentDQN, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    export(RecurrentDQN.load(sys.argv[1], device="cpu"), Path(sys.argv[2]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="the zip file")
+    parser.add_argument("graph", type=Path, help="the file to write")
+    args = parser.parse_args()
+    export(RecurrentDQN.load(args.model, device="cpu"), args.graph)

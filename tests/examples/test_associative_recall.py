@@ -43,29 +43,29 @@ def played(places: list[int] | None = None) -> Episode:
 
 def test_the_share_of_questions_that_read_their_own_pair(example) -> None:
     right = played()
-    places = example["pair_steps"](right.observations, N_PAIRS)
+    places = example["pair_steps"](right.observations)
     for question, place in enumerate(places, start=N_PAIRS):
         assert np.argmax(right.observations[place, :N_PAIRS]) == np.argmax(right.observations[question, :N_PAIRS])
         assert not right.observations[place, -1]  # a pair, no question
-    assert example["share_right"]([right], N_PAIRS) == 1.0
+    assert example["share_right"]([right]) == 1.0
     one_wrong = [int(places[0] + 1) % N_PAIRS, *map(int, places[1:])]
-    assert example["share_right"]([right, played(one_wrong)], N_PAIRS) == 7 / 8
+    assert example["share_right"]([right, played(one_wrong)]) == 7 / 8
 
 
 def test_the_picture_marks_the_pair_that_a_question_is_about(example) -> None:
     episode = played()
-    axes = example["draw"]([episode], N_PAIRS).axes[0]
+    axes = example["draw"]([episode]).axes[0]
     weights = np.ma.filled(axes.images[0].get_array(), 0.0)  # past steps by present steps
     (marks,) = axes.collections
     assert [weights[int(past), int(present)] for present, past in marks.get_offsets()] == [1.0] * N_PAIRS
 
 
 def run(folder: Path, *arguments: str) -> tuple[float, ...]:
-    """Right answers, and the shares of right reads after and before training."""
+    """The mean return, and the shares of right reads after and before training."""
     command = [sys.executable, str(EXAMPLE), "--folder", str(folder), *arguments]
     output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600).stdout
     assert (folder / "reads.png").read_bytes()[1:4] == b"PNG" and (folder / "model.zip").is_file()
-    found = re.search(r"answers: (\S+) .*own pair: (\S+) \(untrained: (\S+)\)", output, re.DOTALL)
+    found = re.search(r"return: (\S+), .*own pair: (\S+) \(untrained: (\S+)\)", output, re.DOTALL)
     assert found is not None, output
     return tuple(float(share) for share in found.groups())
 
@@ -78,5 +78,5 @@ def test_a_short_run_of_the_example(tmp_path: Path) -> None:
 @pytest.mark.learning
 @pytest.mark.parametrize("seed", range(3))
 def test_questions_read_their_own_pair(tmp_path: Path, seed: int) -> None:
-    answers, reads, untrained = run(tmp_path, "--seed", str(seed))
-    assert answers >= 0.95 and reads >= 0.95 and untrained <= 0.6
+    score, reads, untrained = run(tmp_path, "--seed", str(seed))
+    assert score >= 0.95 and reads >= 0.95 and untrained <= 0.6
