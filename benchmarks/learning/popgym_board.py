@@ -61,6 +61,9 @@ TASKS = {
 
 #: For RepeatPrevious. No action changes what comes later, so a low gamma only removes noise; windows are whole episodes
 REPEAT_PREVIOUS: dict[str, Any] = dict(gamma=0.5, td_lambda=0.0, trace_length=None)
+#: Tasks in which what has been done has to be remembered, and is not observed otherwise
+ACTIONS_MATTER = ("BattleshipEasy", "ConcentrationEasy", "MineSweeperEasy", "MultiarmedBanditEasy", "MultiarmedBanditMedium")
+
 CORES = ("key_value", "gtrxl", "lstm", "ntm", "dnc")
 N_STEPS_OF_CORES = 50_000
 
@@ -73,7 +76,7 @@ def settings(options: Options) -> Settings:
         variants[f"{task}, default key_value"] = base | {"arguments": {"policy_kwargs": {"core": "key_value"}}}
         for core in CORES:
             variants[f"{task}, {core}"] = base | {"arguments": REPEAT_PREVIOUS | {"policy_kwargs": {"core": core}}}
-    for task in ("MultiarmedBanditEasy", "MultiarmedBanditMedium"):
+    for task in ACTIONS_MATTER:
         variants[f"{task}, previous action"] = variants[task] | {"previous_action": True}
     return variants
 
