@@ -101,8 +101,8 @@ DQN_ARGUMENTS: dict[str, Any] = dict(
 
 def settings(options: Options) -> Settings:
     """
-    Variants "task", "task, 16 environments", "task, rewards x 0.01", "task, bf16", "task, RecurrentPPO", "task, DQN over 4
-    frames".
+    Variants "task", "task, 16 environments", "task, rewards x 0.01", "task, bf16", "task, without memory", "task, RecurrentPPO",
+    "task, DQN over 4 frames".
 
     Further "task, RecurrentPPO with defaults" and so on for the configurations that were not chosen; ``--only`` selects.
     """
@@ -120,7 +120,8 @@ def settings(options: Options) -> Settings:
             variants[f"{name}, {n_envs} environments"] = base | {"n_envs": n_envs}
         for factor in (0.01, 100.0):
             variants[f"{name}, rewards x {factor:g}"] = base | {"reward_factor": factor}
-        variants[f"{name}, bf16"] = base | {"bf16": True}
+        variants[f"{name}, bf16"] = base | {"policy_kwargs": {"core_kwargs": {"bf16": True}}}
+        variants[f"{name}, without memory"] = base | {"policy_kwargs": {"core": "identity"}}
         for configuration in RECURRENT_PPO:
             variant = f"{name}, RecurrentPPO" + ("" if configuration == CHOSEN_PPO else f" with {configuration}")
             variants[variant] = base | {"recurrent_ppo": configuration}
@@ -211,7 +212,7 @@ def measure(
     reward_factor: float,
     recurrent_ppo: str | None,
     n_frames: int | None = None,
-    bf16: bool = False,
+    policy_kwargs: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train once; returns the score, the curve and the processor time of training in seconds."""
     flattened: tuple[type, ...] = ()
@@ -235,7 +236,6 @@ def measure(
         model = DQN("MlpPolicy", env, seed=context.seed, device="cpu", **DQN_ARGUMENTS)
     else:
         curve = Curve(evaluation_env, n_steps)
-        policy_kwargs = {"core_kwargs": {"bf16": True}} if bf16 else None
         model = RecurrentDQN("MlpPolicy", env, seed=context.seed, device="cpu", policy_kwargs=policy_kwargs)
     model.learn(n_steps, callback=curve)
     result = {"cpu_seconds": curve.seconds, "score": score(model, evaluation_env, N_EPISODES), "curve": curve.points}
