@@ -101,8 +101,8 @@ DQN_ARGUMENTS: dict[str, Any] = dict(
 
 def settings(options: Options) -> Settings:
     """
-    Variants "task", "task, 16 environments", "task, rewards x 0.01", "task, bf16", "task, without memory", "task, RecurrentPPO",
-    "task, DQN over 4 frames".
+    Variants "task", "task, 16 environments", "task, rewards x 0.01", "task, bf16", "task, without memory", "task,
+    RecurrentPPO", "task, DQN over 4 frames".
 
     Further "task, RecurrentPPO with defaults" and so on for the configurations that were not chosen; ``--only`` selects.
     """
