@@ -49,6 +49,7 @@ GROUPS = {
         "action_masks": "RecurrentDQN with and without action masks, against MaskablePPO and RecurrentPPO",
         "multi_discrete": "MultiDiscrete actions: values of combinations, or parts of components in them",
         "memory_tasks": "RecurrentDQN on six tasks that need memory, with the shipped hyperparameters",
+        "stored_state": "what a window's memory starts from, R2D2's ablation: score and Delta Q",
         "horizon": "every memory core, trained on episodes of 30 steps and tested on up to 3,000",
         "cores": "every memory core, in RecurrentDQN and over the stacked frames of stock DQN",
         "visual_search": "stock DQN with and without attention on visual search",
