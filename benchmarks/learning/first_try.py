@@ -304,7 +304,7 @@ def plot(variants: Variants, path: Path) -> None:
         axis.locator_params(axis="x", nbins=4)
         axis.set_title(task)
         axis.set_xlabel("environment steps")
-    axes.flat[0].legend()
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.savefig(f"{path}.png", dpi=80)
 
 
