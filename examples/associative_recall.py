@@ -71,7 +71,7 @@ if __name__ == "__main__":
     )
     env = make_vec_env(ENV_ID, seed=1)
     untrained = share_right([record_episode(model, env, render=False) for _ in range(args.episodes)])
-    model.learn(args.steps, progress_bar=True).save(args.folder / "model.zip")
+    model.learn(args.steps).save(args.folder / "model.zip")
     episodes = [record_episode(model, env, render=False) for _ in range(args.episodes)]
     save_figure(draw(episodes[:N_DRAWN]), args.folder / "reads.png")
     score, ceiling = evaluate_policy(model, env, args.episodes)[0], env.get_attr("memoryless_ceiling")[0]

@@ -1107,8 +1107,8 @@ products = d_weights * saved.sorted_weights
     Mutant(
         "multi_discrete: advantages less the mean of all components",
         HEADS,
-        "(th.full((size, size), 1 / size) for size in sizes)",
-        "[th.full((sum(sizes), sum(sizes)), 1 / sum(sizes))]",
+        "part - part.mean(dim=-1, keepdim=True) for part",
+        "part - outputs[..., 1:].mean(dim=-1, keepdim=True) for part",
         MULTI_DISCRETE,
     ),
     Mutant(

@@ -6,6 +6,7 @@ constructor's defaults. Beside the score, Delta Q says how far training's Q-valu
 whole episode, at the first and the last trained step.
 """
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,10 +41,12 @@ class CurveAndDeltaQ(Curve):
         super()._on_step()
         if len(self.delta_q) < len(self.points):
             assert isinstance(self.model, RecurrentDQN)
+            start = time.process_time()
             rng = np.random.default_rng(len(self.points))
             batches = self.model.replay_buffer.sample_with_past(N_WINDOWS, MAX_PAST, rng)
             # There is none while no episode is long enough
             self.delta_q.append((np.nan, np.nan) if batches is None else delta_q(self.model.q_net, *batches))
+            self.seconds_of_scoring += time.process_time() - start
         return True
 
 

@@ -11,6 +11,9 @@ from torch.nn import functional as F
 
 from sb3_attn.memory.core import check_sizes
 
+#: With more outputs, V and the advantages are not put together by a product
+MAX_MATRIX_SIZE = 64
+
 
 def take_actions(values: th.Tensor, actions: th.Tensor) -> th.Tensor:
     """
@@ -35,18 +38,19 @@ def expected_values(values: th.Tensor) -> th.Tensor:
     return values.squeeze(-2) if values.shape[-2] == 1 else values.mean(dim=-2)
 
 
-def dueling_matrix(sizes: Sequence[int]) -> th.Tensor:
+def dueling_values(outputs: th.Tensor, sizes: Sequence[int]) -> th.Tensor:
     """
-    Q = V + A - mean A, the mean in each component, as a product with the row (V, A).
+    Q = V + A - mean A, the mean in each component.
 
     Wang et al. (2016), eq. 9. The mean is subtracted so that V and A are determined: without it a constant could move from one
-    to the other. One product takes a third of the time of the separate steps when acting.
+    to the other.
 
+    :param outputs: V, then the advantages, ``[..., 1 + A]``
     :param sizes: number of actions of each component; their sum is A
-    :return: ``[1 + A, A]``
+    :return: ``[..., A]``
     """
-    means = th.block_diag(*(th.full((size, size), 1 / size) for size in sizes))
-    return th.cat([th.ones(1, len(means)), th.eye(len(means)) - means])
+    parts = outputs[..., 1:].split(list(sizes), dim=-1)
+    return outputs[..., :1] + th.cat([part - part.mean(dim=-1, keepdim=True) for part in parts], dim=-1)
 
 
 class Head(nn.Sequential):
@@ -67,7 +71,7 @@ class Head(nn.Sequential):
 
     # SB3 copies what is called "running_" to the target network whenever it updates that
     running_scale: th.Tensor
-    dueling_matrix: th.Tensor
+    dueling_matrix: th.Tensor | None
 
     def __init__(
         self,
@@ -88,8 +92,10 @@ class Head(nn.Sequential):
         self.dueling = dueling
         self.n_values = n_values
         self.register_buffer("running_scale", th.ones(()))
-        if dueling:
-            self.register_buffer("dueling_matrix", dueling_matrix(sizes), persistent=False)
+        # With few actions, one product takes a third of the time of the separate steps, which acting notices
+        n_outputs = 1 + sum(sizes)
+        matrix = dueling_values(th.eye(n_outputs), sizes) if dueling and n_outputs <= MAX_MATRIX_SIZE else None
+        self.register_buffer("dueling_matrix", matrix, persistent=False)
 
     def forward(self, latent: th.Tensor) -> th.Tensor:
         """
@@ -99,8 +105,10 @@ class Head(nn.Sequential):
         :return: values ``[..., N, A]``
         """
         outputs = super().forward(latent).unflatten(-1, (self.n_values, -1))
-        if self.dueling:
+        if self.dueling_matrix is not None:
             outputs = outputs @ self.dueling_matrix
+        elif self.dueling:
+            outputs = dueling_values(outputs, self.component_sizes)
         n_components = len(self.component_sizes)
         return (self.running_scale if n_components == 1 else self.running_scale / n_components) * outputs
 

@@ -524,7 +524,7 @@ class RecurrentDQNPolicy(DQNPolicy):
         n_envs = batch_size(obs_tensor)
         if action_masks is not None and state is None and episode_start is not None and not np.all(episode_start):
             state = self._kept_state if self._kept_state and len(self._kept_state[0]) == n_envs else None
-        with th.inference_mode():
+        with th.no_grad():
             core_state = self.acting_net.state_or_initial(state, n_envs)
             if core_state:  # that of a core that remembers nothing is empty
                 self._warn_if_forgetful(state, episode_start)

@@ -37,6 +37,19 @@ def test_the_features_are_those_of_the_papers_figure() -> None:
     th.testing.assert_close(extractor(inputs), expected)
 
 
+@pytest.mark.parametrize("n_channels", [1, 4])
+def test_convolutions_get_the_layout_in_which_they_are_fastest(n_channels: int) -> None:
+    extractor = ImpalaCNN(images(n_channels, 20, 20))
+    layouts = []
+    for module in extractor.cnn[1:].modules():
+        if isinstance(module, th.nn.Conv2d):
+            module.register_forward_pre_hook(
+                lambda _, inputs: layouts.append(inputs[0].is_contiguous(memory_format=th.channels_last))
+            )
+    extractor(th.rand(3, n_channels, 20, 20))
+    assert layouts == [True] * 14
+
+
 @pytest.mark.parametrize(
     ("n_pixels", "pool_size", "width", "n_inputs"),
     [(84, 6, 1, 32 * 36), (84, None, 1, 32 * 121), (40, 6, 1, 32 * 25), (40, 3, 2, 64 * 9)],

@@ -35,6 +35,19 @@ def test_values_are_laid_out_in_blocks_of_v_and_advantages(kind: dict[str, Any])
     th.testing.assert_close(head(latent), expected)
 
 
+@pytest.mark.parametrize("sizes", [[5], [2, 3], [100], [60, 40]])
+def test_few_and_many_actions_have_the_same_advantages(sizes: list[int]) -> None:
+    """With few a product, with many step by step; written out for each component."""
+    head = Head(6, sizes, [])
+    latent = th.randn(4, 6)
+    outputs = head[0](latent)
+    values = []
+    for part in outputs[:, 1:].split(sizes, dim=-1):
+        values += [outputs[:, 0] + advantage - part.mean(dim=-1) for advantage in part.T]
+    th.testing.assert_close(head(latent)[:, 0], th.stack(values, dim=-1) / len(sizes))
+    assert (head.dueling_matrix is None) == (sum(sizes) > 64)
+
+
 def with_scale(head: Head, scale: float) -> Head:
     head.running_scale.fill_(scale)
     return head

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from sb3_attn import R2D2, LSTMCore, RecurrentDQN, RecurrentDQNPolicy
 from sb3_attn.recurrent_dqn.policies import RecurrentQNetwork
@@ -157,3 +158,21 @@ def test_a_subclass_may_move_its_networks_as_those_of_sb3_do() -> None:
 
     model = make_rdqn(policy=Moving)
     assert model.policy.device == model.q_net.device == th.device("cpu")
+
+
+class Caching(FlattenExtractor):
+    """Keeps what it computes at the first call."""
+
+    scale: th.Tensor | None = None
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        if self.scale is None:
+            self.scale = 2 * th.ones(observations.shape[-1])
+        return super().forward(observations) * self.scale
+
+
+def test_what_a_network_keeps_from_acting_can_be_trained_with() -> None:
+    model = make_rdqn(policy_kwargs=dict(features_extractor_class=Caching, ema_decay=0.0))
+    model.predict(model.env.reset())
+    model.learn(60)
+    assert model._n_updates > 0

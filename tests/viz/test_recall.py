@@ -113,6 +113,13 @@ def test_a_model_without_memory_is_refused() -> None:
         recall_density(model, episode)
 
 
+def test_a_gradient_that_is_not_finite_is_refused() -> None:
+    model, episode = record(spaces.Box(-1, 1, (2,), np.float32), "MlpPolicy")
+    episode.observations[2] = np.nan
+    with pytest.raises(ValueError, match="a gradient of the Q-values is not finite"):
+        recall_density(model, episode)
+
+
 def test_the_figure_hides_what_is_still_to_come() -> None:
     density = np.tril(np.ones((4, 4))) / np.arange(1, 5)[:, None]
     image = recall_figure(density).axes[0].images[0]
