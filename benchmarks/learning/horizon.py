@@ -83,7 +83,7 @@ def plot(variants: Variants, path: Path) -> None:
                 panel.plot(TESTED_ON, curves.mean(axis=0), marker="o", label=core, **style)
         panel.axvline(TRAINED_ON, color="0.7", linestyle=":")
         panel.set(title=task, xlabel="steps between the cue and the answer", xscale="log")
-    panel.legend()
+    figure.legend(*panel.get_legend_handles_labels(), loc="outside right center")
     figure.axes[0].set_ylabel("mean return, greedy")
     figure.savefig(path.with_suffix(".png"), dpi=100)
 
