@@ -176,14 +176,19 @@ class RecurrentQNetwork(QNetwork):
         """
         return where_rows(rows, self.initial_state(len(rows)), state)
 
-    def forward(self, obs: PyTorchObs, state: CoreState) -> tuple[th.Tensor, CoreState]:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, obs: PyTorchObs, state: CoreState | None = None
+    ) -> tuple[th.Tensor, CoreState]:
         """
         One step.
 
         :param obs: ``[B, ...]``
         :param state: the memory before it
         :return: values as ``components`` lays them out, ``[B, A]``, and the memory after it
+        :raises ValueError: without a state, as SB3's DQN calls its networks
         """
+        if state is None:
+            raise ValueError(f"{type(self).__name__} needs its memory's state, which DQN does not have; use RecurrentDQN.")
         inputs = self.encode(obs)
         outputs, state = self.core(inputs, state)
         return expected_values(self._values(obs, inputs, outputs)), state

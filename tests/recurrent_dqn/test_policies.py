@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3 import DQN
 from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from sb3_attn import R2D2, LSTMCore, RecurrentDQN, RecurrentDQNPolicy
@@ -176,3 +177,10 @@ def test_what_a_network_keeps_from_acting_can_be_trained_with() -> None:
     model.predict(model.env.reset())
     model.learn(60)
     assert model._n_updates > 0
+
+
+@pytest.mark.filterwarnings("ignore:.*called again without a state")
+def test_stock_dqn_is_refused() -> None:
+    model = DQN(RecurrentDQNPolicy, "CartPole-v1", buffer_size=100, learning_starts=10, device="cpu")
+    with pytest.raises(ValueError, match="needs its memory's state, which DQN does not have; use RecurrentDQN"):
+        model.learn(30)
