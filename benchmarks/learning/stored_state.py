@@ -106,12 +106,12 @@ def plot(variants: Variants, path: Path) -> None:
             curves = (by_step[:, 0], by_step[:, 1], np.mean(values(variants[name], "curve"), axis=0))
             for panel, curve in zip(row, curves, strict=True):
                 panel.plot(steps, curve, label=start)
-        titles = ("Delta Q, first trained step", "Delta Q, last trained step", "mean return")
-        for panel, title in zip(row, titles, strict=True):
-            panel.set(title=f"{task}: {title}", xlabel="environment steps")
+        labels = ("Delta Q, first trained step", "Delta Q, last trained step", "mean return")
+        for panel, label in zip(row, labels, strict=True):
+            panel.set(title=task, xlabel="environment steps", ylabel=label)
         for panel in row[:2]:
             panel.set_yscale("log")
-    axes[0, 0].legend()
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(STARTS))
     figure.savefig(f"{path}.png", dpi=80)
 
 
