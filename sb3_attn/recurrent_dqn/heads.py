@@ -92,7 +92,7 @@ class Head(nn.Sequential):
         self.dueling = dueling
         self.n_values = n_values
         self.register_buffer("running_scale", th.ones(()))
-        # With few actions, one product takes a third of the time of the separate steps, which acting notices
+        # With few actions, one product takes less than half the time of the separate steps, which acting notices
         n_outputs = 1 + sum(sizes)
         matrix = dueling_values(th.eye(n_outputs), sizes) if dueling and n_outputs <= MAX_MATRIX_SIZE else None
         self.register_buffer("dueling_matrix", matrix, persistent=False)

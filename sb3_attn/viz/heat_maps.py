@@ -85,18 +85,9 @@ def recall_figure(density: np.ndarray) -> Figure:
     largest = float(density[len(density) // 2 :].max())
     scale = ScalarMappable(Normalize(0, max(largest, TINY)), COLORMAP)
     to_come = np.triu(np.ones_like(density, dtype=bool), k=1)
-    axes.imshow(
-        np.ma.masked_where(to_come, density).T,
-        aspect="auto",
-        interpolation="nearest",
-        cmap=COLORMAP,
-        clim=scale.get_clim(),
-        origin="lower",
-    )
+    _heat_map(axes, scale, np.ma.masked_where(to_come, density).T, origin="lower")
     axes.set_facecolor("lightgrey")
     axes.set(xlabel="step", ylabel="observation of step", title="What the Q-values depend on")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True))
     color_bar(figure, [axes], scale, "share of the gradients", extend="max" if density.max() > largest else "neither")
     return figure
 
@@ -141,11 +132,11 @@ def draw_tokens(axes: Axes, recorded: RecordedWeights, head: int, mark_parts: bo
     """
     axes.set_title(f"head {head + 1}")
     if recorded.by_step is not None:
-        _heat_map(axes, recorded, past_map(recorded, head).T, origin="lower")
+        _heat_map(axes, weight_scale(recorded), past_map(recorded, head).T, origin="lower")
         axes.set_facecolor("lightgrey")  # shows where the heat map is masked
         axes.set_ylabel("past step")
         return
-    _heat_map(axes, recorded, recorded.weights[:, head].T)
+    _heat_map(axes, weight_scale(recorded), recorded.weights[:, head].T)
     names, first_part = token_names(recorded.parts), recorded.parts[0]
     if first_part.newest_age is not None:
         every = -(-len(names) // MAX_NAMES)  # rounded up
@@ -174,7 +165,7 @@ def draw_matrix(axes: Axes, recorded: RecordedWeights, step: int, head: int) -> 
     :param head: 0 is the first
     """
     # Transposed, so that rows that are frames run from left to right, as time does in all other heat maps
-    _heat_map(axes, recorded, recorded.weights[step, head].T)
+    _heat_map(axes, weight_scale(recorded), recorded.weights[step, head].T)
     rows = recorded.rows
     assert rows is not None, "the callers have checked"
     axes.set(xlabel=rows.label, ylabel=recorded.parts[0].label)
@@ -198,8 +189,7 @@ def past_map(recorded: RecordedWeights, head: int) -> np.ma.MaskedArray:
     return np.ma.masked_where(out_of_reach, weights)
 
 
-def _heat_map(axes: Axes, recorded: RecordedWeights, values: np.ndarray, origin: Literal["upper", "lower"] = "upper") -> None:
-    scale = weight_scale(recorded)
+def _heat_map(axes: Axes, scale: ScalarMappable, values: np.ndarray, origin: Literal["upper", "lower"] = "upper") -> None:
     axes.imshow(values, aspect="auto", interpolation="nearest", cmap=COLORMAP, clim=scale.get_clim(), origin=origin)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))

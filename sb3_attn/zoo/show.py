@@ -63,7 +63,7 @@ def show(arguments: list[str], trust: bool | list[str] = False) -> None:
     parser.add_argument(
         "--recall",
         action="store_true",
-        help="add which earlier observations the Q-values of a step depend on; for rdqn, r2d2",
+        help="add which earlier observations the Q-values of a step depend on; for rdqn and r2d2, slow with NTM and DNC",
     )
     args = parser.parse_args(arguments)
     with _sentences("show"):
