@@ -405,10 +405,10 @@ products = d_weights * saved.sorted_weights
         UPDATE,
     ),
     Mutant("hard next values under Munchausen", "common/td.py", "values - temperature * log_policy)", "values)", TD),
-    Mutant("burn-in one length short", "recurrent_dqn/policies.py", "burn_in_lengths >= end", "burn_in_lengths > end", UPDATE),
+    Mutant("burn-in one length short", "recurrent_dqn/networks.py", "burn_in_lengths >= end", "burn_in_lengths > end", UPDATE),
     Mutant(
         "burn-in with gradient",
-        "recurrent_dqn/policies.py",
+        "recurrent_dqn/networks.py",
         "with th.set_grad_enabled(self.burn_in_gradient and th.is_grad_enabled()):",
         "with th.set_grad_enabled(th.is_grad_enabled()):",
         UPDATE,
@@ -673,7 +673,7 @@ products = d_weights * saved.sorted_weights
     ),
     Mutant(
         "frozen: no gradient through the burn-in",
-        "recurrent_dqn/policies.py",
+        "recurrent_dqn/networks.py",
         "self.burn_in_gradient = burn_in_gradient",
         "self.burn_in_gradient = False",
         "recurrent_dqn/test_frozen_features.py",

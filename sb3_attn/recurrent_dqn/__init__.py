@@ -2,6 +2,7 @@ from sb3_attn.recurrent_dqn.checkpoints import SaveCheckpoints
 from sb3_attn.recurrent_dqn.darqn import DARQNPolicy
 from sb3_attn.recurrent_dqn.maskable_dqn import MaskableDQN
 from sb3_attn.recurrent_dqn.nan_checks import StepGuard
+from sb3_attn.recurrent_dqn.networks import RecurrentQNetwork
 from sb3_attn.recurrent_dqn.policies import (
     CnnPolicy,
     FrozenFeaturesPolicy,
@@ -9,7 +10,6 @@ from sb3_attn.recurrent_dqn.policies import (
     MlpPolicy,
     MultiInputPolicy,
     RecurrentDQNPolicy,
-    RecurrentQNetwork,
 )
 from sb3_attn.recurrent_dqn.recurrent_dqn import RecurrentDQN
 from sb3_attn.recurrent_dqn.stopping import SaveOnSignal

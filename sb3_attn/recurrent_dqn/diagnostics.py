@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_attn.common import td
 from sb3_attn.common.core_state import CoreState, map_state
 from sb3_attn.memory import MemoryCore
-from sb3_attn.recurrent_dqn.policies import RecurrentQNetwork
+from sb3_attn.recurrent_dqn.networks import RecurrentQNetwork
 from sb3_attn.replay import SequenceReplayBuffer, SequenceReplayBufferSamples
 
 #: Delta Q is measured on this many windows, with at most this many steps before them, and once in this many updates at most.

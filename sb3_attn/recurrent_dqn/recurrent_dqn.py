@@ -28,6 +28,7 @@ from sb3_attn.recurrent_dqn.diagnostics import Diagnostics
 from sb3_attn.recurrent_dqn.heads import expected_values
 from sb3_attn.recurrent_dqn.masking import current_masks, following_masks, is_masked, keep_final_masks, replace_randomly
 from sb3_attn.recurrent_dqn.nan_checks import StepGuard, check_finite, check_finite_update
+from sb3_attn.recurrent_dqn.networks import RecurrentQNetwork
 from sb3_attn.recurrent_dqn.policies import (
     CnnPolicy,
     FrozenFeaturesPolicy,
@@ -35,7 +36,6 @@ from sb3_attn.recurrent_dqn.policies import (
     MlpPolicy,
     MultiInputPolicy,
     RecurrentDQNPolicy,
-    RecurrentQNetwork,
 )
 from sb3_attn.recurrent_dqn.return_scale import ReturnScale
 from sb3_attn.recurrent_dqn.step_checks import check_observations, missing_final_observations

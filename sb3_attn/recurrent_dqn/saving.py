@@ -14,9 +14,9 @@ from stable_baselines3.common.type_aliases import GymEnv
 from torch.torch_version import TorchVersion
 
 from sb3_attn.common.files import append_checksum, replace_on_success
+from sb3_attn.recurrent_dqn.networks import RecurrentQNetwork
 from sb3_attn.recurrent_dqn.parameter_checks import check_adam_state, refuse_nan
 from sb3_attn.recurrent_dqn.plain_settings import append_settings
-from sb3_attn.recurrent_dqn.policies import RecurrentQNetwork
 from sb3_attn.recurrent_dqn.safe_loading import load_pickle, read_data, safe_objects
 from sb3_attn.replay import SequenceReplayBuffer
 from sb3_attn.version import __version__

@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from sb3_attn import RecurrentDQN
 from sb3_attn.recurrent_dqn import diagnostics
 from sb3_attn.recurrent_dqn.diagnostics import Diagnostics, delta_q
-from sb3_attn.recurrent_dqn.policies import RecurrentQNetwork
+from sb3_attn.recurrent_dqn.networks import RecurrentQNetwork
 from tests.helpers.actors import follow, h_inverse, make_actor, think
 from tests.helpers.environments import POLICIES, Walk, counters, walks
 from tests.helpers.episode_player import EpisodePlayer, make_buffer

@@ -10,7 +10,7 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from sb3_attn import R2D2, LSTMCore, RecurrentDQN, RecurrentDQNPolicy
-from sb3_attn.recurrent_dqn.policies import RecurrentQNetwork
+from sb3_attn.recurrent_dqn.networks import RecurrentQNetwork
 from tests.helpers.environments import counters
 from tests.helpers.models import make_rdqn
 
@@ -97,7 +97,7 @@ def test_images_encoded_in_parts_give_the_features_and_gradients_of_all_at_once(
     n_images, results = [], []
     q_net.encoder.register_forward_pre_hook(lambda module, inputs: n_images.append(len(inputs[0])))
     for n_at_once in (15, 4):
-        monkeypatch.setattr("sb3_attn.recurrent_dqn.policies.MAX_NUMBERS_ENCODED_AT_ONCE", n_at_once * 36 * 36)
+        monkeypatch.setattr("sb3_attn.recurrent_dqn.networks.MAX_NUMBERS_ENCODED_AT_ONCE", n_at_once * 36 * 36)
         features = q_net.encode_sequence(obs)
         results.append((features, *th.autograd.grad(features.square().sum(), q_net.features_extractor.parameters())))
     assert n_images == [15, 4, 4, 4, 3]

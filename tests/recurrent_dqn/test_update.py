@@ -8,7 +8,7 @@ import torch as th
 
 from sb3_attn import HardAttentionExtractor, RecurrentDQN
 from sb3_attn.common.core_state import state_from_arrays
-from sb3_attn.recurrent_dqn.policies import RecurrentQNetwork
+from sb3_attn.recurrent_dqn.networks import RecurrentQNetwork
 from sb3_attn.replay import SequenceReplayBufferSamples
 from tests.helpers.actors import slow_td_errors
 from tests.helpers.environments import counters

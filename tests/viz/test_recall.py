@@ -16,7 +16,7 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_attn import RecurrentDQN
-from sb3_attn.recurrent_dqn import policies
+from sb3_attn.recurrent_dqn import networks
 from sb3_attn.viz import Episode, recall_density, recall_figure, record_episode
 
 N_STEPS, CHANGE = 6, 1e-6
@@ -91,7 +91,7 @@ def test_a_dict_and_images_in_parts(memory_keys: list[str] | None, monkeypatch: 
     model, episode = record(space, "MultiInputPolicy", memory_keys=memory_keys)
     together = recall_density(model, episode)
     np.testing.assert_allclose(together.sum(axis=1), 1, rtol=1e-5)
-    monkeypatch.setattr(policies, "MAX_NUMBERS_ENCODED_AT_ONCE", 4 * 36 * 36)
+    monkeypatch.setattr(networks, "MAX_NUMBERS_ENCODED_AT_ONCE", 4 * 36 * 36)
     np.testing.assert_allclose(recall_density(model, episode), together, atol=1e-5)
     episode.observations["image"][0] = 255 - episode.observations["image"][0]
     changed = np.abs(recall_density(model, episode)[-1] - together[-1]).max()
