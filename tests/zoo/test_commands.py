@@ -142,13 +142,12 @@ def test_the_zoo_itself_with_a_hook(tmp_path: Path) -> None:
     assert (tmp_path / "logs" / "rdqn" / f"{ENV_ID}_1" / f"{ENV_ID}.zip").exists()
 
 
-def run_in_turn(module: str, *runs: tuple[str, ...], cwd: Path) -> str:
-    """Run a Python module several times in one new process, as starting one takes seconds; returns its output."""
+def run_in_turn(*runs: tuple[str, ...], cwd: Path) -> str:
+    """Run Python modules with arguments in one new process, as starting one takes seconds; returns its output."""
     program = (
         "import runpy, sys\n"
-        f"for arguments in {runs}:\n"
-        f"    sys.argv = ['{module}', *arguments]\n"
-        f"    runpy.run_module('{module}', run_name='__main__')\n"
+        f"for sys.argv in {[list(run) for run in runs]}:\n"
+        "    runpy.run_module(sys.argv[0], run_name='__main__')\n"
     )
     return run_python("-c", program, cwd=cwd)
 
@@ -163,10 +162,10 @@ def test_the_zoo_itself_trains_and_shows_attention_in_stock_dqn(tmp_path: Path) 
         entry = config["VisualSearch-v0"] | {"learning_starts": 50} | policy
         (tmp_path / f"{name}.yml").write_text(yaml.safe_dump({"VisualSearch-v0": entry}))
     search = ("--algo", "dqn", "--env", "VisualSearch-v0", "--gym-packages", "sb3_attn.envs", "--device", "cpu")
-    training = (*search, "-n", "150", "--eval-freq", "-1", "--num-threads", "1", "-conf")
-    run_in_turn("rl_zoo3.train", (*training, "by_name.yml"), (*training, "by_class.yml"), cwd=tmp_path)
-    playing = (*search, "-f", "logs", "--no-render", "-n", "50", "--exp-id")
-    output = run_in_turn("rl_zoo3.enjoy", (*playing, "1"), (*playing, "2"), cwd=tmp_path)
+    train = ("rl_zoo3.train", *search, "-n", "150", "--eval-freq", "-1", "--num-threads", "1", "-conf")
+    enjoy = ("rl_zoo3.enjoy", *search, "-f", "logs", "--no-render", "-n", "50", "--exp-id")
+    runs = ((*train, "by_name.yml"), (*train, "by_class.yml"), (*enjoy, "1"), (*enjoy, "2"))
+    output = run_in_turn(*runs, cwd=tmp_path)
     assert output.count("50 Episodes") == 2
 
 

@@ -1,5 +1,4 @@
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +9,7 @@ from rl_zoo3 import enjoy, exp_manager, hyperparams_opt, train, utils
 import sb3_attn
 from sb3_attn import R2D2, RecurrentDQN
 from sb3_attn.zoo import ALGORITHMS, register, registration, zoo_config_path
+from tests.helpers.processes import run_python
 
 
 @pytest.mark.parametrize(("name", "model_class"), [("rdqn", RecurrentDQN), ("r2d2", R2D2)])
@@ -22,23 +22,29 @@ def test_registration_reaches_every_module_of_the_zoo(name: str, model_class: ty
         assert module.HYPERPARAMS_CONVERTER[name] is ALGORITHMS[name].converter
 
 
-@pytest.mark.parametrize(
-    ("missing", "code", "message"),
-    [
-        ("rl_zoo3", "import sb3_attn.zoo; sb3_attn.zoo.register()", "register() needs rl_zoo3"),
-        ("matplotlib", "import sb3_attn.viz", "sb3_attn.viz needs matplotlib, which is not installed; pip"),
-        ("imageio", "import sb3_attn.viz", "sb3_attn.viz needs imageio"),
-        (
-            "popgym",
-            "import gymnasium as g, sb3_attn; g.make('popgym-RepeatPrevious8-v0')",
-            "needs the optional package popgym",
-        ),
-    ],
-)
-def test_what_is_not_installed_is_named(missing: str, code: str, message: str) -> None:
-    code = f"import sys; sys.modules[{missing!r}] = None; {code}"
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert message in process.stderr.splitlines()[-1]
+#: What is missing, what needs it, and what the error says
+MISSING = [
+    ("rl_zoo3", "import sb3_attn.zoo; sb3_attn.zoo.register()", "register() needs rl_zoo3"),
+    ("matplotlib", "import sb3_attn.viz", "sb3_attn.viz needs matplotlib, which is not installed; pip"),
+    ("imageio", "import sb3_attn.viz", "sb3_attn.viz needs imageio"),
+    ("popgym", "import gymnasium as g, sb3_attn; g.make('popgym-RepeatPrevious8-v0')", "needs the optional package popgym"),
+]
+
+
+def test_what_is_not_installed_is_named(tmp_path: Path) -> None:
+    """All in one new process, as starting one takes seconds."""
+    program = (
+        "import sys\n"
+        f"for missing, code in {[row[:2] for row in MISSING]}:\n"
+        "    sys.modules[missing] = None\n"
+        "    try:\n"
+        "        exec(code)\n"
+        "    except Exception as error:\n"
+        "        print(error)\n"
+        "    del sys.modules[missing]\n"
+    )
+    for (_, _, message), line in zip(MISSING, run_python("-c", program, cwd=tmp_path).splitlines(), strict=True):
+        assert message in line
 
 
 def test_registration_twice_changes_nothing() -> None:
