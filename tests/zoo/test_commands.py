@@ -38,9 +38,10 @@ def test_the_zip_loads_and_is_evaluated_by_sb3(training_run: TrainingRun) -> Non
     assert -1 <= mean <= 1
 
 
-def test_enjoy_plays_the_trained_agent(training_run: TrainingRun) -> None:
-    output = run_module("enjoy", *AGENT, "--no-render", "-n", "80", cwd=training_run.root)
-    assert "Mean reward" in output
+def test_enjoy_plays_the_trained_agent(training_run: TrainingRun, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(training_run.root)
+    assert cli.main(["enjoy", *AGENT, "--no-render", "-n", "80"]) == 0
+    assert "Mean reward" in capsys.readouterr().out
 
 
 def test_enjoy_carries_the_memory(training_run: TrainingRun, monkeypatch) -> None:

@@ -237,7 +237,7 @@ def test_a_model_with_hindsight_replay_is_loaded(tmp_path):
 def test_show_needs_only_the_viz_extra(missing, extra, tmp_path):
     path = save(tmp_path)
     code = f"import sys; sys.modules[{missing!r}] = None; from sb3_attn.zoo.cli import main; sys.exit(main())"
-    arguments = ["show", path, "--env", SEARCH, "--out", str(tmp_path / "out")]
+    arguments = ["show", path, "--env", SEARCH, "--out", str(tmp_path / "out"), "--episodes", "2"]
     process = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     if extra is None:
         assert process.returncode == 0, process.stderr
