@@ -146,7 +146,7 @@ def distinct_episodes(env: MemoryTask, expected: int) -> list[int]:
         (MemoryChain(length=3), 2),
         (TMaze(length=2), 2),
         (TMaze(length=2, active=True), 2),
-        (RememberedGlyph(delay=2, n_distractors=0), 4),
+        (RememberedGlyph(delay=1, n_distractors=0), 4),
         (AssociativeRecall(pairs=1, values=3), 3),  # values
         (AssociativeRecall(pairs=2, values=2), 16),  # values^pairs, times the orders of showing and of asking
     ],
