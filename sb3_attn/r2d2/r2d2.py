@@ -30,6 +30,7 @@ from sb3_attn.r2d2.environments import MonitorFiles, env_fns_of, to_vec_env
 from sb3_attn.r2d2.settings import settings_arguments, with_default_policy_kwargs, with_settings
 from sb3_attn.r2d2.trajectory import Trajectory
 from sb3_attn.recurrent_dqn import RecurrentDQNPolicy
+from sb3_attn.recurrent_dqn.arguments import refuse_policy_arguments
 from sb3_attn.recurrent_dqn.recurrent_dqn import FORMER_ARGUMENTS as FORMER_RECURRENT_DQN_ARGUMENTS
 from sb3_attn.recurrent_dqn.recurrent_dqn import STEPS_PER_UPDATE
 from sb3_attn.recurrent_dqn.stopping import save_checkpoints, stop_request
@@ -125,6 +126,7 @@ class R2D2(ActorCheckpoints):
     """
 
     @accept_former_arguments(**FORMER_ARGUMENTS)
+    @refuse_policy_arguments
     @with_settings
     def __init__(
         self,

@@ -1,12 +1,16 @@
 """The checks of RecurrentDQN's arguments, each with a sentence that says what to change."""
 
+import functools
+import warnings
 from abc import abstractmethod
+from collections.abc import Callable
 from inspect import signature
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn import DQN
@@ -25,6 +29,27 @@ CONTRIB_ARGUMENTS = {
 
 #: Likewise those of the memory
 CORE_ARGUMENTS = {name: f"use core_kwargs=dict({name}=...)" for name in ("hidden_size", "num_layers")}
+
+
+Constructor = TypeVar("Constructor", bound=Callable[..., None])
+
+
+def refuse_policy_arguments(constructor: Constructor) -> Constructor:
+    """
+    Let the constructor of an algorithm say where arguments of the policy belong.
+
+    :param constructor: the constructor
+    :return: the same, which raises a ``TypeError`` if it is given arguments that only the policy has
+    """
+    of_policy = signature(RecurrentDQNPolicy).parameters.keys() - signature(constructor).parameters.keys()
+
+    @functools.wraps(constructor)
+    def wrapper(*args: Any, **kwargs: Any) -> None:
+        if misplaced := {name: value for name, value in kwargs.items() if name in of_policy}:
+            raise TypeError(f"{', '.join(misplaced)}: for the policy; use policy_kwargs={misplaced}.")
+        constructor(*args, **kwargs)
+
+    return wrapper  # type: ignore[return-value]
 
 
 def _shapes(owner: Any) -> Any:
@@ -174,8 +199,8 @@ class ArgumentChecks(DQN):
 
     def _check_new_model(self) -> None:
         """
-        Check that the policy is given no argument that it sets itself, and that the replay buffer has room for a window of
-        each environment.
+        Check that the policy is given no argument that it sets itself, that the replay buffer has room for a window of each
+        environment, and, with a warning, that images get convolutions.
 
         Called by the constructor only: models of earlier versions may hold such arguments, and ``buffer_size=1`` is the usual
         way to load a model that will not learn.
@@ -187,6 +212,13 @@ class ArgumentChecks(DQN):
             raise ValueError(
                 f"policy_kwargs has {ignored}, but {self.policy_class.__name__} sets {sorted(ignored)} itself; leave that "
                 "out, or use another policy."
+            )
+        flattens = self.policy_class is RecurrentDQNPolicy and "features_extractor_class" not in self.policy_kwargs
+        if flattens and is_image_space(self.observation_space):
+            warnings.warn(
+                f"policy=MlpPolicy flattens the images of observation_space={self.observation_space}; 'CnnPolicy' and "
+                "'ImpalaPolicy' have convolutions.",
+                stacklevel=5,  # the caller of the constructor, which has two decorators
             )
         n_steps, sequence_length = self.buffer_size // self.n_replay_envs, self.burn_in_length + (self.trace_length or 1)
         if n_steps < sequence_length:

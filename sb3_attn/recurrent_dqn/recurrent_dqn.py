@@ -21,7 +21,7 @@ from sb3_attn.common import td
 from sb3_attn.common.core_state import CoreState
 from sb3_attn.common.exploration import ape_x_epsilons
 from sb3_attn.common.former_names import accept_former_arguments, rename_attributes
-from sb3_attn.recurrent_dqn.arguments import ArgumentChecks, MultiDiscreteActions
+from sb3_attn.recurrent_dqn.arguments import ArgumentChecks, MultiDiscreteActions, refuse_policy_arguments
 from sb3_attn.recurrent_dqn.checkpoints import Checkpoints
 from sb3_attn.recurrent_dqn.darqn import DARQNPolicy
 from sb3_attn.recurrent_dqn.diagnostics import Diagnostics
@@ -148,6 +148,7 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
     replay_buffer: SequenceReplayBuffer
 
     @accept_former_arguments(**FORMER_ARGUMENTS)
+    @refuse_policy_arguments
     def __init__(
         self,
         policy: str | type[RecurrentDQNPolicy],

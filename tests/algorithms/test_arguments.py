@@ -1,6 +1,7 @@
 """Arguments that both algorithms take: those that do not fit are refused with a sentence that says what to change."""
 
 import re
+import warnings
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.envs import FakeImageEnv
+from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.dqn import policies
 
@@ -76,6 +79,26 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
 def test_a_bad_argument_is_named(make: Make, arguments: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         make(counters(), **arguments)
+
+
+def test_an_argument_of_the_policy_is_sent_there(make: Make) -> None:
+    with pytest.raises(TypeError, match=r"core, dueling: .* policy; use policy_kwargs=\{'core': 'gru', 'dueling': False\}"):
+        make(counters(), core="gru", dueling=False)
+
+
+def test_flattened_images_are_warned_about(make: Make) -> None:
+    with pytest.warns(UserWarning, match="policy=MlpPolicy flattens the images.*'CnnPolicy'"):
+        make(images(), policy="MlpPolicy")
+
+
+def test_images_with_convolutions_are_not_warned_about(make: Make) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make(images(), policy="MlpPolicy", policy_kwargs=dict(features_extractor_class=NatureCNN))
+
+
+def images() -> DummyVecEnv:
+    return DummyVecEnv([lambda: FakeImageEnv(screen_height=36, screen_width=36, n_channels=1)])
 
 
 def test_the_buffer_needs_room_for_a_window_of_each_environment(make: Make) -> None:

@@ -31,6 +31,7 @@ def test_it_is_stock_dqn_where_all_actions_are_valid() -> None:
     assert [getattr(defaults[0], name) for name in shared] == [getattr(defaults[1], name) for name in shared]
 
 
+@pytest.mark.filterwarnings("ignore:policy=MlpPolicy flattens")
 @pytest.mark.parametrize("extractor", [None, SoftAttentionExtractor])
 @pytest.mark.parametrize("policy", ["CnnPolicy", "MlpPolicy"])
 def test_the_networks_are_those_of_stock_dqn(policy: str, extractor: Any) -> None:
