@@ -275,6 +275,13 @@ products = d_weights * saved.sorted_weights
         UPDATE,
     ),
     Mutant(
+        "clipped double Q takes the larger value",
+        "recurrent_dqn/recurrent_dqn.py",
+        "th.minimum(target_values, selector_values)",
+        "th.maximum(target_values, selector_values)",
+        UPDATE,
+    ),
+    Mutant(
         "double Q chooses by sampled regions",
         "recurrent_dqn/recurrent_dqn.py",
         "        self.q_net.set_training_mode(False)\n",

@@ -42,7 +42,7 @@ def test_a_former_model_has_the_same_q_values(name: str) -> None:
 def test_former_arguments_in_a_zip() -> None:
     model = load("rdqn")
     assert (model.n_steps, model.per_env_epsilons) == (3, True)
-    assert not model.reward_scaling and model.trace_tolerance is None
+    assert not model.reward_scaling and not model.clipped_double_q and model.trace_tolerance is None
     assert model.policy.acting_net is model.q_net, "it learns on as it was made"
     assert not {"bootstrap_n", "epsilon_ladder"} & vars(model).keys()
 
@@ -58,14 +58,13 @@ def test_every_argument_that_a_former_zip_lacks_has_the_value_of_that_time(name:
     assert load(name).munchausen_alpha == 0
 
 
-def test_an_argument_that_a_later_zip_lacks_too_has_the_value_of_that_time(tmp_path: Path) -> None:
-    """Zips told their version before there was ``trace_tolerance``."""
+def test_an_argument_that_a_later_zip_lacks_has_the_value_of_that_time(tmp_path: Path) -> None:
+    """Zips told their version before there was ``clipped_double_q``."""
     model = RecurrentDQN("MlpPolicy", "CartPole-v1", buffer_size=1000, device="cpu")
-    model.save(tmp_path / "left_out", exclude=["trace_tolerance"])
-    model.save(tmp_path / "earlier", exclude=["trace_tolerance", "saved_by"])
-    assert RecurrentDQN.load(tmp_path / "left_out", device="cpu").trace_tolerance == 0.01
-    assert RecurrentDQN.load(tmp_path / "earlier", device="cpu").trace_tolerance is None
-    assert RecurrentDQN.load(tmp_path / "earlier", device="cpu", trace_tolerance=0.1).trace_tolerance == 0.1
+    assert model.clipped_double_q
+    model.save(tmp_path / "earlier", exclude=["clipped_double_q"])
+    assert not RecurrentDQN.load(tmp_path / "earlier", device="cpu").clipped_double_q
+    assert RecurrentDQN.load(tmp_path / "earlier", device="cpu", clipped_double_q=True).clipped_double_q
 
 
 def test_a_former_replay_buffer() -> None:

@@ -75,6 +75,7 @@ class R2D2(ActorCheckpoints):
         (``RecurrentDQN`` counts environment steps)
     :param max_grad_norm: The maximum value for the gradient clipping
     :param double_q: choose the next action by the online network (van Hasselt et al. 2016)
+    :param clipped_double_q: value it by the smaller of both networks' values; ``None`` means as for ``RecurrentDQN``
     :param n_steps: number of rewards before the bootstrap, if ``td_lambda`` is ``None``
     :param td_lambda: learn from Q(lambda) over the window; ``None`` means n-step returns
     :param trace_tolerance: a lambda return goes on after an action whose value is below the greedy one's by at most this
@@ -143,6 +144,7 @@ class R2D2(ActorCheckpoints):
         target_update_interval: int = 2500,
         max_grad_norm: float = 40.0,
         double_q: bool = True,
+        clipped_double_q: bool | None = False,
         n_steps: int = 5,
         td_lambda: float | None = None,
         trace_tolerance: float | None = 0.01,
@@ -196,6 +198,7 @@ class R2D2(ActorCheckpoints):
             target_update_interval=target_update_interval,
             max_grad_norm=max_grad_norm,
             double_q=double_q,
+            clipped_double_q=clipped_double_q,
             n_steps=n_steps,
             td_lambda=td_lambda,
             trace_tolerance=trace_tolerance,

@@ -24,6 +24,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         batch_size=None,
         gamma=0.99,
         max_grad_norm=10,
+        clipped_double_q=None,
         n_steps=1,
         td_lambda=0.95,
         value_rescaling=False,

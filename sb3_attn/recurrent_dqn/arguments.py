@@ -68,6 +68,8 @@ class MultiDiscreteActions(OffPolicyAlgorithm):
 class ArgumentChecks(DQN):
     """Mixin of an algorithm with the arguments of ``RecurrentDQN``."""
 
+    double_q: bool
+    clipped_double_q: bool
     n_steps: int
     td_lambda: float | None
     trace_tolerance: float | None
@@ -185,6 +187,8 @@ class ArgumentChecks(DQN):
             raise ValueError(
                 f"trace_tolerance={self.trace_tolerance} must be at least 0, or None for traces that are never cut."
             )
+        if self.clipped_double_q and not self.double_q:
+            raise ValueError("clipped_double_q=True needs double_q=True; leave one of them out.")
         if self.reward_scaling and self.value_rescaling:
             raise ValueError("reward_scaling=True and value_rescaling=True are two ways to one end; leave one of them out.")
         if not 0 <= self.munchausen_alpha <= 1:

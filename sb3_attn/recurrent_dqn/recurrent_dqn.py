@@ -88,6 +88,9 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
     :param exploration_final_eps: final value of random action probability
     :param max_grad_norm: The maximum value for the gradient clipping
     :param double_q: let the online network choose the next action, and the target network value it (van Hasselt et al. 2016)
+    :param clipped_double_q: value it by the smaller of both networks' values, which keeps targets from chasing their own
+        overestimates (Fujimoto et al. 2018, https://arxiv.org/abs/1802.09477, eq. 10, with our two networks for their two
+        critics). ``None`` means as ``double_q``, and ``False`` for Munchausen, whose targets are those of one network
     :param n_steps: number of rewards before the bootstrap, if ``td_lambda`` is ``None``
     :param td_lambda: learn from Q(lambda) over the window; ``None`` means n-step returns
     :param trace_tolerance: a lambda return goes on after an action whose value is below the greedy one's by at most this
@@ -133,7 +136,12 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
         "DARQNPolicy": DARQNPolicy,
         "FrozenFeaturesPolicy": FrozenFeaturesPolicy,
     }
-    former_defaults: ClassVar[Mapping[str, Any]] = {"reward_scaling": False, "trace_tolerance": None, "use_masking": False}
+    former_defaults: ClassVar[Mapping[str, Any]] = {
+        "clipped_double_q": False,
+        "reward_scaling": False,
+        "trace_tolerance": None,
+        "use_masking": False,
+    }
     #: Whether ``train_freq`` and ``gradient_steps`` follow from the number of environments; earlier zips do not tell
     default_frequency = False
     #: Version of this package that made the model; ``None`` if that was before zips told it
@@ -170,6 +178,7 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
         exploration_final_eps: float = 0.05,
         max_grad_norm: float = 10,
         double_q: bool = True,
+        clipped_double_q: bool | None = None,
         n_steps: int = 1,
         td_lambda: float | None = 0.95,
         trace_tolerance: float | None = 0.01,
@@ -224,6 +233,7 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
             _init_setup_model=False,
         )
         self.double_q = double_q
+        self.clipped_double_q = double_q and munchausen_alpha == 0 if clipped_double_q is None else clipped_double_q
         self.n_steps = n_steps
         self.td_lambda = td_lambda
         self.trace_tolerance = trace_tolerance
@@ -417,8 +427,10 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
             values, core_state = self.q_net.unroll_values(batch.observations, self.q_net.burn_in(batch))
             with th.no_grad():
                 target_values, _ = self.q_net_target.unroll_values(batch.observations, self.q_net_target.burn_in(batch))
-                # The online network chooses the next actions, the target network values them
+                # The online network chooses the next actions; the target network, or the more cautious of both, values them
                 selector_values = self._acting_values(batch, values) if self.double_q else target_values
+                if self.clipped_double_q:
+                    target_values = th.minimum(target_values, selector_values)
                 targets = self._targets(batch, selector_values, target_values)
             chosen_values = self.q_net.components.take(values[:-1], batch.actions)
 

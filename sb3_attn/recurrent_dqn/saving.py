@@ -98,8 +98,7 @@ class SaveAndLoad(OffPolicyAlgorithm):
         data = read_data(path)
         if "saved_by" in data:
             _check_origin(str(data["saved_by"]), cls, path)
-        else:
-            kwargs = {name: value for name, value in cls.former_defaults.items() if name not in data} | kwargs
+        kwargs = {name: value for name, value in cls.former_defaults.items() if name not in data} | kwargs
         if trust is not True:
             custom_objects = safe_objects(data, path, custom_objects, trust or ()) | custom_objects
         return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)

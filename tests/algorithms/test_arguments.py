@@ -43,6 +43,7 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     (dict(td_lambda=-0.1, n_steps=1), r"td_lambda=-0\.1 must lie between 0 and 1"),
     (dict(trace_tolerance=-0.1), r"trace_tolerance=-0\.1 must be at least 0, or None"),
     (dict(td_lambda=0.8, n_steps=3), r"td_lambda=0\.8 and n_steps=3 are two kinds of return"),
+    (dict(double_q=False, clipped_double_q=True), "clipped_double_q=True needs double_q=True"),
     (dict(replay_buffer_class=ReplayBuffer), "replay_buffer_class=ReplayBuffer does not store sequences"),
     (dict(replay_buffer_class=SequenceReplayBuffer, prioritized_replay=True), "prioritized_replay=True, but .* uniform"),
     (

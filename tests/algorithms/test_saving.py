@@ -33,7 +33,8 @@ SWITCHED: list[dict[str, Any]] = [
 #: Attributes that a zip keeps, besides the parameters
 KEPT = [
     *("trace_length", "burn_in_length", "sequence_period", "n_steps", "td_lambda", "trace_tolerance", "value_rescaling"),
-    *("double_q", "prioritized_replay", "stored_state", "per_env_epsilons", "policy_kwargs", "num_timesteps", "_n_updates"),
+    *("double_q", "clipped_double_q", "prioritized_replay"),
+    *("stored_state", "per_env_epsilons", "policy_kwargs", "num_timesteps", "_n_updates"),
 ]
 KEPT_BY_R2D2 = [
     *("n_actors", "samples_per_insert", "backend", "rollout_length", "actor_update_interval", "max_env_restarts"),

@@ -44,6 +44,7 @@ OURS = dict(
     backend="sync",
     max_env_restarts=10,
     backend_kwargs=None,
+    clipped_double_q=False,
     trace_tolerance=0.01,
     munchausen_alpha=0.0,
     munchausen_temperature=0.03,

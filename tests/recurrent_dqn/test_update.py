@@ -241,13 +241,14 @@ def say_everywhere(net: RecurrentQNetwork, value: float) -> None:
 RETURNS = [dict(td_lambda=None), dict(td_lambda=None, n_steps=3), dict(td_lambda=0.8), dict(td_lambda=1.0)]
 
 
-@pytest.mark.parametrize("double_q", [True, False])
+@pytest.mark.parametrize(("double_q", "clipped"), [(True, True), (True, False), (False, False)])
 @pytest.mark.parametrize("tolerance", [None, 0.0, 0.2])
-def test_traces_are_cut_by_the_values_of_the_target_network(
-    tolerance: float | None, double_q: bool, monkeypatch: pytest.MonkeyPatch
+def test_traces_are_cut_by_the_values_in_targets(
+    tolerance: float | None, double_q: bool, clipped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Oracle: the definition, one window, one step and one reward at a time."""
-    model = filled(env=counters(length=12), n_collected=120, td_lambda=0.8, trace_tolerance=tolerance, double_q=double_q)
+    arguments = dict(td_lambda=0.8, trace_tolerance=tolerance, double_q=double_q, clipped_double_q=clipped)
+    model = filled(env=counters(length=12), n_collected=120, **arguments)
     perturb(model.q_net_target)
     batch = model.replay_buffer.sample(32)
     targets = with_targets(model, batch, monkeypatch)
@@ -256,6 +257,9 @@ def test_traces_are_cut_by_the_values_of_the_target_network(
             net.unroll(batch.observations, net.burn_in(batch))[0] for net in (model.q_net, model.q_net_target)
         )
     greedy_actions = (values if double_q else target_values).argmax(dim=-1)[1:]
+    if clipped:
+        assert (values < target_values).any() and (values > target_values).any()
+        target_values = th.where(values < target_values, values, target_values)
     q_values, greedy_values = (
         target_values[steps].gather(-1, actions[..., None])[..., 0]
         for steps, actions in ((slice(0, -1), batch.actions), (slice(1, None), greedy_actions))
@@ -272,7 +276,7 @@ def test_truncation_bootstraps_and_termination_does_not(
     returns: dict, truncates: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every reward is 1 and every target value 10: at gamma 0.9 the target is 10, except at a termination."""
-    model = filled(env=counters(truncates=truncates, reward=1.0), gamma=0.9, **returns)
+    model = filled(env=counters(truncates=truncates, reward=1.0), gamma=0.9, clipped_double_q=False, **returns)
     say_everywhere(model.q_net_target, 10.0)
     batch = model.replay_buffer.sample(64)
     targets = with_targets(model, batch, monkeypatch)
@@ -286,35 +290,48 @@ def test_truncation_bootstraps_and_termination_does_not(
 @pytest.mark.parametrize("returns", RETURNS, ids=str)
 def test_value_rescaling_is_undone_before_the_return_and_done_after_it(returns: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     """As above, but the networks learn h(10) = sqrt(11) - 1 + 0.01."""
-    model = filled(env=counters(truncates=True, reward=1.0), gamma=0.9, value_rescaling=True, **returns)
+    arguments = dict(gamma=0.9, value_rescaling=True, clipped_double_q=False)
+    model = filled(env=counters(truncates=True, reward=1.0), **arguments, **returns)
     say_everywhere(model.q_net_target, 11**0.5 - 0.99)
     batch = model.replay_buffer.sample(64)
     targets = with_targets(model, batch, monkeypatch)[batch.mask]
     th.testing.assert_close(targets, th.full_like(targets, 11**0.5 - 0.99), atol=1e-4, rtol=0)
 
 
-def test_targets_are_pinned_by_double_q(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The online network chooses the action, the target network values it."""
-    model = filled(td_lambda=None, policy_kwargs=dict(dueling=False))
+@pytest.mark.parametrize(
+    ("double_q", "clipped", "online_values", "value"),
+    [
+        (False, False, [1.0, 0.0], 7.0),
+        (True, False, [1.0, 0.0], 3.0),
+        (True, True, [1.0, 0.0], 1.0),
+        (True, True, [5.0, 0.0], 3.0),
+    ],
+)
+def test_targets_are_pinned_by_double_q(
+    double_q: bool, clipped: bool, online_values: list[float], value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The online network chooses the action, the target network values it; clipped, the one that values it less."""
+    arguments = dict(double_q=double_q, clipped_double_q=clipped)
+    model = filled(td_lambda=None, policy_kwargs=dict(dueling=False), **arguments)
     with th.no_grad():
-        for net, bias in ((model.q_net, [1.0, 0.0]), (model.q_net_target, [3.0, 7.0])):
+        for net, bias in ((model.q_net, online_values), (model.q_net_target, [3.0, 7.0])):
             for parameter in net.parameters():
                 parameter.zero_()
             net.q_net[-1].bias.copy_(th.tensor(bias))
     batch = model.replay_buffer.sample(16)
-    for double_q, value in ((True, 3.0), (False, 7.0)):
-        model.double_q = double_q
-        expected = batch.rewards + 0.99 * value * (1 - batch.terminations)
-        targets = with_targets(model, batch, monkeypatch)
-        th.testing.assert_close(targets[batch.mask], expected[batch.mask])
+    expected = batch.rewards + 0.99 * value * (1 - batch.terminations)
+    targets = with_targets(model, batch, monkeypatch)
+    th.testing.assert_close(targets[batch.mask], expected[batch.mask])
 
 
 @pytest.mark.parametrize("kind", ["reinforce", "straight-through", "hard extractor"])
-@pytest.mark.parametrize("double_q", [True, False])
-def test_next_actions_are_chosen_without_sampling(kind: str, double_q: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("double_q", "clipped"), [(True, True), (True, False), (False, False)])
+def test_next_actions_are_chosen_and_valued_without_sampling(
+    kind: str, double_q: bool, clipped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Oracle: both networks step by step in evaluation mode, as in acting."""
     lengths = dict(env=counters(length=5), n_collected=120, stored_state=False, burn_in_length=5)
-    model = filled(**lengths, double_q=double_q, td_lambda=None, **SAMPLING[kind][1])
+    model = filled(**lengths, double_q=double_q, clipped_double_q=clipped, td_lambda=None, **SAMPLING[kind][1])
     for net in (model.q_net, model.q_net_target):
         perturb(net)
     batch = model.replay_buffer.sample(32)
@@ -330,9 +347,10 @@ def test_next_actions_are_chosen_without_sampling(kind: str, double_q: bool, mon
     for b in range(32):
         mask = batch.mask[:, b]
         target_values = values_by_hand(model.q_net_target, batch, b)[1:]
-        chosen = (values_by_hand(model.q_net, batch, b)[1:] if double_q else target_values).argmax(dim=1)
+        values = values_by_hand(model.q_net, batch, b)[1:]
+        chosen = (values if double_q else target_values).argmax(dim=1)
         n_different += int((sampled[1:, b][mask].argmax(dim=1) != chosen).sum())
-        next_values = target_values.gather(1, chosen[:, None])[:, 0]
+        next_values = (target_values.minimum(values) if clipped else target_values).gather(1, chosen[:, None])[:, 0]
         expected = batch.rewards[mask, b] + 0.99 * (1 - batch.terminations[mask, b]) * next_values
         th.testing.assert_close(targets[mask, b], expected, atol=1e-5, rtol=1e-5)
     assert n_different > 0  # so sampled regions would have chosen other actions
