@@ -101,8 +101,8 @@ DQN_ARGUMENTS: dict[str, Any] = dict(
 
 def settings(options: Options) -> Settings:
     """
-    Variants "task", "task, 16 environments", "task, rewards x 0.01", "task, bf16", "task, without memory", "task,
-    RecurrentPPO", "task, DQN over 4 frames".
+    Variants "task", "task, 16 environments", "task, rewards x 0.01", "task, bf16", "task, without memory", each also "...,
+    not clipped", which is how double Q was before it was clipped; "task, RecurrentPPO", "task, DQN over 4 frames".
 
     Further "task, RecurrentPPO with defaults" and so on for the configurations that were not chosen; ``--only`` selects.
     """
@@ -122,6 +122,9 @@ def settings(options: Options) -> Settings:
             variants[f"{name}, rewards x {factor:g}"] = base | {"reward_factor": factor}
         variants[f"{name}, bf16"] = base | {"policy_kwargs": {"core_kwargs": {"bf16": True}}}
         variants[f"{name}, without memory"] = base | {"policy_kwargs": {"core": "identity"}}
+        ours = [variant for variant in variants if variant.split(", ")[0] == name]
+        not_clipped = {"arguments": {"clipped_double_q": False}}
+        variants |= {f"{variant}, not clipped": variants[variant] | not_clipped for variant in ours}
         for configuration in RECURRENT_PPO:
             variant = f"{name}, RecurrentPPO" + ("" if configuration == CHOSEN_PPO else f" with {configuration}")
             variants[variant] = base | {"recurrent_ppo": configuration}
@@ -213,6 +216,7 @@ def measure(
     recurrent_ppo: str | None,
     n_frames: int | None = None,
     policy_kwargs: dict[str, Any] | None = None,
+    arguments: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train once; returns the score, the curve and the processor time of training in seconds."""
     flattened: tuple[type, ...] = ()
@@ -236,7 +240,8 @@ def measure(
         model = DQN("MlpPolicy", env, seed=context.seed, device="cpu", **DQN_ARGUMENTS)
     else:
         curve = Curve(evaluation_env, n_steps)
-        model = RecurrentDQN("MlpPolicy", env, seed=context.seed, device="cpu", policy_kwargs=policy_kwargs)
+        arguments = {"policy_kwargs": policy_kwargs} | (arguments or {})
+        model = RecurrentDQN("MlpPolicy", env, seed=context.seed, device="cpu", **arguments)
     model.learn(n_steps, callback=curve)
     result = {"cpu_seconds": curve.seconds, "score": score(model, evaluation_env, N_EPISODES), "curve": curve.points}
     if isinstance(curve, CurveAndEqualTime):  # a model that needed less time than it may have is the same at both
