@@ -88,6 +88,8 @@ def _sample_shared_params(trial: optuna.Trial) -> dict[str, Any]:
         # Tasks with an answer at every step are learned best with a gamma as low as 0.5, delayed rewards need 0.99 or more
         "one_minus_gamma": trial.suggest_float("one_minus_gamma", 0.002, 0.5, log=True),
         "td_lambda": trial.suggest_float("td_lambda", 0.0, 0.95),
+        "trace_tolerance": trial.suggest_categorical("trace_tolerance", [None, 0.01]),
+        "clipped_double_q": trial.suggest_categorical("clipped_double_q", [False, True]),
         "value_rescaling": trial.suggest_categorical("value_rescaling", [False, True]),
         "prioritized_replay": trial.suggest_categorical("prioritized_replay", [False, True]),
         "batch_size_pow": trial.suggest_int("batch_size_pow", 4, 7),
@@ -137,6 +139,7 @@ def convert_rdqn_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
         "burn_in_length": burn_in_length,
         "sequence_period": None,
         "n_steps": 1,
+        "double_q": True,
         **params,
     }
 

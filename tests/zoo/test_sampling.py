@@ -13,8 +13,9 @@ from sb3_attn.zoo.sampling import BATCH_SIZES, MAX_STEPS_PER_BATCH, NOT_SEARCHED
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-#: A YAML whose entries all differ from those that are sampled: n-step returns, a period of 200, a GRU
+#: A YAML whose entries all differ from those that are sampled: n-step returns, no double Q, a period of 200, a GRU
 YAML = {
+    "double_q": False,
     "n_steps": 5,
     "td_lambda": None,
     "sequence_period": 200,
