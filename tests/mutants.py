@@ -276,9 +276,30 @@ products = d_weights * saved.sorted_weights
     ),
     Mutant(
         "clipped double Q takes the larger value",
+        "common/td.py",
+        "keepdim=True) < values.mean",
+        "keepdim=True) > values.mean",
+        UPDATE,
+    ),
+    Mutant(
+        "clipped double Q takes each quantile by itself",
+        "common/td.py",
+        "th.where(other.mean(dim=-1, keepdim=True) < values.mean(dim=-1, keepdim=True), other, values)",
+        "th.minimum(other, values)",
+        UPDATE,
+    ),
+    Mutant(
+        "double Q clipped without being asked to",
         "recurrent_dqn/recurrent_dqn.py",
-        "th.minimum(target_values, selector_values)",
-        "th.maximum(target_values, selector_values)",
+        "        if self.clipped_double_q:\n            next_values",
+        "        if self.double_q:\n            next_values",
+        UPDATE,
+    ),
+    Mutant(
+        "traces cut by the target network's values alone",
+        "recurrent_dqn/recurrent_dqn.py",
+        "            q_values = td.smaller_values(q_values,",
+        "            td.smaller_values(q_values,",
         UPDATE,
     ),
     Mutant(

@@ -64,7 +64,7 @@ def test_an_argument_that_a_later_zip_lacks_has_the_value_of_that_time(tmp_path:
     assert model.clipped_double_q
     model.save(tmp_path / "earlier", exclude=["clipped_double_q"])
     assert not RecurrentDQN.load(tmp_path / "earlier", device="cpu").clipped_double_q
-    assert RecurrentDQN.load(tmp_path / "earlier", device="cpu", clipped_double_q=True).clipped_double_q
+    assert RecurrentDQN.load(tmp_path / "earlier", device="cpu", clipped_double_q=None).clipped_double_q
 
 
 def test_a_former_replay_buffer() -> None:

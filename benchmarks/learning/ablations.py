@@ -114,7 +114,7 @@ CHANGES = {
     "quantile head": Change({}, {"head": "quantile"}),
     "Munchausen": Change({"munchausen_alpha": 0.9}, {}),
 }
-#: Each also with double Q as it was before it was clipped
+#: Each also with plain double Q
 CHANGES |= {
     f"not clipped, {name}": change._replace(arguments=change.arguments | {"clipped_double_q": False})
     for name, change in CHANGES.items()

@@ -102,7 +102,7 @@ DQN_ARGUMENTS: dict[str, Any] = dict(
 def settings(options: Options) -> Settings:
     """
     Variants "task", "task, 16 environments", "task, rewards x 0.01", "task, bf16", "task, without memory", each also "...,
-    not clipped", which is how double Q was before it was clipped; "task, RecurrentPPO", "task, DQN over 4 frames".
+    not clipped", with plain double Q; "task, RecurrentPPO", "task, DQN over 4 frames".
 
     Further "task, RecurrentPPO with defaults" and so on for the configurations that were not chosen; ``--only`` selects.
     """

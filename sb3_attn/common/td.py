@@ -194,6 +194,19 @@ def soft_values(values: th.Tensor, temperature: float = 0.03) -> th.Tensor:
     return th.where(policy > 0, policy * (values - temperature * log_policy), 0.0).sum(dim=-1)
 
 
+def smaller_values(values: th.Tensor, other: th.Tensor) -> th.Tensor:
+    """
+    The smaller of two estimates of a Q-value: of N values each, those with the smaller mean.
+
+    After Fujimoto et al. (2018), eq. 10, https://arxiv.org/abs/1802.09477.
+
+    :param values: ``[..., N]``
+    :param other: ``[..., N]``
+    :return: ``[..., N]``
+    """
+    return th.where(other.mean(dim=-1, keepdim=True) < values.mean(dim=-1, keepdim=True), other, values)
+
+
 def sequence_priority(td_error: th.Tensor, mask: th.Tensor, eta: float = 0.9) -> th.Tensor:
     """
     p = eta max_t |delta_t| + (1 - eta) mean_t |delta_t| over the real steps of each sequence.

@@ -41,12 +41,14 @@ def refuse_policy_arguments(constructor: Constructor) -> Constructor:
     :param constructor: the constructor
     :return: the same, which raises a ``TypeError`` if it is given arguments that only the policy has
     """
-    of_policy = signature(RecurrentDQNPolicy).parameters.keys() - signature(constructor).parameters.keys()
+    of_policy = signature(RecurrentDQNPolicy).parameters.keys() - {"observation_space", "action_space", "lr_schedule"}
 
     @functools.wraps(constructor)
     def wrapper(*args: Any, **kwargs: Any) -> None:
-        if misplaced := {name: value for name, value in kwargs.items() if name in of_policy}:
-            raise TypeError(f"{', '.join(misplaced)}: for the policy; use policy_kwargs={misplaced}.")
+        if misplaced := [name for name in kwargs if name in of_policy]:
+            given = ", ".join(f"{name}={kwargs[name]!r}" for name in misplaced)
+            remedy = ", ".join(f"{name}=..." for name in misplaced)
+            raise TypeError(f"{given}: for the policy, not for the algorithm; add policy_kwargs=dict({remedy}).")
         constructor(*args, **kwargs)
 
     return wrapper  # type: ignore[return-value]
@@ -69,7 +71,7 @@ class ArgumentChecks(DQN):
     """Mixin of an algorithm with the arguments of ``RecurrentDQN``."""
 
     double_q: bool
-    clipped_double_q: bool
+    clipped_double_q: bool | None
     n_steps: int
     td_lambda: float | None
     trace_tolerance: float | None
@@ -188,7 +190,7 @@ class ArgumentChecks(DQN):
                 f"trace_tolerance={self.trace_tolerance} must be at least 0, or None for traces that are never cut."
             )
         if self.clipped_double_q and not self.double_q:
-            raise ValueError("clipped_double_q=True needs double_q=True; leave one of them out.")
+            raise ValueError("clipped_double_q=True needs double_q=True; pass clipped_double_q=False, too.")
         if self.reward_scaling and self.value_rescaling:
             raise ValueError("reward_scaling=True and value_rescaling=True are two ways to one end; leave one of them out.")
         if not 0 <= self.munchausen_alpha <= 1:
@@ -217,12 +219,12 @@ class ArgumentChecks(DQN):
                 f"policy_kwargs has {ignored}, but {self.policy_class.__name__} sets {sorted(ignored)} itself; leave that "
                 "out, or use another policy."
             )
-        flattens = self.policy_class is RecurrentDQNPolicy and "features_extractor_class" not in self.policy_kwargs
+        flattens = self.policy_class is RecurrentDQNPolicy and not self.policy_kwargs.get("features_extractor_class")
         if flattens and is_image_space(self.observation_space):
             warnings.warn(
                 f"policy=MlpPolicy flattens the images of observation_space={self.observation_space}; 'CnnPolicy' and "
                 "'ImpalaPolicy' have convolutions.",
-                stacklevel=5,  # the caller of the constructor, which has two decorators
+                stacklevel=5,  # the caller of RecurrentDQN's constructor, which has two decorators
             )
         n_steps, sequence_length = self.buffer_size // self.n_replay_envs, self.burn_in_length + (self.trace_length or 1)
         if n_steps < sequence_length:

@@ -14,7 +14,13 @@ SelfMaskableDQN = TypeVar("SelfMaskableDQN", bound="MaskableDQN")
 #: What makes RecurrentDQN's network that of DQN, and its update
 DQN_NETWORK: dict[str, Any] = dict(core="identity", encoder_arch=[], dueling=False, skip_connection=False, ema_decay=0.0)
 DQN_UPDATE: dict[str, Any] = dict(
-    double_q=False, td_lambda=None, reward_scaling=False, trace_length=1, burn_in_length=0, stored_state=False
+    double_q=False,
+    clipped_double_q=False,
+    td_lambda=None,
+    reward_scaling=False,
+    trace_length=1,
+    burn_in_length=0,
+    stored_state=False,
 )
 
 

@@ -89,8 +89,8 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
     :param max_grad_norm: The maximum value for the gradient clipping
     :param double_q: let the online network choose the next action, and the target network value it (van Hasselt et al. 2016)
     :param clipped_double_q: value it by the smaller of both networks' values, which keeps targets from chasing their own
-        overestimates (Fujimoto et al. 2018, https://arxiv.org/abs/1802.09477, eq. 10, with our two networks for their two
-        critics). ``None`` means as ``double_q``, and ``False`` for Munchausen, whose targets are those of one network
+        overestimates (after Fujimoto et al. 2018, https://arxiv.org/abs/1802.09477, eq. 10, who take two target networks).
+        ``None`` means the value of ``double_q``. Munchausen's targets have neither
     :param n_steps: number of rewards before the bootstrap, if ``td_lambda`` is ``None``
     :param td_lambda: learn from Q(lambda) over the window; ``None`` means n-step returns
     :param trace_tolerance: a lambda return goes on after an action whose value is below the greedy one's by at most this
@@ -122,6 +122,7 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
     :param device: Device (cpu, cuda, ...) on which the code should be run.
     :param _init_setup_model: Whether or not to build the network at the creation of the instance
     :raises ValueError: if arguments are out of range or contradict each other; the sentence says what to change
+    :raises TypeError: if an argument of the policy is given to the algorithm
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -233,7 +234,7 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
             _init_setup_model=False,
         )
         self.double_q = double_q
-        self.clipped_double_q = double_q and munchausen_alpha == 0 if clipped_double_q is None else clipped_double_q
+        self.clipped_double_q = clipped_double_q
         self.n_steps = n_steps
         self.td_lambda = td_lambda
         self.trace_tolerance = trace_tolerance
@@ -279,6 +280,8 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
         if self.default_frequency and self.env is not None:  # the smallest numbers with this ratio
             divisor = math.gcd(STEPS_PER_UPDATE, self.n_envs)
             self.train_freq, self.gradient_steps = STEPS_PER_UPDATE // divisor, self.n_envs // divisor
+        if self.clipped_double_q is None:
+            self.clipped_double_q = self.double_q
         self.use_masking = is_masked(self.env, self.use_masking)
         self._check_arguments()
         if self.replay_buffer is None:  # SB3 would build one without the lengths
@@ -429,8 +432,6 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
                 target_values, _ = self.q_net_target.unroll_values(batch.observations, self.q_net_target.burn_in(batch))
                 # The online network chooses the next actions; the target network, or the more cautious of both, values them
                 selector_values = self._acting_values(batch, values) if self.double_q else target_values
-                if self.clipped_double_q:
-                    target_values = th.minimum(target_values, selector_values)
                 targets = self._targets(batch, selector_values, target_values)
             chosen_values = self.q_net.components.take(values[:-1], batch.actions)
 
@@ -487,7 +488,7 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
 
         :param batch: B windows
         :param selector_values: what chooses the next actions, ``[T + 1, B, N, A]``
-        :param target_values: what values them, ``[T + 1, B, N, A]``
+        :param target_values: what values them; with clipped double Q, where it is the smaller one, ``[T + 1, B, N, A]``
         """
         components = self.q_net.components
         if batch.action_masks is not None:
@@ -495,8 +496,11 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
             selector_values, target_values = components.mask(selector_values, masks), components.mask(target_values, masks)
         _, next_actions = components.best(expected_values(selector_values[1:]))
         next_values = components.take(target_values[1:], next_actions)
-        q_values = components.take(target_values[:-1], batch.actions).mean(dim=-1)
-        td_lambda = td.cut_traces(self.td_lambda, self.trace_tolerance, q_values, next_values.mean(dim=-1))
+        q_values = components.take(target_values[:-1], batch.actions)
+        if self.clipped_double_q:
+            next_values = td.smaller_values(next_values, components.take(selector_values[1:], next_actions))
+            q_values = td.smaller_values(q_values, components.take(selector_values[:-1], batch.actions))
+        td_lambda = td.cut_traces(self.td_lambda, self.trace_tolerance, q_values.mean(dim=-1), next_values.mean(dim=-1))
         rewards = batch.rewards
         if self.munchausen_alpha > 0:
             temperature = self.munchausen_temperature

@@ -140,6 +140,7 @@ def convert_rdqn_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
         "sequence_period": None,
         "n_steps": 1,
         "double_q": True,
+        "clipped_double_q": False,  # of trials that were stored before it was sampled
         **params,
     }
 

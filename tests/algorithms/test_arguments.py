@@ -43,7 +43,10 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     (dict(td_lambda=-0.1, n_steps=1), r"td_lambda=-0\.1 must lie between 0 and 1"),
     (dict(trace_tolerance=-0.1), r"trace_tolerance=-0\.1 must be at least 0, or None"),
     (dict(td_lambda=0.8, n_steps=3), r"td_lambda=0\.8 and n_steps=3 are two kinds of return"),
-    (dict(double_q=False, clipped_double_q=True), "clipped_double_q=True needs double_q=True"),
+    (
+        dict(double_q=False, clipped_double_q=True),
+        "clipped_double_q=True needs double_q=True; pass clipped_double_q=False, too",
+    ),
     (dict(replay_buffer_class=ReplayBuffer), "replay_buffer_class=ReplayBuffer does not store sequences"),
     (dict(replay_buffer_class=SequenceReplayBuffer, prioritized_replay=True), "prioritized_replay=True, but .* uniform"),
     (
@@ -83,7 +86,9 @@ def test_a_bad_argument_is_named(make: Make, arguments: dict[str, Any], sentence
 
 
 def test_an_argument_of_the_policy_is_sent_there(make: Make) -> None:
-    with pytest.raises(TypeError, match=r"core, dueling: .* policy; use policy_kwargs=\{'core': 'gru', 'dueling': False\}"):
+    with pytest.raises(
+        TypeError, match=r"core='gru', dueling=False: for the policy.*policy_kwargs=dict\(core=..., dueling=...\)"
+    ):
         make(counters(), core="gru", dueling=False)
 
 

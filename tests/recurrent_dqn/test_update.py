@@ -324,6 +324,25 @@ def test_targets_are_pinned_by_double_q(
     th.testing.assert_close(targets[batch.mask], expected[batch.mask])
 
 
+def test_clipped_quantiles_are_all_from_the_network_with_the_smaller_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = filled(td_lambda=None, policy_kwargs=dict(head="quantile", head_kwargs=dict(n_values=3)))
+    perturb(model.q_net_target)
+    batch = model.replay_buffer.sample(32)
+    targets = with_targets(model, batch, monkeypatch)
+    with th.no_grad():
+        nets = (model.q_net, model.q_net_target)
+        online, target = (net.unroll_values(batch.observations, net.burn_in(batch))[0] for net in nets)
+    smaller = set()
+    for t, b in batch.mask.nonzero().tolist():
+        action = online[t + 1, b].mean(dim=0).argmax()
+        candidates = [values[t + 1, b, :, action] for values in (online, target)]
+        index = int(th.stack(candidates).mean(dim=1).argmin())
+        smaller.add(index)
+        expected = batch.rewards[t, b] + 0.99 * (1 - batch.terminations[t, b]) * candidates[index]
+        th.testing.assert_close(targets[t, b], expected, atol=1e-5, rtol=1e-5)
+    assert smaller == {0, 1}
+
+
 @pytest.mark.parametrize("kind", ["reinforce", "straight-through", "hard extractor"])
 @pytest.mark.parametrize(("double_q", "clipped"), [(True, True), (True, False), (False, False)])
 def test_next_actions_are_chosen_and_valued_without_sampling(

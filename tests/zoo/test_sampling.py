@@ -16,6 +16,8 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 #: A YAML whose entries all differ from those that are sampled: n-step returns, no double Q, a period of 200, a GRU
 YAML = {
     "double_q": False,
+    "clipped_double_q": False,
+    "trace_tolerance": 0.5,
     "n_steps": 5,
     "td_lambda": None,
     "sequence_period": 200,
