@@ -233,10 +233,8 @@ class R2D2(ActorCheckpoints):
         self.backend_kwargs = backend_kwargs or {}
         #: Number of steps received since learning started
         self.n_steps_since_start = 0
-        #: Number of windows inserted since learning started
-        self.n_windows_inserted = 0
-        #: Number of windows sampled
-        self.n_windows_sampled = 0
+        #: Numbers of windows inserted since learning started, and sampled
+        self.n_windows_inserted = self.n_windows_sampled = 0
         if _init_setup_model:
             self.package_version = __version__
             self._check_new_model()

@@ -219,10 +219,12 @@ class ArgumentChecks(DQN):
                 f"policy_kwargs has {ignored}, but {self.policy_class.__name__} sets {sorted(ignored)} itself; leave that "
                 "out, or use another policy."
             )
+        space = self.observation_space
         flattens = self.policy_class is RecurrentDQNPolicy and not self.policy_kwargs.get("features_extractor_class")
-        if flattens and is_image_space(self.observation_space):
+        # Not of a grid's cells, such as MiniGrid's: NatureCNN takes images from 36 pixels on
+        if flattens and isinstance(space, spaces.Box) and is_image_space(space) and sorted(space.shape)[1] >= 36:
             warnings.warn(
-                f"policy=MlpPolicy flattens the images of observation_space={self.observation_space}; 'CnnPolicy' and "
+                f"policy=MlpPolicy flattens the images of observation_space={space}; 'CnnPolicy' and "
                 "'ImpalaPolicy' have convolutions.",
                 stacklevel=5,  # the caller of RecurrentDQN's constructor, which has two decorators
             )

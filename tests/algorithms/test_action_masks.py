@@ -122,6 +122,11 @@ def test_nothing_is_stored_without_masks(make: Make) -> None:
 def slow_targets(model: RecurrentDQN, batch: SequenceReplayBufferSamples, online: th.Tensor, target: th.Tensor) -> np.ndarray:
     """Targets by loops over windows, steps and actions, which never look at an invalid action; ``[T, B, N]``."""
     assert batch.action_masks is not None
+
+    def value(t: int, b: int, action: int) -> np.ndarray:
+        estimates = [values[t, b, :, action].double().numpy() for values in (target, online)]
+        return min(estimates, key=np.mean) if model.clipped_double_q else estimates[0]
+
     n_steps, n_windows = batch.mask.shape
     targets = np.full((n_steps, n_windows, target.shape[2]), np.nan)
     for b in range(n_windows):
@@ -144,12 +149,12 @@ def slow_targets(model: RecurrentDQN, batch: SequenceReplayBufferSamples, online
                 soft = [policy[a] * (values[a] - tau * np.log(policy[a])) for a in valid if policy[a] > 0]
                 next_value = np.sum(soft, axis=0) if alive else np.zeros(target.shape[2])
             else:
-                next_value = values[chosen] if alive else np.zeros(target.shape[2])
+                next_value = value(t + 1, b, chosen) if alive else np.zeros(target.shape[2])
             rewards.append(reward)
             next_values.append(next_value)
-            greedy = values[chosen].mean() if alive else 0.0
+            greedy = value(t + 1, b, chosen).mean() if alive else 0.0
             if t + 1 < length:
-                taken = target[t + 1, b, :, int(batch.actions[t + 1, b])].mean().item()
+                taken = value(t + 1, b, int(batch.actions[t + 1, b])).mean()
                 tolerance = model.trace_tolerance
                 follows.append(tolerance is None or taken >= greedy - tolerance * abs(greedy) - 1e-6)
         for t in range(length):
@@ -175,6 +180,7 @@ def slow_targets(model: RecurrentDQN, batch: SequenceReplayBufferSamples, online
         {"td_lambda": 0.8, "trace_tolerance": None},
         {"td_lambda": 0.8, "trace_tolerance": 0.0},
         {"td_lambda": 0.8, "munchausen_alpha": 0.9, "munchausen_temperature": 0.5, "trace_tolerance": None},
+        {"td_lambda": 0.8, "trace_tolerance": 0.5, "clipped_double_q": False},
         {"td_lambda": None, "double_q": False},
     ],
     ids=str,
