@@ -69,11 +69,16 @@ N_STEPS_OF_CORES = 50_000
 
 
 def settings(options: Options) -> Settings:
-    """Variants "task", with the defaults, "task, default key_value", with only the core changed, and "task, core", tuned."""
+    """
+    Variants "task", with the defaults, "task, default key_value", with only the core changed, the same "..., not clipped",
+    with plain double Q, and "task, core", tuned.
+    """
     variants: Settings = {task: dict(task=task, n_steps=options.scaled(N_STEPS), arguments={}) for task in TASKS}
     for task in ("RepeatPreviousMedium", "RepeatPreviousHard"):
         base = dict(task=task, n_steps=options.scaled(N_STEPS_OF_CORES))
-        variants[f"{task}, default key_value"] = base | {"arguments": {"policy_kwargs": {"core": "key_value"}}}
+        arguments: dict[str, Any] = {"policy_kwargs": {"core": "key_value"}}
+        variants[f"{task}, default key_value"] = base | {"arguments": arguments}
+        variants[f"{task}, default key_value, not clipped"] = base | {"arguments": arguments | {"clipped_double_q": False}}
         for core in CORES:
             variants[f"{task}, {core}"] = base | {"arguments": REPEAT_PREVIOUS | {"policy_kwargs": {"core": core}}}
     for task in ACTIONS_MATTER:
