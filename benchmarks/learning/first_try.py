@@ -48,7 +48,7 @@ class Task(NamedTuple):
 
 
 TASKS = {
-    "CartPole-v1": Task(50_000, 475.0, False, 60.0),
+    "CartPole-v1": Task(50_000, 475.0, True, 60.0),
     "CartPoleNoVel-v1": Task(50_000, 450.0, True, 55.0),
     "LunarLanderNoVel-v3": Task(300_000, 100.0, True, 375.0),
     "MemoryChain-v0": Task(20_000, 0.95, False, 20.0),
