@@ -7,7 +7,7 @@ episodes, ten times during training, whose processor time does not count.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 from torch import nn
 
 from benchmarks.learning.zoo import N_EPISODES
-from benchmarks.runner import EVALUATION_SEED, Benchmark, Context, Options, Row, Settings, Variants, each, values
+from benchmarks.runner import EVALUATION_SEED, Benchmark, Context, Options, Row, Run, Settings, Variants, each, values
 from sb3_attn import RecurrentDQN
 from sb3_attn.envs.wrappers import FlattenSpaces
 
@@ -277,40 +277,50 @@ def rows(variants: Variants) -> Iterator[Row]:
         }
 
 
+def best_recurrent_ppo(variants: Variants, task: str) -> Sequence[Run]:
+    """The runs of RecurrentPPO with the configuration whose mean score is highest on a task."""
+    configurations = [runs for name, runs in variants.items() if name.startswith(f"{task}, RecurrentPPO")]
+    return max(configurations, key=lambda runs: np.mean(values(runs, "score")), default=[])
+
+
 def plot(variants: Variants, path: Path) -> None:
     """Learning curves: interquartile mean over seeds, and bootstrap intervals (Agarwal et al. 2021), by rliable."""
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import EngFormatter
     from rliable import library
     from scipy.stats import trim_mean
 
     tasks = [task for task in TASKS if task in variants]
-    figure, axes = plt.subplots(2, 5, figsize=(18, 6), constrained_layout=True)
+    figure, axes = plt.subplots(4, 3, figsize=(9, 10), constrained_layout=True)
     for task, axis in zip(tasks, axes.flat, strict=False):
-        for name, label in (
-            (task, "RecurrentDQN, defaults"),
-            (f"{task}, RecurrentPPO", "RecurrentPPO"),
-            (f"{task}, DQN over {N_FRAMES} frames", f"DQN over {N_FRAMES} frames"),
-        ):
-            if name not in variants:
+        drawn = {
+            "RecurrentDQN, defaults": variants[task],
+            "RecurrentPPO": best_recurrent_ppo(variants, task),
+            f"DQN over {N_FRAMES} frames": variants.get(f"{task}, DQN over {N_FRAMES} frames", []),
+        }
+        for colour, (label, runs) in enumerate(drawn.items()):
+            if not runs:
                 continue
-            curves = np.array(values(variants[name], "curve"))  # [seeds, points]
-            steps = variants[name][0].settings["n_steps"] * (1 + np.arange(curves.shape[1])) / curves.shape[1]
+            curves = np.array(values(runs, "curve"))  # [seeds, points]
+            steps = runs[0].settings["n_steps"] * (1 + np.arange(curves.shape[1])) / curves.shape[1]
             if len(curves) == 1:
-                axis.plot(steps, curves[0], label=label)
+                axis.plot(steps, curves[0], f"C{colour}", label=label)
                 continue
             iqm, interval = library.get_interval_estimates(
                 {label: curves[:, None, :]},
                 lambda scores: trim_mean(scores[:, 0], proportiontocut=0.25),
                 reps=200,
             )
-            axis.plot(steps, iqm[label], label=label)
-            axis.fill_between(steps, *interval[label], alpha=0.2)
-        axis.locator_params(axis="x", nbins=4)
+            axis.plot(steps, iqm[label], f"C{colour}", label=label)
+            axis.fill_between(steps, *interval[label], color=f"C{colour}", alpha=0.2, linewidth=0)
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 50k
         axis.set_title(task)
         axis.set_xlabel("environment steps")
-    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    figure.savefig(f"{path}.png", dpi=80)
+    for axis in axes.flat[len(tasks) :]:
+        axis.set_axis_off()
+    axes.flat[-1].legend(*axes.flat[0].get_legend_handles_labels(), loc="center right")
+    figure.savefig(f"{path}.png", dpi=120)
 
 
 BENCHMARK = Benchmark(settings, measure, rows, seeds=5, plot=plot, quick="MemoryChain-v0")
