@@ -13,7 +13,7 @@ INSTALL := -m pip install --quiet --disable-pip-version-check
 PIP := $(BIN)/python $(INSTALL) -c constraints.txt
 PEER := $(PEERS)/bin/python
 
-.PHONY: help demo test learning-tests ray-tests mutants lint type format docs benchmarks benchmarks-quick clean
+.PHONY: help demo test learning-tests ray-tests mutants lint type format docs notebooks benchmarks benchmarks-quick clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -27,6 +27,10 @@ $(VENV)/.stamp: pyproject.toml constraints.txt
 
 $(VENV)/.stamp-docs: $(VENV)/.stamp
 	$(PIP) -e '.[docs]'
+	touch $@
+
+$(VENV)/.stamp-notebooks: $(VENV)/.stamp
+	$(PIP) -e '.[notebooks]'
 	touch $@
 
 $(VENV)/.stamp-benchmarks: $(VENV)/.stamp
@@ -69,6 +73,9 @@ format: $(VENV)/.stamp ## Format the code and fix what ruff can fix
 
 docs: $(VENV)/.stamp-docs ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+notebooks: $(VENV)/.stamp-notebooks ## Run the notebooks of examples/ in full, by a Jupyter kernel
+	$(BIN)/jupyter execute --kernel_name=python3 examples/notebooks/*.ipynb
 
 benchmarks: $(VENV)/.stamp-benchmarks $(PEERS)/.stamp ## Measure ours, peers and limits again (20 minutes), into benchmarks/results
 	$(BIN)/python -m benchmarks comparisons --again --jobs $(WORKERS) --peers $(PEER)
