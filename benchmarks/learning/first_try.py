@@ -101,8 +101,8 @@ DQN_ARGUMENTS: dict[str, Any] = dict(
 
 def settings(options: Options) -> Settings:
     """
-    Variants "task", "task, 16 environments", "task, rewards x 0.01", "task, bf16", "task, without memory", each also "...,
-    not clipped", with plain double Q; "task, RecurrentPPO", "task, DQN over 4 frames".
+    Variants "task", "task, 16 environments", "task, rewards x 0.01", "task, twice the steps", "task, bf16", "task, without
+    memory", each also "..., not clipped", with plain double Q; "task, RecurrentPPO", "task, DQN over 4 frames".
 
     Further "task, RecurrentPPO with defaults" and so on for the configurations that were not chosen; ``--only`` selects.
     """
@@ -120,6 +120,7 @@ def settings(options: Options) -> Settings:
             variants[f"{name}, {n_envs} environments"] = base | {"n_envs": n_envs}
         for factor in (0.01, 100.0):
             variants[f"{name}, rewards x {factor:g}"] = base | {"reward_factor": factor}
+        variants[f"{name}, twice the steps"] = base | {"n_steps": options.scaled(2 * task.n_steps)}
         variants[f"{name}, bf16"] = base | {"policy_kwargs": {"core_kwargs": {"bf16": True}}}
         variants[f"{name}, without memory"] = base | {"policy_kwargs": {"core": "identity"}}
         ours = [variant for variant in variants if variant.split(", ")[0] == name]
