@@ -255,7 +255,7 @@ class VecFrozenFeatures(VecEnvWrapper):
         obs, rewards, dones, infos = self.venv.step_wait()
         for info in infos:
             if (last := info.get("terminal_observation")) is not None:
-                with_features = self._add_features(map_obs(lambda array: array[None], last))
+                with_features = self._add_features(map_obs(lambda array: np.asarray(array)[None], last))  # Discrete may be int
                 info["terminal_observation"] = map_obs(itemgetter(0), with_features)
         return self._add_features(obs), rewards, dones, infos
 

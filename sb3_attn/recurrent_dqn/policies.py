@@ -280,9 +280,11 @@ class RecurrentDQNPolicy(DQNPolicy):
         return {**super()._get_constructor_parameters(), **self._memory_args, "ema_decay": self.ema_decay}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        if self.q_net_ema is not None:  # models of earlier versions have no average
-            for name, tensor in self.q_net_ema.state_dict().items():
-                state_dict.setdefault(f"{prefix}q_net_ema.{name}", tensor)
+        if self.q_net_ema is not None and f"{prefix}q_net_ema.n_averaged" not in state_dict:
+            # Parameters of a model without an average, as of earlier versions: it begins anew from its online network
+            for name, tensor in self.q_net_ema.module.state_dict().items():
+                state_dict[f"{prefix}q_net_ema.module.{name}"] = state_dict.get(f"{prefix}q_net.{name}", tensor)
+            state_dict[f"{prefix}q_net_ema.n_averaged"] = th.zeros_like(self.q_net_ema.n_averaged)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -602,6 +602,10 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
             return RolloutReturn(0, 0, continue_training=False)
         return super().collect_rollouts(*args, **kwargs)
 
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        # A rollout may end after the last step asked for: schedules of the progress would give negative learning rates there
+        super()._update_current_progress_remaining(min(num_timesteps, total_timesteps), max(total_timesteps, 1))
+
     def _begin_episodes(self, seed: int) -> None:
         super()._begin_episodes(seed)  # acting resets its memory where episodes start
         self._step_states = None

@@ -53,6 +53,19 @@ def test_the_learning_rate_follows_its_schedule(make: Make, monkeypatch: pytest.
     assert [rate for _, rate in rates] == pytest.approx([1e-2 * (1 - n_steps / 80) for n_steps, _ in rates])
 
 
+def test_surplus_steps_have_no_negative_learning_rate(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make(walks(2), learning_rate=lambda progress_remaining: 1e-2 * progress_remaining)
+    optimizer, step = model.policy.optimizer, model.policy.optimizer.step
+    rates: list[float] = []
+    monkeypatch.setattr(optimizer, "step", lambda *args: (rates.append(optimizer.param_groups[0]["lr"]), step(*args)))
+    model.learn(81)
+    assert model.num_timesteps > 81 and rates[0] > 0 and rates[-1] == 0 and min(rates) == 0
+
+
+def test_nothing_is_learned_in_no_steps(make: Make) -> None:
+    assert make(walks(2)).learn(0).num_timesteps == 0
+
+
 @pytest.mark.parametrize("make", [make_rdqn, make_r2d2])
 def test_vec_normalize_replay_is_raw_and_batches_are_normalized(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     env = VecNormalize(counters(2), norm_obs=True, norm_reward=True)

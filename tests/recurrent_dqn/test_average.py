@@ -78,3 +78,11 @@ def test_the_average_is_saved(tmp_path: Any) -> None:
 def test_a_decay_out_of_range_is_refused(decay: float) -> None:
     with pytest.raises(ValueError, match=f"ema_decay={decay} must lie in"):
         make_rdqn(policy_kwargs=dict(ema_decay=decay))
+
+
+def test_parameters_without_an_average_begin_it_anew() -> None:
+    without = make_rdqn(policy_kwargs=dict(ema_decay=0.0)).learn(40)
+    model = make_rdqn(policy_kwargs=dict(ema_decay=0.9), seed=1).learn(40)
+    model.set_parameters(without.get_parameters())
+    th.testing.assert_close(vector(model.policy.acting_net), vector(without.q_net), rtol=0, atol=0)
+    assert model.policy.acting_net is model.q_net

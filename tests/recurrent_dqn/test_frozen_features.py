@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -110,6 +111,23 @@ def test_observations_get_the_features_of_their_image_the_final_ones_too(encoder
     for obs in observations:
         np.testing.assert_allclose(obs["frozen_features"], encoder(obs[key]), atol=5e-3)
         assert obs["frozen_features"].dtype == np.float16
+
+
+def test_final_observations_may_have_python_ints(encoder: FrozenEncoder) -> None:
+    class WithDirection(gym.Env):
+        observation_space = spaces.Dict({"image": IMAGE, "direction": spaces.Discrete(4)})
+        action_space = spaces.Discrete(2)
+
+        def reset(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+            return {"image": np.zeros(IMAGE.shape, np.uint8), "direction": 3}, {}
+
+        def step(self, action: int) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+            return self.reset()[0], 0.0, True, False, {}
+
+    env = VecFrozenFeatures(DummyVecEnv([WithDirection]), encoder)
+    env.reset()
+    final = env.step(np.zeros(1, int))[3][0]["terminal_observation"]
+    assert final["direction"] == 3 and final["frozen_features"].shape == (12,)
 
 
 @pytest.mark.parametrize(
