@@ -154,10 +154,11 @@ def rows(variants: Variants) -> Iterator[Row]:
     for name, runs in variants.items():
         task, _, change = name.partition(", ")
         form = ".0f" if task.startswith(("CartPole", "LunarLander")) else ".2f"
-        scores, defaults = (np.array(values(r, "score")) for r in (runs, variants.get(f"{task}, defaults", [])))
+        base = "not clipped, defaults" if change.startswith("not clipped") else "defaults"
+        scores, defaults = (np.array(values(r, "score")) for r in (runs, variants.get(f"{task}, {base}", [])))
         row = {"task": task, "change": change, "seeds": str(len(runs)), "mean": format(scores.mean(), form)}
         difference = ""
-        if change != "defaults" and len(defaults) > 1 and len(scores) > 1:
+        if change != base and len(defaults) > 1 and len(scores) > 1:
             means = [rng.choice(array, (10_000, len(array))).mean(axis=1) for array in (scores, defaults)]
             low, high = np.quantile(means[0] - means[1], [0.025, 0.975])
             difference = f"{format(low, form)} to {format(high, form)}"

@@ -254,8 +254,8 @@ class VecFrozenFeatures(VecEnvWrapper):
     def step_wait(self) -> VecEnvStepReturn:
         obs, rewards, dones, infos = self.venv.step_wait()
         for info in infos:
-            if (last := info.get("terminal_observation")) is not None:
-                with_features = self._add_features(map_obs(lambda array: np.asarray(array)[None], last))  # Discrete may be int
+            if (last := info.get("terminal_observation")) is not None:  # whose Discrete entries may be Python ints
+                with_features = self._add_features(map_obs(lambda array: np.asarray(array)[None], last))
                 info["terminal_observation"] = map_obs(itemgetter(0), with_features)
         return self._add_features(obs), rewards, dones, infos
 

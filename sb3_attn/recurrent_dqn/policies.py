@@ -281,7 +281,7 @@ class RecurrentDQNPolicy(DQNPolicy):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         if self.q_net_ema is not None and f"{prefix}q_net_ema.n_averaged" not in state_dict:
-            # Parameters of a model without an average, as of earlier versions: it begins anew from its online network
+            # The parameters have no average (ema_decay=0, or an earlier version): start a new one from their online network
             for name, tensor in self.q_net_ema.module.state_dict().items():
                 state_dict[f"{prefix}q_net_ema.module.{name}"] = state_dict.get(f"{prefix}q_net.{name}", tensor)
             state_dict[f"{prefix}q_net_ema.n_averaged"] = th.zeros_like(self.q_net_ema.n_averaged)

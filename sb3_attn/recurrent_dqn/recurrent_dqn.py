@@ -603,7 +603,7 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
         return super().collect_rollouts(*args, **kwargs)
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
-        # A rollout may end after the last step asked for: schedules of the progress would give negative learning rates there
+        # A rollout may go beyond the last step asked for, where linear schedules would be negative; `learn(0)` asks for none
         super()._update_current_progress_remaining(min(num_timesteps, total_timesteps), max(total_timesteps, 1))
 
     def _begin_episodes(self, seed: int) -> None:
