@@ -366,6 +366,10 @@ products = d_weights * saved.sorted_weights
         "for net in (self.q_net,):\n                net.head.running_scale",
         SCALE,
     ),
+    Mutant("priorities in the unit of the rewards", ALGORITHM, "td_error / self.q_net.head.running_scale", "td_error", SCALE),
+    Mutant(
+        "actors' priorities in that unit", "r2d2/r2d2.py", "trajectory.td_errors /= self.return_scale.value", "pass", SCALE
+    ),
     Mutant("truncated episodes end", DIAGNOSTICS, "rewards = np.where(timeouts, values, rewards)", "pass", DIAGNOSTIC_TESTS),
     Mutant(
         "the newest value for the first",

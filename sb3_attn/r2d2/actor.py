@@ -1,6 +1,7 @@
 """Actors: environments, and a copy of the Q-network that acts in them."""
 
 import uuid
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from sb3_attn.recurrent_dqn import RecurrentDQNPolicy, RecurrentQNetwork
 from sb3_attn.recurrent_dqn.diagnostics import EpisodeValues
 from sb3_attn.recurrent_dqn.environment_states import environment_states, set_environment_states
 from sb3_attn.recurrent_dqn.masking import current_masks, following_masks, keep_final_masks
-from sb3_attn.recurrent_dqn.step_checks import check_step, missing_final_observations
+from sb3_attn.recurrent_dqn.step_checks import WAS_RESET, ResetWatch, check_step, missing_final_observations
 from sb3_attn.replay.core_states import is_window_start
 from sb3_attn.replay.sequence_buffer import SINGLE_KEY, as_dict, with_masks
 
@@ -76,6 +77,7 @@ class ActorSpec(NamedTuple):
     :param burn_in_length: as in the replay buffer
     :param sequence_period: as in the replay buffer
     :param stored_state: as in the replay buffer
+    :param handle_timeout_termination: as in the replay buffer
     :param max_env_restarts: number of failures of an environment that are tolerated
     :param use_masking: whether the environments tell which actions are valid
     """
@@ -91,6 +93,7 @@ class ActorSpec(NamedTuple):
     burn_in_length: int
     sequence_period: int
     stored_state: bool
+    handle_timeout_termination: bool
     max_env_restarts: int
     use_masking: bool
 
@@ -157,8 +160,9 @@ class Actor:
         self._episode_values = EpisodeValues(n_envs, spec.gamma, spec.return_kwargs["value_rescaling"])
         self._obs: Any = None
         self._action_masks: np.ndarray | None = None
+        self._reset_watch = ResetWatch(env)
         if previous is not None:
-            vars(self).update({name: getattr(previous, name) for name in CARRIED})
+            vars(self).update({name: getattr(previous, name) for name in (*CARRIED, "_reset_watch")})
 
     def _make_envs(self, current_env: np.ndarray | None) -> VecEnv:
         def restarting(k: int, env_fn: EnvFn) -> gym.Env:
@@ -250,6 +254,7 @@ class Actor:
         if self._vec_normalize is not None:
             self._vec_normalize.old_obs = carried.pop("original_obs")
         vars(self).update(carried)
+        self._reset_watch = ResetWatch(self.env)
         return True
 
     def collect(self, rollout_length: int) -> Trajectory:
@@ -262,6 +267,9 @@ class Actor:
         :param rollout_length: number of steps T of each environment
         :return: the trajectory
         """
+        if self._obs is not None and self._reset_watch.noticed:
+            warnings.warn(WAS_RESET, stacklevel=2)
+            self._first_obs, self._obs = self.env.reset, None
         if self._obs is None:
             self._begin()
         action_shape = self.q_net.components.action_shape
@@ -312,7 +320,8 @@ class Actor:
         if dones.any():
             succeeded = np.array([FAILURE not in info for info in infos])
             ended = dones & succeeded
-            timeouts = ended & [info.get("TimeLimit.truncated", False) for info in infos]
+            if self.spec.handle_timeout_termination:
+                timeouts = ended & [info.get("TimeLimit.truncated", False) for info in infos]
             trajectory.unknown_finals[t] = missing_final_observations(timeouts, infos, self.spec.use_masking)
             trajectory.valid[t] = succeeded & ~trajectory.unknown_finals[t]
             trajectory.timeouts[t] = timeouts & trajectory.valid[t]
@@ -333,6 +342,7 @@ class Actor:
 
     def _begin(self) -> None:
         self._obs, n_envs = self._first_obs(), self.env.num_envs
+        self._reset_watch = ResetWatch(self.env)
         self._episode_steps = np.full(n_envs, -1)
         self._next_state: CoreState = self.q_net.initial_state(n_envs)
         self._advance(np.ones(n_envs, bool))

@@ -123,17 +123,14 @@ class Collection:
         self.rates = Rates(n_updates)
         self.ledger = StepLedger()
 
-    def insert(self, trajectory: Trajectory, num_timesteps: int, n_updates: int) -> int:
+    def insert(self, trajectory: Trajectory, n_updates: int) -> int:
         """
-        Check, store and record a trajectory.
+        Store and record a trajectory.
 
         :param trajectory: of one of the actors
-        :param num_timesteps: the learner's count of steps, for errors
         :param n_updates: the learner's number of updates
         :return: number of windows that have become available
-        :raises ValueError: if an environment returned a NaN or an infinity; nothing is stored then
         """
-        trajectory.check_finite(num_timesteps)
         result = insert_trajectory(self.replay_buffer, trajectory)
         self.ledger.record(trajectory, result)
         self.rates.policy_lags.append(n_updates - trajectory.version)

@@ -270,6 +270,7 @@ class R2D2(ActorCheckpoints):
         with warnings.catch_warnings():  # DQN's, of a target_update_interval that counts environment steps
             warnings.filterwarnings("ignore", "The number of environments used is greater than the target network")
             super()._setup_model()
+        self._update_running_scale()  # to the smallest, so that the first TD errors of actors are in the unit of the rewards
         if self.per_env_epsilons:
             self.exploration_rate = self.exploration_schedule(1.0)
 
@@ -316,7 +317,7 @@ class R2D2(ActorCheckpoints):
         :raises KeyboardInterrupt: after Ctrl-C, SIGTERM or SIGHUP, once all trajectories on the way are stored and
             checkpoints are written
         """
-        if reset_num_timesteps:
+        if reset_num_timesteps or self._was_reset():
             self._last_obs = None  # SB3 resets the environments, so no episodes go on
         with closing(self._make_actors(None if self._last_obs is None else self._resumed)) as actors:
             self._resumed = None
@@ -328,7 +329,7 @@ class R2D2(ActorCheckpoints):
                     # Not RecurrentDQN's, which would handle the signals itself, before the trajectories on the way are stored
                     DQN.learn(self, total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
                     for trajectory in actors.drain():
-                        collection.insert(trajectory, self.num_timesteps, self._n_updates)
+                        self._insert(collection, trajectory)
                     if self.n_actors == 0:
                         (self._previous,) = self._running_actors()
                         self._last_obs = self._previous.obs
@@ -408,6 +409,7 @@ class R2D2(ActorCheckpoints):
             burn_in_length=self.replay_buffer.burn_in_length,
             sequence_period=self.replay_buffer.sequence_period,
             stored_state=self.replay_buffer.stored_state,
+            handle_timeout_termination=self.replay_buffer.handle_timeout_termination,
             max_env_restarts=self.max_env_restarts,
             use_masking=self.use_masking,
         )
@@ -440,10 +442,8 @@ class R2D2(ActorCheckpoints):
         callback.on_rollout_start()
         trajectory = collection.actors.receive()
         if trajectory is not None:
-            n_windows = collection.insert(trajectory, self.num_timesteps, self._n_updates)
+            n_windows = self._insert(collection, trajectory)
             self.diagnostics.add_episodes(*np.reshape(trajectory.episode_values, (-1, 2)).T)
-            if self.reward_scaling:
-                self._update_return_scale(trajectory)
             is_dict = isinstance(self.observation_space, spaces.Dict)
             for new_obs, rewards, dones, infos in trajectory.steps(is_dict):  # noqa: B007  the names that SB3's callbacks read
                 self._n_calls += 1
@@ -472,13 +472,27 @@ class R2D2(ActorCheckpoints):
         super()._update_current_progress_remaining(num_timesteps, total_timesteps)
         self.exploration_rate = self.exploration_schedule(self._current_progress_remaining)
 
+    def _insert(self, collection: Collection, trajectory: Trajectory) -> int:
+        """
+        Check and store a trajectory.
+
+        :return: number of windows that have become available
+        :raises ValueError: if an environment returned a NaN or an infinity; nothing is stored then
+        """
+        trajectory.check_finite(self.num_timesteps)
+        if self.reward_scaling:
+            self._update_return_scale(trajectory)
+            if trajectory.td_errors is not None:  # from the unit of the rewards to that of the priorities
+                trajectory.td_errors /= self.return_scale.value
+        return collection.insert(trajectory, self._n_updates)
+
     def _update_return_scale(self, trajectory: Trajectory) -> None:
         env_indices = trajectory.actor * self.n_envs + np.arange(self.n_envs)
         rewards = trajectory.rewards
         if self._vec_normalize_env is not None:  # the replay stores original rewards, but the update gets normalized ones
             rewards = self._vec_normalize_env.normalize_reward(rewards)
-        for step_rewards, dones in zip(rewards, trajectory.dones, strict=True):
-            self.return_scale.update(step_rewards, dones, env_indices)
+        for step_rewards, episode_starts in zip(rewards, trajectory.episode_starts, strict=True):
+            self.return_scale.update(step_rewards, episode_starts, env_indices)
 
     def train(self, gradient_steps: int, batch_size: int | None = 100) -> None:
         """

@@ -33,6 +33,7 @@ from sb3_attn.recurrent_dqn.policies import RecurrentQNetwork
 from sb3_attn.recurrent_dqn.return_scale import ReturnScale
 from sb3_attn.recurrent_dqn.safe_loading import check_own_file
 from sb3_attn.recurrent_dqn.saving import SaveAndLoad
+from sb3_attn.recurrent_dqn.step_checks import ResetWatch
 from sb3_attn.replay import SequenceReplayBuffer
 from sb3_attn.version import __version__
 
@@ -56,6 +57,8 @@ class Checkpoints(SaveAndLoad):
     _core_state: CoreState | None
     #: Memories before and after a step that is not stored yet
     _step_states: tuple[CoreState, CoreState] | None
+    #: Watches the environments since ``learn()`` has reset them
+    _reset_watch: ResetWatch | None = None
     #: Seed of the episodes that began at the last checkpoint
     _episodes_seed: int | None = None
 
@@ -113,6 +116,10 @@ class Checkpoints(SaveAndLoad):
             model._seed_episodes(model._episodes_seed)
         return model
 
+    def _was_reset(self) -> bool:
+        """Whether others have reset the environments, so that they are not where the last observations were."""
+        return self._reset_watch is not None and self._reset_watch.noticed
+
     def _running_episodes(self) -> dict[str, Any] | None:
         """
         What the running episodes go on from, for JSON; ``None`` if that is unknown, so that new ones have to begin.
@@ -120,7 +127,7 @@ class Checkpoints(SaveAndLoad):
         :raises ValueError: if it cannot be saved, or not be restored
         """
         # Where learn() ended in the middle of a step, or has not begun, the next one begins new episodes anyway
-        if self.env is None or self._last_obs is None or self._step_states is not None:
+        if self.env is None or self._last_obs is None or self._step_states is not None or self._was_reset():
             return None
         if (environments := environment_states(self.env)) is None:
             return None
@@ -157,6 +164,7 @@ class Checkpoints(SaveAndLoad):
         self._seed_episodes(seed)
         assert self.env is not None, "it was seeded"
         self._last_obs, self._last_episode_starts = self.env.reset(), np.ones(self.n_envs, dtype=bool)  # type: ignore[assignment]
+        self._reset_watch = ResetWatch(self.env)
         if self._vec_normalize_env is not None:
             self._last_original_obs = self._vec_normalize_env.get_original_obs()
 

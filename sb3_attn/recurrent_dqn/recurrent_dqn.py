@@ -38,7 +38,7 @@ from sb3_attn.recurrent_dqn.policies import (
     RecurrentDQNPolicy,
 )
 from sb3_attn.recurrent_dqn.return_scale import ReturnScale
-from sb3_attn.recurrent_dqn.step_checks import check_observations, missing_final_observations
+from sb3_attn.recurrent_dqn.step_checks import WAS_RESET, ResetWatch, check_observations, missing_final_observations
 from sb3_attn.recurrent_dqn.stopping import save_checkpoints, stop_request
 from sb3_attn.replay import PrioritizedSequenceReplayBuffer, SequenceReplayBuffer, SequenceReplayBufferSamples
 from sb3_attn.replay.sequence_buffer import take_rows, with_masks
@@ -316,14 +316,15 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
-        if self._step_states is not None:
-            # A callback ended the last `learn()` after the environments stepped and before the step was stored, so
-            # `_last_obs` is one step behind; without it SB3 resets the environments
+        # A callback may have ended the last `learn()` after the environments stepped and before the step was stored, so that
+        # `_last_obs` is one step behind; without it SB3 resets the environments
+        if self._step_states is not None or self._was_reset():
             self._step_states, self._last_obs = None, None
         if reset_num_timesteps or self._last_obs is None:  # SB3 resets the environments, so the episodes that run end here
             self.return_scale.reset(self.n_replay_envs)
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         assert self.env is not None and self._last_obs is not None, "SB3 has reset the environment"
+        self._reset_watch = ResetWatch(self.env)
         check_observations(self.env, self._last_obs, self.num_timesteps)
         check_finite("observation", self._last_obs, self.num_timesteps)
         if is_masked(self.env, self.use_masking):
@@ -350,6 +351,9 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
+        if self._was_reset():
+            warnings.warn(WAS_RESET, stacklevel=2)
+            self._begin_episodes(np.random.randint(2**31 - 1))
         assert self._last_obs is not None and self._last_episode_starts is not None, "learn() has reset the environment"
         with th.no_grad():
             obs, _ = self.policy.obs_to_tensor(self._last_obs)
@@ -382,6 +386,8 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
     ) -> None:
         assert self._step_states is not None and self._step_values is not None, "_sample_action() comes first"
         assert self._last_episode_starts is not None, "learn() has reset the environment"
+        if self._was_reset():  # by a callback, after this step, of which VecNormalize has no longer the original
+            return
         state, next_state = self._step_states
         dones = dones.astype(bool, copy=False)  # a SubprocVecEnv returns what its environments do
         masks, self._action_masks = self._action_masks, self._current_masks()
@@ -406,7 +412,7 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
         recorder = cast(ReplayBuffer, SimpleNamespace(add=add))
         super()._store_transition(recorder, buffer_action, new_obs, reward, dones, list(infos))
         # Only now, so that a step which a callback keeps from being stored does not advance the memory either
-        self.return_scale.update(reward, dones)
+        self.return_scale.update(reward, self._last_episode_starts)
         self.diagnostics.add_step(self._step_values, reward, dones, timeouts, self._last_episode_starts)
         self._core_state, self._step_states = next_state, None
         self._last_episode_starts = dones
@@ -417,9 +423,7 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
         batch_size = self.n_windows_per_batch(batch_size)
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        if self.reward_scaling:
-            for net in (self.q_net, self.q_net_target):
-                net.head.running_scale.fill_(self.return_scale.value)
+        self._update_running_scale()
 
         losses, td_errors = [], []
         for n_updates in range(self._n_updates + 1, self._n_updates + gradient_steps + 1):
@@ -454,13 +458,20 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
             # Priorities are the errors before this update, as in R2D2: no second forward pass
             td_error = (targets - chosen_values.detach()).mean(dim=-1)
             if isinstance(self.replay_buffer, PrioritizedSequenceReplayBuffer):
-                self.replay_buffer.update_priorities(batch, td.sequence_priority(td_error, batch.mask).cpu().numpy())
+                priorities = td.sequence_priority(td_error / self.q_net.head.running_scale, batch.mask)
+                self.replay_buffer.update_priorities(batch, priorities.cpu().numpy())
             td_errors.append(td_error[batch.mask].abs().mean().item())
 
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/loss", np.mean(losses))
         self.logger.record("train/td_error", np.mean(td_errors))
+
+    def _update_running_scale(self) -> None:
+        """Give the networks the scale of the returns so far."""
+        if self.reward_scaling:
+            for net in (self.q_net, self.q_net_target):
+                net.head.running_scale.fill_(self.return_scale.value)
 
     def n_windows_per_batch(self, batch_size: int | None) -> int:
         """
@@ -615,4 +626,4 @@ class RecurrentDQN(ArgumentChecks, Checkpoints, DQN, MultiDiscreteActions):
     def _excluded_save_params(self) -> list[str]:
         # The memory of running episodes, which a loaded model does not continue, and what belongs to this process
         of_episodes = ["_core_state", "_step_states", "_step_values", "_action_masks"]
-        return [*super()._excluded_save_params(), *of_episodes, "_stop", "diagnostics"]
+        return [*super()._excluded_save_params(), *of_episodes, "_reset_watch", "_stop", "diagnostics"]

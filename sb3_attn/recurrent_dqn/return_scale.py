@@ -35,25 +35,26 @@ class ReturnScale:
         # sum_t w_t, sum_t w_t^2 and sum_t w_t G_t, each [n_envs]
         self._weights, self._squared_weights, self._weighted_returns = np.zeros((3, n_envs))
 
-    def update(self, rewards: np.ndarray, dones: np.ndarray, env_indices: np.ndarray | None = None) -> None:
+    def update(self, rewards: np.ndarray, episode_starts: np.ndarray, env_indices: np.ndarray | None = None) -> None:
         """
         Take account of one step of each of n environments.
 
         :param rewards: ``[n]``
-        :param dones: whether an episode ended, ``[n]``
+        :param episode_starts: whether the step is the first of its episode, ``[n]``
         :param env_indices: environments of the steps, ``[n]``; ``None`` means all, in order
         """
         env_indices = np.arange(len(self._weights)) if env_indices is None else env_indices
-        # All steps become older by one, and the new one joins them, with weight 1 and return 0
-        weights = self.gamma * self._weights[env_indices] + 1
-        squared_weights = self.gamma**2 * self._squared_weights[env_indices] + 1
-        weighted_returns = self.gamma * self._weighted_returns[env_indices]
+        # All steps of the episode become older by one, and the new one joins them, with weight 1 and return 0
+        gamma = np.where(episode_starts, 0.0, self.gamma)
+        weights = gamma * self._weights[env_indices] + 1
+        squared_weights = gamma**2 * self._squared_weights[env_indices] + 1
+        weighted_returns = gamma * self._weighted_returns[env_indices]
         self._n_steps += len(rewards)
         self._sum += float(np.sum(rewards * weights))
         self._sum_of_squares += float(np.sum(rewards * (2 * weighted_returns + rewards * squared_weights)))
-        self._weights[env_indices] = np.where(dones, 0.0, weights)
-        self._squared_weights[env_indices] = np.where(dones, 0.0, squared_weights)
-        self._weighted_returns[env_indices] = np.where(dones, 0.0, weighted_returns + rewards * squared_weights)
+        self._weights[env_indices] = weights
+        self._squared_weights[env_indices] = squared_weights
+        self._weighted_returns[env_indices] = weighted_returns + rewards * squared_weights
 
     @property
     def value(self) -> float:

@@ -1,4 +1,4 @@
-"""Checks of the shapes that vectorized environments return, and of the final observations that they leave out."""
+"""Checks of what vectorized environments return, of what they leave out, and of who resets them."""
 
 import warnings
 from typing import Any
@@ -8,6 +8,33 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_attn.envs.wrappers import ACTION_MASKS
+
+
+class ResetWatch:
+    """
+    Tells whether others have reset vectorized environments, as ``evaluate_policy`` does.
+
+    :param env: the environments, as they are now
+    """
+
+    def __init__(self, env: VecEnv) -> None:
+        self._env = env.unwrapped
+        self._lists = self._current_lists()
+
+    def _current_lists(self) -> tuple[Any, Any]:
+        return self._env._seeds, self._env._options
+
+    @property
+    def noticed(self) -> bool:
+        """Whether ``reset()`` was called, which replaces both lists; ``seed()`` and ``set_options()`` replace one each."""
+        return all(now is not before for now, before in zip(self._current_lists(), self._lists, strict=True))
+
+
+#: The warning that follows where learning has to begin new episodes
+WAS_RESET = (
+    "the environments were reset while learning, as by evaluate_policy(), EvalCallback or reset(), so their episodes end here "
+    "and new ones begin; evaluate on environments of their own."
+)
 
 
 def check_step(env: VecEnv, obs: Any, rewards: Any, dones: Any, infos: Any, step: int | str) -> None:

@@ -6,14 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_attn import RecurrentDQN
 from sb3_attn.common.exploration import ape_x_epsilons
 from sb3_attn.envs import PreviousActionReward
 from tests.helpers.callbacks import ActingRecorder, StopAt
 from tests.helpers.environments import ConstantObservation, Counter, counters, walks
-from tests.helpers.models import assert_same, make_rdqn, parameters
+from tests.helpers.models import assert_same, make_r2d2, make_rdqn, parameters
 
 
 def acted(steps: int, env: Any = None, epsilon: float = 0.5, **kwargs: Any) -> tuple[Any, ActingRecorder]:
@@ -162,6 +164,46 @@ def test_a_callback_may_stop_learn_in_the_middle_of_a_step(reset_num_timesteps: 
     assert all(last < 6 or first >= 6 for first, last in windows(model))
     np.testing.assert_array_equal(model.replay_buffer.observations[6, 0], recorder.observations[0][0])
     assert recorder.observations[0][0, 0] == 0  # the environment was reset
+
+
+def assert_windows_of_one_episode(model: Any) -> None:
+    """Counter's observations are [step / 5, episode % 3, ...]: steps of a window follow each other, in one episode."""
+    batch = model.replay_buffer.sample(500)
+    steps, episodes, _ = batch.observations.unbind(-1)
+    assert th.equal((steps[1:] - steps[:-1] > 0.1)[batch.mask], th.ones(int(batch.mask.sum()), dtype=th.bool))
+    assert (episodes[1:] == episodes[:-1])[batch.mask].all()
+
+
+@pytest.mark.parametrize("make", [make_rdqn, make_r2d2])
+@pytest.mark.parametrize("normalized", [False, True])
+def test_evaluating_on_the_training_environments_ends_their_episodes(make: Any, normalized: bool) -> None:
+    env = counters(2, length=30)
+    env = VecNormalize(env, norm_obs=False) if normalized else env
+    model = make(env, learning_starts=1000)
+    evaluation = EvalCallback(env, n_eval_episodes=1, eval_freq=17, warn=False)
+    with pytest.warns(UserWarning, match="evaluate on environments of their own"):
+        model.learn(200, [evaluation])
+    assert_windows_of_one_episode(model)
+    assert model.replay_buffer.dones.any() and model.replay_buffer.size() > 90
+
+
+@pytest.mark.parametrize("make", [make_rdqn, make_r2d2])
+def test_evaluating_between_two_calls_of_learn_ends_episodes(make: Any, recwarn: pytest.WarningsRecorder) -> None:
+    env = counters(2, length=30)
+    model = make(env, learning_starts=1000)
+    for _ in range(6):
+        model.learn(22, reset_num_timesteps=False)
+        env.seed(1)  # neither of these resets
+        env.set_options({})
+        evaluate_policy(model, env, n_eval_episodes=1, warn=False)
+    assert not [w for w in recwarn if "evaluate on" in str(w.message)]
+    assert_windows_of_one_episode(model)
+    # Seeds and options alone end no episode
+    n_done = model.replay_buffer.dones.sum()
+    model.learn(22, reset_num_timesteps=False)
+    env.seed(1)
+    model.learn(8, reset_num_timesteps=False)
+    assert model.replay_buffer.dones.sum() - n_done == 2, "those that evaluate_policy() ended"
 
 
 def test_a_new_environment_begins_with_an_empty_memory() -> None:

@@ -25,10 +25,11 @@ def test_the_scale_is_four_standard_deviations_of_all_returns() -> None:
     """Against returns that are added up from the end of the data, for each number of steps; some episodes still run."""
     rng = np.random.default_rng(0)
     rewards, dones = rng.normal(loc=3.0, size=(40, 3)), rng.random((40, 3)) < 0.1
+    episode_starts = np.roll(dones, 1, axis=0)
     scale = ReturnScale(gamma=0.9)
     scale.reset(n_envs=3)
     for n_steps in range(1, 41):
-        scale.update(rewards[n_steps - 1], dones[n_steps - 1])
+        scale.update(rewards[n_steps - 1], episode_starts[n_steps - 1])
         returns = np.zeros((n_steps + 1, 3))
         for t in reversed(range(n_steps)):
             returns[t] = rewards[t] + 0.9 * np.where(dones[t], 0.0, returns[t + 1])
@@ -55,15 +56,15 @@ def test_a_scale_that_was_saved_with_other_moments_goes_on() -> None:
 def test_environments_have_returns_of_their_own() -> None:
     """Steps that arrive one environment after the other, as from actors, give the same scale."""
     rng = np.random.default_rng(0)
-    rewards, dones = rng.normal(size=(20, 4)), rng.random((20, 4)) < 0.2
+    rewards, episode_starts = rng.normal(size=(20, 4)), rng.random((20, 4)) < 0.2
     together, apart = ReturnScale(0.9), ReturnScale(0.9)
     together.reset(4)
     apart.reset(4)
     for t in range(20):
-        together.update(rewards[t], dones[t])
+        together.update(rewards[t], episode_starts[t])
     for envs in (np.array([0, 1]), np.array([2, 3])):
         for t in range(20):
-            apart.update(rewards[t, envs], dones[t, envs], envs)
+            apart.update(rewards[t, envs], episode_starts[t, envs], envs)
     assert apart.value == pytest.approx(together.value, rel=1e-9)
 
 
@@ -74,19 +75,24 @@ def parameters_after(model: RecurrentDQN, n_steps: int = 120) -> list[th.Tensor]
 
 
 @pytest.mark.parametrize("make", [make_rdqn, make_r2d2])
+@pytest.mark.parametrize("prioritized_replay", [False, True])
 @pytest.mark.parametrize("policy_kwargs", [{}, dict(head="quantile")], ids=str)
 @pytest.mark.parametrize("factor", [2.0**-7, 2.0**7])
-def test_rewards_in_another_unit_give_the_same_parameters(make: Any, policy_kwargs: dict[str, Any], factor: float) -> None:
-    """Bit for bit, since these factors are powers of 2."""
-    switches = dict(reward_scaling=True, value_rescaling=False, prioritized_replay=False, policy_kwargs=policy_kwargs)
+def test_rewards_in_another_unit_give_the_same_parameters(
+    make: Any, policy_kwargs: dict[str, Any], prioritized_replay: bool, factor: float
+) -> None:
+    """Bit for bit, since these factors are powers of 2; but actors' first values, of some 1e-7, have no unit."""
+    switches: dict[str, Any] = dict(reward_scaling=True, value_rescaling=False, prioritized_replay=prioritized_replay)
+    switches["policy_kwargs"] = policy_kwargs
     # One after the other, since each constructor seeds the global generators
     one = make(scaled_counters(1.0), **switches)
     parameters = parameters_after(one)
     other = make(scaled_counters(factor), **switches)
-    assert all(map(th.equal, parameters, parameters_after(other)))
+    equal = partial(th.allclose, atol=1e-4) if prioritized_replay and make is make_r2d2 else th.equal
+    assert all(map(equal, parameters, parameters_after(other)))
     obs = th.rand(4, 3)
     q_values, other_q_values = (m.q_net(obs, m.q_net.initial_state(4))[0] for m in (one, other))
-    assert th.equal(factor * q_values, other_q_values), "Q-values keep the unit of the rewards"
+    assert equal(factor * q_values, other_q_values), "Q-values keep the unit of the rewards"
 
 
 def test_without_scaling_the_unit_matters() -> None:
@@ -156,7 +162,7 @@ def test_returns_end_where_learn_begins_new_episodes(make: Any, reset: bool) -> 
     expected = ReturnScale(model.gamma)
     expected.reset(1)
     for t in range(100):
-        expected.update(np.ones(1), np.array([t % 20 == 19 and not goes_on]))
+        expected.update(np.ones(1), np.array([t % 20 == 0 and not goes_on]))
     assert model.return_scale.value == pytest.approx(expected.value)
 
 
