@@ -56,7 +56,7 @@ BACKWARD = "memory/test_backward.py"
 ADDRESSING = "memory/test_addressing.py"
 TD = "common/test_td.py"
 UPDATE = "recurrent_dqn/test_update.py"
-ACTING = "recurrent_dqn/test_acting.py"
+ACTING_TESTS = "recurrent_dqn/test_acting.py"
 AVERAGE = "recurrent_dqn/test_average.py"
 HEAD_TESTS = "recurrent_dqn/test_heads.py"
 SCALE = "recurrent_dqn/test_scale.py"
@@ -64,6 +64,7 @@ RETURN_SCALE = "recurrent_dqn/return_scale.py"
 DIAGNOSTIC_TESTS = "recurrent_dqn/test_diagnostics.py"
 DIAGNOSTICS = "recurrent_dqn/diagnostics.py"
 ALGORITHM = "recurrent_dqn/recurrent_dqn.py"
+ACTING = "recurrent_dqn/acting.py"
 HEADS = "recurrent_dqn/heads.py"
 VEC_ENVS = "algorithms/test_vec_envs.py"
 MASKS = "algorithms/test_action_masks.py"
@@ -334,11 +335,9 @@ products = d_weights * saved.sorted_weights
     Mutant("quantile fractions off by a half", HEADS, "+ 0.5) / self.n_values", "+ 1.0) / self.n_values", HEAD_TESTS),
     Mutant("quantiles of the wrong side", HEADS, "errors.detach() < 0", "errors.detach() > 0", HEAD_TESTS),
     Mutant("mean over the estimated quantiles", HEADS, ".mean(dim=-1).sum(dim=-1)", ".mean(dim=-1).mean(dim=-1)", HEAD_TESTS),
-    Mutant(
-        "returns go on after an episode", RETURN_SCALE, "np.where(dones, 0.0, weighted_returns +", "(weighted_returns +", SCALE
-    ),
-    Mutant("returns without a discount", RETURN_SCALE, "self.gamma * self._weighted_returns", "self._weighted_returns", SCALE),
-    Mutant("weights discounted once instead of squared", RETURN_SCALE, "self.gamma**2", "self.gamma", SCALE),
+    Mutant("returns go on after an episode", RETURN_SCALE, "np.where(episode_starts, 0.0, self.gamma)", "self.gamma", SCALE),
+    Mutant("returns without a discount", RETURN_SCALE, "gamma * self._weighted_returns", "self._weighted_returns", SCALE),
+    Mutant("weights discounted once instead of squared", RETURN_SCALE, "gamma**2", "gamma", SCALE),
     Mutant("mean of squares for the variance", RETURN_SCALE, " - (self._sum / n_steps) ** 2", "", SCALE),
     Mutant("td: the tolerance the wrong way", "common/td.py", "greedy_values - tolerance", "greedy_values + tolerance", TD),
     Mutant("td: traces cut one step too late", "common/td.py", "th.cat((q_values[1:],", "th.cat((q_values[:-1],", TD),
@@ -365,6 +364,13 @@ products = d_weights * saved.sorted_weights
         "for net in (self.q_net, self.q_net_target):\n                net.head.running_scale",
         "for net in (self.q_net,):\n                net.head.running_scale",
         SCALE,
+    ),
+    Mutant(
+        "resets by others are not noticed",
+        "recurrent_dqn/step_checks.py",
+        "all(now is not",
+        "False and all(now is not",
+        ACTING_TESTS,
     ),
     Mutant("priorities in the unit of the rewards", ALGORITHM, "td_error / self.q_net.head.running_scale", "td_error", SCALE),
     Mutant(
@@ -424,7 +430,7 @@ products = d_weights * saved.sorted_weights
     Mutant("an average that is never updated", ALGORITHM, "            self.policy.update_average()\n", "", AVERAGE),
     Mutant(
         "exploration by the average",
-        ALGORITHM,
+        ACTING,
         "q_values, next_state = self.q_net(obs, state)",
         "q_values, next_state = self.policy.acting_net(obs, state)",
         AVERAGE,
@@ -447,21 +453,21 @@ products = d_weights * saved.sorted_weights
     ),
     Mutant(
         "state after the step stored",
-        "recurrent_dqn/recurrent_dqn.py",
+        ACTING,
         "dict(core_state=state",
         "dict(core_state=next_state",
-        ACTING,
+        ACTING_TESTS,
     ),
     Mutant(
         "memory not reset between episodes",
-        "recurrent_dqn/recurrent_dqn.py",
+        ACTING,
         "if self._last_episode_starts.any():",
         "if False:",
-        ACTING,
+        ACTING_TESTS,
     ),
     Mutant(
         "callbacks save before the check for NaN",
-        "recurrent_dqn/recurrent_dqn.py",
+        ALGORITHM,
         "[*self._guards(), *callback]",
         "[*callback, *self._guards()]",
         "algorithms/test_non_finite_values.py",
@@ -584,7 +590,7 @@ products = d_weights * saved.sorted_weights
     ),
     Mutant(
         "reinforce: left out of the loss",
-        "recurrent_dqn/recurrent_dqn.py",
+        ALGORITHM,
         "(loss + self.q_net.core.surrogate_loss(step_losses.detach(), batch.mask, core_state)).backward()",
         "loss.backward()",
         "recurrent_dqn/test_darqn.py",
@@ -734,7 +740,7 @@ products = d_weights * saved.sorted_weights
     ),
     Mutant(
         "files: a gradient that is not finite reaches the parameters",
-        "recurrent_dqn/recurrent_dqn.py",
+        ALGORITHM,
         'check_finite_update("norm of the gradient", grad_norm.item(), self.num_timesteps, n_updates)',
         "pass",
         "algorithms/test_non_finite_values.py",
@@ -801,18 +807,6 @@ products = d_weights * saved.sorted_weights
         "recurrent_dqn/test_environment_states.py",
     ),
     Mutant(
-        "checkpoints: returns of open episodes go on",
-        "recurrent_dqn/recurrent_dqn.py",
-        """\
-        self.return_scale.reset(self.n_replay_envs)
-
-    def _excluded""",
-        """\
-
-    def _excluded""",
-        "recurrent_dqn/test_checkpoints.py",
-    ),
-    Mutant(
         "checkpoints: R2D2's actors keep their parameters",
         "r2d2/actors.py",
         "self._schedule.expire(actor.index)",
@@ -834,22 +828,8 @@ products = d_weights * saved.sorted_weights
         "recurrent_dqn/test_checkpoints.py::test_a_run_that_goes_on_from_an_earlier_checkpoint_is_not_mixed_with_what_followed_it",
     ),
     Mutant(
-        "scale: returns go on over the end of learn()",
-        "recurrent_dqn/recurrent_dqn.py",
-        "if reset_num_timesteps or self._last_obs is None:",
-        "if self._last_obs is None:",
-        "recurrent_dqn/test_scale.py::test_returns_end_where_learn_begins_new_episodes",
-    ),
-    Mutant(
-        "scale: returns of R2D2's actors go on over the end of learn()",
-        "r2d2/r2d2.py",
-        "if self.n_actors > 0:  # they have new environments",
-        "if self.n_actors > 99:  # they have new environments",
-        "recurrent_dqn/test_scale.py::test_returns_end_where_learn_begins_new_episodes",
-    ),
-    Mutant(
         "ratio: that of the environments that the model was made with",
-        "recurrent_dqn/recurrent_dqn.py",
+        ALGORITHM,
         "if self.default_frequency and self.env is not None:",
         "if self.default_frequency and self.train_freq == 4 and self.env is not None:",
         "recurrent_dqn/test_scale.py",
@@ -1018,7 +998,7 @@ products = d_weights * saved.sorted_weights
     ),
     Mutant(
         "steps: a step without its final observation is stored",
-        ALGORITHM,
+        ACTING,
         "stored = ~missing_final_observations(timeouts, infos, self.use_masking)",
         "missing_final_observations(timeouts, infos, self.use_masking)",
         VEC_ENVS,
@@ -1092,7 +1072,7 @@ products = d_weights * saved.sorted_weights
     ),
     Mutant(
         "masks: random actions may be invalid",
-        ALGORITHM,
+        ACTING,
         "explore, self.action_space, self._action_masks)",
         "explore, self.action_space)",
         MASKS,
@@ -1105,7 +1085,7 @@ products = d_weights * saved.sorted_weights
         MASKS,
     ),
     Mutant(
-        "masks: those of the step before", ALGORITHM, "with_masks(next_obs, next_masks)", "with_masks(next_obs, masks)", MASKS
+        "masks: those of the step before", ACTING, "with_masks(next_obs, next_masks)", "with_masks(next_obs, masks)", MASKS
     ),
     Mutant(
         "masks: actors take invalid actions at random",

@@ -48,7 +48,9 @@ def state_from_arrays(arrays: Sequence[np.ndarray] | CoreState, like: CoreState)
     :return: the core state
     :raises ValueError: if number or shapes of the arrays do not fit
     """
-    shapes, expected = [tuple(a.shape) for a in arrays], [tuple(field.shape) for field in like]
+    if not isinstance(arrays, tuple | list):
+        raise ValueError(f"state={arrays!r} must be the tuple of arrays that predict() returned, or None at the start.")
+    shapes, expected = [np.shape(array) for array in arrays], [tuple(field.shape) for field in like]
     if shapes != expected:
         raise ValueError(
             f"state has arrays of shapes {shapes}, but this model's core has {expected} for this many environments; "

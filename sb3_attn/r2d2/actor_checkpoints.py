@@ -105,7 +105,6 @@ class ActorCheckpoints(RecurrentDQN):
             return
         self._seed_episodes(seed)
         self._last_obs = None  # the next learn() resets the environments
-        self.return_scale.reset(self.n_replay_envs)
         if (actors := self._local_actors()) is not None:
             actors.begin_episodes(self._streams_seed())
 

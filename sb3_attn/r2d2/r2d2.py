@@ -20,6 +20,7 @@ from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn import DQN
 
+from sb3_attn.common.checks import check_number, check_whole
 from sb3_attn.common.former_names import accept_former_arguments, rename_attributes
 from sb3_attn.common.plain_data import from_json
 from sb3_attn.r2d2.actor import Actor, ActorSpec, Parameters, copy_parameters
@@ -30,7 +31,7 @@ from sb3_attn.r2d2.environments import MonitorFiles, env_fns_of, to_vec_env
 from sb3_attn.r2d2.settings import settings_arguments, with_default_policy_kwargs, with_settings
 from sb3_attn.r2d2.trajectory import Trajectory
 from sb3_attn.recurrent_dqn import RecurrentDQNPolicy
-from sb3_attn.recurrent_dqn.arguments import refuse_policy_arguments
+from sb3_attn.recurrent_dqn.arguments import refuse_misplaced_arguments
 from sb3_attn.recurrent_dqn.recurrent_dqn import FORMER_ARGUMENTS as FORMER_RECURRENT_DQN_ARGUMENTS
 from sb3_attn.recurrent_dqn.recurrent_dqn import STEPS_PER_UPDATE
 from sb3_attn.recurrent_dqn.stopping import save_checkpoints, stop_request
@@ -127,7 +128,7 @@ class R2D2(ActorCheckpoints):
     """
 
     @accept_former_arguments(**FORMER_ARGUMENTS)
-    @refuse_policy_arguments
+    @refuse_misplaced_arguments
     @with_settings
     def __init__(
         self,
@@ -274,18 +275,19 @@ class R2D2(ActorCheckpoints):
         if self.per_env_epsilons:
             self.exploration_rate = self.exploration_schedule(1.0)
 
+    def _check_values(self) -> None:
+        check_whole("n_actors", self.n_actors, at_least=0)
+        check_whole("rollout_length", self.rollout_length, at_least=1)
+        check_whole("max_env_restarts", self.max_env_restarts, at_least=0)
+        check_number("actor_update_interval", self.actor_update_interval, 1)
+        if self.samples_per_insert is not None:
+            remedy = "; None means one update per 10 environment steps"
+            check_number("samples_per_insert", self.samples_per_insert, 0, positive=True, otherwise=remedy)
+        super()._check_values()
+
     def _check_arguments(self) -> None:
         if self.backend not in BACKENDS:
             raise ValueError(f"backend={self.backend!r} must be one of {BACKENDS}.")
-        if self.n_actors < 0:
-            raise ValueError(f"n_actors={self.n_actors} is negative; 0 means that the learner acts itself.")
-        for name in ("rollout_length", "actor_update_interval"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        if self.samples_per_insert is not None and self.samples_per_insert <= 0:
-            raise ValueError(f"samples_per_insert={self.samples_per_insert} must be positive, or no window would be sampled.")
-        if self.max_env_restarts < 0:
-            raise ValueError(f"max_env_restarts={self.max_env_restarts} is negative; 0 ends learning at the first failure.")
         if self.backend == "sync" and self.backend_kwargs:
             raise ValueError(f"backend_kwargs={self.backend_kwargs}, but backend='sync' takes none; leave them out.")
         if self.n_actors > 0 and self.env is not None:  # a model that is loaded without environments needs no actors
@@ -360,8 +362,6 @@ class R2D2(ActorCheckpoints):
             return copy(self._n_updates, None if self.per_env_epsilons else self.exploration_rate)
 
         spec, args = self.actor_spec(), (latest_parameters, self.rollout_length, self.actor_update_interval)
-        if self.n_actors > 0:  # they have new environments
-            self.return_scale.reset(self.n_replay_envs)
         if self.n_actors == 0:
             assert self.env is not None, "actor_spec() has checked it"
             previous, self._previous = next(iter(self._running_actors()), None), None

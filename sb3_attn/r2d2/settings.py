@@ -7,6 +7,7 @@ from typing import Any
 
 import torch as th
 
+from sb3_attn.common.checks import check_dict
 from sb3_attn.common.optimizer import default_optimizer_kwargs
 from sb3_attn.memory import CTRNNCore, GRUCore, LSTMCore, MinGRUCore, RNNCore, get_core_class
 
@@ -81,7 +82,8 @@ def with_default_policy_kwargs(policy_kwargs: dict[str, Any] | None, settings: s
     :param settings: a key of ``SETTINGS``
     :return: all arguments
     """
-    given = policy_kwargs or {}
+    given = {} if policy_kwargs is None else policy_kwargs
+    check_dict("policy_kwargs", given)
     if settings == "small":  # the policy's own defaults are meant for small tasks
         return dict(given)
     complete = {"net_arch": [512], "ema_decay": 0.0, **given}

@@ -15,6 +15,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn import DQN
 
+from sb3_attn.common.checks import check_dict, check_flag, check_number, check_whole
 from sb3_attn.recurrent_dqn.policies import RecurrentDQNPolicy
 from sb3_attn.replay import PrioritizedSequenceReplayBuffer, SequenceReplayBuffer
 from sb3_attn.replay.sequence_buffer import check_lengths
@@ -30,17 +31,25 @@ CONTRIB_ARGUMENTS = {
 #: Likewise those of the memory
 CORE_ARGUMENTS = {name: f"use core_kwargs=dict({name}=...)" for name in ("hidden_size", "num_layers")}
 
+#: Arguments of other algorithms, and what to do instead
+ON_POLICY_ARGUMENTS = ("gae_lambda", "n_epochs", "ent_coef", "vf_coef", "clip_range", "clip_range_vf", "target_kl", "use_sde")
+FOREIGN_ARGUMENTS = {
+    **dict.fromkeys(ON_POLICY_ARGUMENTS, "it belongs to on-policy algorithms, such as RecurrentPPO; leave it out"),
+    **dict.fromkeys(("train_freq", "gradient_steps"), "use samples_per_insert, the ratio of R2D2"),
+}
+
 
 Constructor = TypeVar("Constructor", bound=Callable[..., None])
 
 
-def refuse_policy_arguments(constructor: Constructor) -> Constructor:
+def refuse_misplaced_arguments(constructor: Constructor) -> Constructor:
     """
-    Let the constructor of an algorithm say where arguments of the policy belong.
+    Let the constructor of an algorithm say where arguments of the policy belong, and what replaces those of other algorithms.
 
     :param constructor: the constructor
-    :return: the same, which raises a ``TypeError`` if it is given arguments that only the policy has
+    :return: the same, which raises a ``TypeError`` if it is given such arguments
     """
+    foreign = FOREIGN_ARGUMENTS.keys() - signature(constructor).parameters.keys()
     of_policy = signature(RecurrentDQNPolicy).parameters.keys() - {"observation_space", "action_space", "lr_schedule"}
 
     @functools.wraps(constructor)
@@ -49,6 +58,8 @@ def refuse_policy_arguments(constructor: Constructor) -> Constructor:
             given = ", ".join(f"{name}={kwargs[name]!r}" for name in misplaced)
             remedy = ", ".join(f"{name}=..." for name in misplaced)
             raise TypeError(f"{given}: for the policy, not for the algorithm; add policy_kwargs=dict({remedy}).")
+        for name in foreign & kwargs.keys():
+            raise TypeError(f"{name}={kwargs[name]!r} is not supported; {FOREIGN_ARGUMENTS[name]}.")
         constructor(*args, **kwargs)
 
     return wrapper  # type: ignore[return-value]
@@ -101,10 +112,11 @@ class ArgumentChecks(DQN):
 
     def _check_arguments(self) -> None:
         """
-        Check the arguments on their own and against each other.
+        Check the arguments, on their own and against each other.
 
         :raises ValueError: if one does not fit; the sentence says what to change
         """
+        self._check_values()
         # Classes of policy and replay buffer
         buffer_class = self.replay_buffer_class
         assert buffer_class is not None, "the constructor has chosen one"
@@ -140,7 +152,6 @@ class ArgumentChecks(DQN):
                 f"they become {_shapes(self)} in a wrapper around it; wrap in VecNormalize last, as in "
                 "VecNormalize(VecTransposeImage(env))."
             )
-        check_lengths(self.trace_length, self.burn_in_length, self.sequence_period)
         # Actions: Q-values are indexed from 0
         assert isinstance(self.action_space, spaces.Discrete | spaces.MultiDiscrete), "_wrap_env() has refused all others"
         if np.any(self.action_space.start != 0):
@@ -152,51 +163,55 @@ class ArgumentChecks(DQN):
                 f"action_space={self.action_space} must have one axis; flatten it with an ActionWrapper around the "
                 "environment, or with sb3_attn.envs.FlattenSpaces if there are few combinations."
             )
-        self._check_numbers()
         self._check_returns()
 
-    def _check_numbers(self) -> None:
+    def _check_values(self) -> None:
         """
-        Check the numbers that say how often, and how far, to learn.
+        Check each argument on its own.
 
-        :raises ValueError: if one is out of range
+        :raises ValueError: if it is of another type or out of range
         """
-        counts = {name: getattr(self, name) for name in ("batch_size", "n_steps", "target_update_interval", "trace_length")}
-        counts["train_freq"] = self.train_freq[0] if isinstance(self.train_freq, tuple) else self.train_freq
+        for name in ("policy_kwargs", "replay_buffer_kwargs"):
+            check_dict(name, getattr(self, name))
+        flags = ("double_q", "value_rescaling", "reward_scaling", "stored_state", "prioritized_replay", "per_env_epsilons")
+        for name in flags:
+            check_flag(name, getattr(self, name))
+        for name in ("clipped_double_q", "use_masking"):  # None until the model is set up
+            check_flag(name, False if getattr(self, name) is None else getattr(self, name))
+        check_lengths(self.trace_length, self.burn_in_length, self.sequence_period)
+        train_freq = self.train_freq[0] if isinstance(self.train_freq, tuple) else self.train_freq
+        batch_size = 1 if self.batch_size is None else self.batch_size
+        counts = dict(buffer_size=self.buffer_size, batch_size=batch_size, n_steps=self.n_steps, train_freq=train_freq)
         for name, count in counts.items():
-            if count is not None and not (count >= 1 and float(count).is_integer()):
-                raise ValueError(f"{name}={count} must be at least 1, and whole.")
-        for name in ("gamma", "tau"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} must lie between 0 and 1.")
-        if not self.max_grad_norm > 0:
-            raise ValueError(f"max_grad_norm={self.max_grad_norm} must be positive; float('inf') means no limit.")
+            check_whole(name, count, at_least=1)
+        check_whole("gradient_steps", self.gradient_steps, at_least=-1)
+        check_number("learning_starts", self.learning_starts, 0)
+        check_number("target_update_interval", self.target_update_interval, 1)
+        for name in ("gamma", "tau", "exploration_fraction", "exploration_initial_eps", "exploration_final_eps"):
+            check_number(name, getattr(self, name), 0, 1)
+        if self.td_lambda is not None:
+            check_number("td_lambda", self.td_lambda, 0, 1, otherwise=", or be None for n-step returns")
+        if self.trace_tolerance is not None:
+            check_number("trace_tolerance", self.trace_tolerance, 0, otherwise=", or be None for traces that are never cut")
+        check_number("max_grad_norm", self.max_grad_norm, 0, positive=True, otherwise="; float('inf') means no limit")
+        check_number("munchausen_alpha", self.munchausen_alpha, 0, 1, otherwise="; 0 means DQN")
+        check_number("munchausen_temperature", self.munchausen_temperature, 0, positive=True, otherwise="; 0.03 is usual")
 
     def _check_returns(self) -> None:
         """
-        Check the kinds of return, and the unit in which values are learned.
+        Check that the kind of return and the unit in which values are learned are one each.
 
-        :raises ValueError: if an argument does not fit
+        :raises ValueError: if arguments contradict each other
         """
-        if self.td_lambda is not None and not 0 <= self.td_lambda <= 1:
-            raise ValueError(f"td_lambda={self.td_lambda} must lie between 0 and 1, or be None for n-step returns.")
         if self.td_lambda is not None and self.n_steps > 1:
             raise ValueError(
                 f"td_lambda={self.td_lambda} and n_steps={self.n_steps} are two kinds of return; pass td_lambda=None "
                 "for n-step returns, or n_steps=1."
             )
-        if self.trace_tolerance is not None and self.trace_tolerance < 0:
-            raise ValueError(
-                f"trace_tolerance={self.trace_tolerance} must be at least 0, or None for traces that are never cut."
-            )
         if self.clipped_double_q and not self.double_q:
             raise ValueError("clipped_double_q=True needs double_q=True; pass clipped_double_q=False, too.")
         if self.reward_scaling and self.value_rescaling:
             raise ValueError("reward_scaling=True and value_rescaling=True are two ways to one end; leave one of them out.")
-        if not 0 <= self.munchausen_alpha <= 1:
-            raise ValueError(f"munchausen_alpha={self.munchausen_alpha} must lie between 0, which is DQN, and 1.")
-        if self.munchausen_temperature <= 0:
-            raise ValueError(f"munchausen_temperature={self.munchausen_temperature} must be positive; 0.03 is usual.")
         if self.munchausen_alpha > 0 and self.value_rescaling:
             raise ValueError(
                 f"munchausen_alpha={self.munchausen_alpha} adds log-probabilities to rewards, but value_rescaling=True "
@@ -213,6 +228,7 @@ class ArgumentChecks(DQN):
 
         :raises ValueError: if it is, or has not
         """
+        self._check_values()
         own = getattr(self.policy_class, "own_arguments", {})
         if ignored := {name: value for name, value in self.policy_kwargs.items() if name in own and value != own[name]}:
             raise ValueError(

@@ -143,6 +143,7 @@ class DARQNPolicy(RecurrentDQNPolicy):
     :param features_extractor_kwargs: arguments of ``RegionExtractor``: trunk, coordinates, mask_keys, ...
     :param core_kwargs: arguments of ``AttentionLSTMCore``: hidden_size, score, selection, ...
     :param kwargs: as for ``RecurrentDQNPolicy``
+    :raises ValueError: if the burn-in is to have a gradient, but regions are selected by REINFORCE
     """
 
     # The core's inputs are the regions, concatenated, so no layer may mix them before; and as in the paper the head gets the
@@ -160,6 +161,11 @@ class DARQNPolicy(RecurrentDQNPolicy):
         core_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        if kwargs.get("burn_in_gradient") and (core_kwargs or {}).get("selection") == "reinforce":
+            raise ValueError(
+                "burn_in_gradient=True does not fit core_kwargs=dict(selection='reinforce'), which learns from the losses of "
+                "trained steps only; use burn_in_gradient=False, or selection='straight_through'."
+            )
         with th.device("meta"):  # only the number of regions is needed, so no weights are allocated, and none drawn
             n_regions = make_tokenizer(observation_space, **(features_extractor_kwargs or {})).n_tokens
         masked = bool((features_extractor_kwargs or {}).get("mask_keys"))

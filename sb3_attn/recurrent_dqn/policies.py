@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -162,7 +163,7 @@ class RecurrentDQNPolicy(DQNPolicy):
         super()._build(lr_schedule)
         self.q_net_ema: AveragedModel | None = None
         if self.ema_decay > 0:
-            self.q_net_ema = AveragedModel(self.q_net, multi_avg_fn=get_ema_multi_avg_fn(self.ema_decay))
+            self.q_net_ema = AveragedModel(self.q_net, multi_avg_fn=partial(_update_ema, decay=self.ema_decay))
             self.q_net_ema.eval()
 
     def make_q_net(self) -> RecurrentQNetwork:
@@ -290,6 +291,11 @@ class RecurrentDQNPolicy(DQNPolicy):
 
 def _to_numpy(tensor: th.Tensor) -> np.ndarray:
     return tensor.cpu().numpy()
+
+
+def _update_ema(*args: Any, decay: float) -> None:
+    """torch's own average, which as a function inside another one could not be pickled."""
+    get_ema_multi_avg_fn(decay)(*args)
 
 
 def _with_lstm_hidden_size(

@@ -93,11 +93,17 @@ class SaveAndLoad(OffPolicyAlgorithm):
         :raises UnsafePickleError: if the file needs other classes or functions than those that are known to be harmless,
             such as your own, or a function as the learning rate
         :raises ValueError: if another algorithm saved it. If a newer version did, a warning says so
+        :raises TypeError: if the algorithm has no such arguments, as with those of the policy
         """
         custom_objects = custom_objects or {}
         data = read_data(path)
         if "saved_by" in data:
             _check_origin(str(data["saved_by"]), cls, path)
+        if unknown := [name for name in kwargs if name not in data and not hasattr(cls, name)]:  # SB3 would ignore them
+            raise TypeError(
+                f"load() got {', '.join(f'{name}={kwargs[name]!r}' for name in unknown)}, but {_algorithm(cls)} has no such "
+                "arguments; leave them out (those of the policy are in the zip, and cannot be changed)."
+            )
         kwargs = {name: value for name, value in cls.former_defaults.items() if name not in data} | kwargs
         if trust is not True:
             custom_objects = safe_objects(data, path, custom_objects, trust or ()) | custom_objects

@@ -13,6 +13,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_attn.common.action_masks import leave_valid, numbers_of_choices
+from sb3_attn.common.checks import check_whole
 from sb3_attn.common.former_names import FormerAttributeNames
 from sb3_attn.common.sum_tree import SumTree
 from sb3_attn.replay.core_states import CoreStateStore
@@ -82,6 +83,10 @@ def check_lengths(trace_length: int | None, burn_in_length: int, sequence_period
     :param sequence_period: as for ``SequenceReplayBuffer``
     :raises ValueError: if they do not; the sentence says what to change
     """
+    lengths = {"trace_length": trace_length, "burn_in_length": burn_in_length, "sequence_period": sequence_period}
+    for name, length in lengths.items():
+        if length is not None or name == "burn_in_length":
+            check_whole(name, length)
     if trace_length is not None and trace_length < 1:
         raise ValueError(
             f"trace_length={trace_length} leaves no step to learn from; give at least 1, or None for whole episodes."

@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,23 +110,24 @@ def enjoy(arguments: list[str], trust: Trust) -> None:
 
 def record_video(arguments: list[str], trust: Trust) -> None:
     """Record a video of a trained agent."""
-    _run_module("rl_zoo3.record_video", [*AGENT, *arguments], trust)
+    _run_module("rl_zoo3.record_video", [*AGENT, *_split_packages(arguments)[1]], trust)
 
 
 def record_training(arguments: list[str], trust: Trust) -> None:
     """Record a video of all checkpoints of a training run."""
     from sb3_attn.zoo.run_folders import check_videos
 
-    arguments = [*AGENT, *arguments]
+    packages, arguments = _split_packages([*AGENT, *arguments])
     if trust is not True and not _value(arguments, "-o", "--output-folder"):
         check_videos(Path(_value(arguments, "-f", "--folder"), _value(arguments, "--algo")))
-    with _our_subprocesses(trust), _ffmpeg_on_path():
+    with _our_subprocesses(trust, packages), _ffmpeg_on_path():
         _run_module("rl_zoo3.record_training", arguments, trust)
 
 
 def benchmark(arguments: list[str], trust: Trust) -> None:
     """Score every trained agent in a folder and write a table."""
-    with _our_subprocesses(trust):
+    packages, arguments = _split_packages(arguments)
+    with _our_subprocesses(trust, packages):
         _run_module("rl_zoo3.benchmark", arguments, trust)
 
 
@@ -138,7 +139,7 @@ def push_to_hub(arguments: list[str], trust: Trust) -> None:
 def load_from_hub(arguments: list[str], trust: Trust) -> None:
     """Download a trained agent from the Hugging Face Hub."""
     with importlib.import_module("sb3_attn.zoo.hub").safe_downloads():
-        _run_module("rl_zoo3.load_from_hub", [*AGENT, *arguments], trust)
+        _run_module("rl_zoo3.load_from_hub", [*AGENT, *_split_packages(arguments)[1]], trust)
 
 
 def plot(arguments: list[str], trust: Trust) -> None:
@@ -146,7 +147,7 @@ def plot(arguments: list[str], trust: Trust) -> None:
     parser = argparse.ArgumentParser("sb3-attn plot", epilog="sb3-attn plot PLOT --help lists the arguments of a plot.")
     parser.add_argument("plot", choices=PLOTS)
     name = parser.parse_args(arguments[:1]).plot
-    _call_function("rl_zoo3.plots", PLOTS[name], arguments[1:], trust)
+    _call_function("rl_zoo3.plots", PLOTS[name], _split_packages(arguments[1:])[1], trust)
 
 
 def show(arguments: list[str], trust: Trust) -> None:
@@ -197,7 +198,8 @@ def main(arguments: list[str] | None = None) -> int:
             register()
         trust, rest = split_trust(rest)
         _check_packages(_value(rest, "--env"))
-        COMMANDS[name](_import_environments(name, rest), trust)
+        _import_environments(name, rest)
+        COMMANDS[name](rest, trust)
     except RefusedFileError as error:
         raise SystemExit(f"sb3-attn {name}: {refusal(error)}") from error
     except (AssertionError, ValueError) as error:
@@ -224,30 +226,33 @@ def _check_packages(env_id: str) -> None:
             raise SystemExit(f"{sys.argv[0]}: --env {env_id} needs {package}, which is not installed; pip install {package}.")
 
 
-def _import_environments(command: str, arguments: list[str]) -> list[str]:
+def _split_packages(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """What ``--gym-packages`` names, and the other arguments, for those of RL Zoo's programs that do not have it."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--gym-packages", nargs="+", default=[])
+    given, others = parser.parse_known_args(arguments)
+    return given.gym_packages, others
+
+
+def _import_environments(command: str, arguments: list[str]) -> None:
     """
     Import what ``--gym-packages`` names, and find out whether ``--env`` is registered then.
 
     :param command: the command's name
     :param arguments: its arguments
-    :return: these, without ``--gym-packages`` if RL Zoo's program does not have it
     :raises SystemExit: with a sentence, if a package or the environment is not there
     """
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--gym-packages", nargs="+", default=[])
-    given, others = parser.parse_known_args(arguments)
-    for package in given.gym_packages:
+    for package in _split_packages(arguments)[0]:
         if importlib.util.find_spec(package.partition(".")[0]) is None:
             remedy = "install it, or put PYTHONPATH=. before the command if it lies in this folder"
             raise SystemExit(f"{sys.argv[0]}: --gym-packages {package} is not found; {remedy}.")
         importlib.import_module(package)
     if command not in ("enjoy", "record-video"):  # the others say it themselves
-        return arguments
+        return
     env_id = _value(arguments, "--env")
     importlib.import_module("rl_zoo3.import_envs")
     if env_id and ":" not in env_id and env_id not in gym.registry:
         raise SystemExit(f"{sys.argv[0]}: --env {env_id} is not registered; name the package that does it by --gym-packages.")
-    return others if command == "record-video" else arguments
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -309,36 +314,38 @@ def _explained_values() -> Iterator[None]:
         StoreDict.__call__ = original  # type: ignore[method-assign]
 
 
-def our_command(command: list[str], trust: Trust = False) -> list[str]:
+def our_command(command: list[str], trust: Trust = False, packages: Sequence[str] = ()) -> list[str]:
     """
     Translate a command with which RL Zoo starts one of its own programs into ours.
 
     :param command: ``["python", "-m", "rl_zoo3.record_video", ...]`` (from ``record_training``) or
         ``["python", "enjoy.py", ...]`` (from ``benchmark``, which on its own works only in a checkout of RL Zoo)
     :param trust: what this command was told to trust
+    :param packages: what register environments
     :return: the ``sb3-attn`` command that does the same with this interpreter, where our algorithms are registered; any other
         command unchanged
     """
-    ours = [sys.executable, "-m", "sb3_attn.zoo"]
+    ours, named = [sys.executable, "-m", "sb3_attn.zoo"], ["--gym-packages", *packages] if packages else []
     if command[:3] == ["python", "-m", "rl_zoo3.record_video"]:
-        return [*ours, "record-video", *trust_options(trust), *command[3:]]
+        return [*ours, "record-video", *trust_options(trust), *command[3:], *named]
     if command[:2] == ["python", "enjoy.py"]:
         from sb3_attn.zoo.run_folders import check_env_id
 
         check_env_id(_value(command, "--env"), trust)
-        return [*ours, "enjoy", *trust_options(trust), *command[2:]]
+        return [*ours, "enjoy", *trust_options(trust), *command[2:], *named]
     return command
 
 
 @contextlib.contextmanager
-def _our_subprocesses(trust: Trust) -> Iterator[None]:
+def _our_subprocesses(trust: Trust, packages: Sequence[str]) -> Iterator[None]:
     # Our algorithms are not registered in a new interpreter, so RL Zoo's programs have to be started through this module
     original = subprocess.call
 
     def call(command: Any, *args: Any, **kwargs: Any) -> int:
         if not {"", os.getcwd()} & set(sys.path):  # "python -m" would add it, and with it modules of whoever made the folder
             kwargs.setdefault("env", {**os.environ, "PYTHONSAFEPATH": "1"})
-        return original(our_command(command, trust) if isinstance(command, list) else command, *args, **kwargs)
+        ours = our_command(command, trust, packages) if isinstance(command, list) else command
+        return original(ours, *args, **kwargs)
 
     subprocess.call = call  # type: ignore[assignment]
     try:

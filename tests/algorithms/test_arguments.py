@@ -14,7 +14,7 @@ from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.dqn import policies
 
-from sb3_attn import PrioritizedSequenceReplayBuffer, SequenceReplayBuffer
+from sb3_attn import R2D2, PrioritizedSequenceReplayBuffer, RecurrentDQN, SequenceReplayBuffer
 from tests.helpers.environments import Counter, counters
 from tests.helpers.models import Make
 
@@ -29,8 +29,24 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     (dict(batch_size=0), "batch_size=0 must be at least 1"),
     (dict(n_steps=0, td_lambda=None), "n_steps=0 must be at least 1"),
     (dict(target_update_interval=0), "target_update_interval=0 must be at least 1"),
-    (dict(n_steps=2.5, td_lambda=None), r"n_steps=2\.5 must be at least 1, and whole"),
-    (dict(trace_length=16.5), r"trace_length=16\.5 must be at least 1, and whole"),
+    (dict(n_steps=2.5, td_lambda=None), r"n_steps=2\.5 must be a whole number, not of type float"),
+    *((dict(td_lambda=None) | {name: 8.0}, rf"{name}=8\.0 must be a whole number") for name in ("n_steps", "batch_size")),
+    (dict(buffer_size=1e5), r"buffer_size=100000\.0 must be a whole number, not of type float"),
+    (dict(trace_length="16"), r"trace_length='16' must be a whole number, not of type str"),
+    (dict(burn_in_length=1.5), r"burn_in_length=1\.5 must be a whole number"),
+    (dict(sequence_period=True), r"sequence_period=True must be a whole number, not of type bool"),
+    (dict(stored_state="no"), "stored_state='no' must be True or False"),
+    (dict(prioritized_replay="yes"), "prioritized_replay='yes' must be True or False"),
+    (dict(clipped_double_q=2), "clipped_double_q=2 must be True or False"),
+    (dict(learning_starts=-1), "learning_starts=-1 must be at least 0"),
+    (dict(exploration_fraction=2), "exploration_fraction=2 must lie between 0 and 1"),
+    (dict(exploration_initial_eps=1.1), r"exploration_initial_eps=1\.1 must lie between 0 and 1"),
+    (dict(exploration_final_eps=float("nan")), "exploration_final_eps=nan must lie between 0 and 1"),
+    (dict(td_lambda="0.9", n_steps=1), r"td_lambda='0\.9' must be a number, not of type str, or be None"),
+    (dict(trace_tolerance=float("nan")), "trace_tolerance=nan must be at least 0, or be None"),
+    (dict(munchausen_temperature=float("nan")), r"munchausen_temperature=nan must be positive; 0\.03 is usual"),
+    (dict(max_grad_norm=None), r"max_grad_norm=None must be a number, not of type NoneType; float\('inf'\)"),
+    (dict(replay_buffer_kwargs="x"), r"replay_buffer_kwargs='x' must be a dict"),
     (dict(gamma=1.5), r"gamma=1\.5 must lie between 0 and 1"),
     (dict(tau=-1), "tau=-1 must lie between 0 and 1"),
     (dict(max_grad_norm=-1), r"max_grad_norm=-1 must be positive; float\('inf'\) means no limit"),
@@ -41,7 +57,7 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     (dict(policy_kwargs=dict(hidden_size=64)), r"hidden_size is not supported; use core_kwargs=dict\(hidden_size=\.\.\.\)"),
     (dict(td_lambda=1.5, n_steps=1), r"td_lambda=1\.5 must lie between 0 and 1, or be None"),
     (dict(td_lambda=-0.1, n_steps=1), r"td_lambda=-0\.1 must lie between 0 and 1"),
-    (dict(trace_tolerance=-0.1), r"trace_tolerance=-0\.1 must be at least 0, or None"),
+    (dict(trace_tolerance=-0.1), r"trace_tolerance=-0\.1 must be at least 0, or be None"),
     (dict(td_lambda=0.8, n_steps=3), r"td_lambda=0\.8 and n_steps=3 are two kinds of return"),
     (
         dict(double_q=False, clipped_double_q=True),
@@ -90,6 +106,17 @@ def test_an_argument_of_the_policy_is_sent_there(make: Make) -> None:
         TypeError, match=r"core='gru', dueling=False: for the policy.*policy_kwargs=dict\(core=..., dueling=...\)"
     ):
         make(counters(), core="gru", dueling=False)
+
+
+@pytest.mark.parametrize("algorithm", [RecurrentDQN, R2D2])
+def test_arguments_of_the_policy_are_a_dict(algorithm: Any) -> None:
+    with pytest.raises(ValueError, match=r"policy_kwargs=\[1\] must be a dict"):
+        algorithm("MlpPolicy", counters(), policy_kwargs=[1])
+
+
+def test_arguments_of_on_policy_algorithms_are_named(make: Make) -> None:
+    with pytest.raises(TypeError, match=r"gae_lambda=0\.95 is not supported; it belongs to on-policy .*; leave it out"):
+        make(counters(), gae_lambda=0.95)
 
 
 def test_flattened_images_are_warned_about(make: Make) -> None:

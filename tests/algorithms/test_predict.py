@@ -72,6 +72,8 @@ def test_predict_refuses_a_state_of_another_shape(make: Make) -> None:
     (size,) = {array.shape[1] for array in state}
     with pytest.raises(ValueError, match=rf"state has arrays of shapes \[\(1, {size}\), \(1, {size}\)\].*\(2, {size}\)"):
         model.predict(np.zeros((2, 3), np.float32), state)
+    with pytest.raises(ValueError, match=r"state=5 must be the tuple of arrays that predict\(\) returned, or None"):
+        model.predict(np.zeros((1, 3), np.float32), 5)
     with pytest.raises(ValueError, match="pass the state that predict"):
         model.predict(np.zeros((1, 3), np.float32), state[:1])
 

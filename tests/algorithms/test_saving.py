@@ -1,6 +1,7 @@
 """Zips, replay buffers and parameters come back as they were, and what does not fit a model is refused."""
 
 import copy
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -325,3 +326,23 @@ def test_arguments_given_to_load_are_checked(make: Make, tmp_path: Path) -> None
     with pytest.raises(ValueError, match=r"prioritized_replay=True, but .* uniform"):
         type(model).load(tmp_path / "model", prioritized_replay=True)
     assert type(model).load(tmp_path / "model", buffer_size=1).buffer_size == 1
+
+
+def test_load_refuses_arguments_that_the_algorithm_does_not_have(make: Make, tmp_path: Path) -> None:
+    """SB3 takes any, and ignores them."""
+    model = make(counters())
+    model.save(tmp_path / "model")
+    with pytest.raises(TypeError, match=r"load\(\) got core='gru', trace_len=4, but R.* has no such arguments; leave"):
+        type(model).load(tmp_path / "model", core="gru", trace_len=4, gamma=0.5)
+    assert type(model).load(tmp_path / "model", device="cpu", gamma=0.5).gamma == 0.5
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_policies_can_be_pickled(make: Make, ema_decay: float) -> None:
+    policy = make(policy_kwargs=dict(ema_decay=ema_decay)).learn(60).policy
+    copied = pickle.loads(pickle.dumps(policy))
+    assert_same(policy.state_dict(), copied.state_dict())
+    for each in (policy, copied):
+        each.q_net.q_net[0].bias.data += 1
+        each.update_average()
+    assert_same(policy.state_dict(), copied.state_dict())

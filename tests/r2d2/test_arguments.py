@@ -202,12 +202,15 @@ def test_munchausen_changes_the_update_and_not_the_initial_priorities() -> None:
 #: Besides those that RecurrentDQN has too, which ``tests/algorithms`` tests for both
 BAD = [
     (dict(backend="threads"), r"backend='threads' must be one of \('sync', 'ray'\)"),
-    (dict(n_actors=-1), "n_actors=-1 is negative; 0 means that the learner acts itself"),
+    (dict(n_actors=-1), "n_actors=-1 must be at least 0"),
     (dict(rollout_length=0), "rollout_length=0 must be at least 1"),
+    (dict(rollout_length=2.5), r"rollout_length=2\.5 must be a whole number"),
+    (dict(actor_update_interval=float("nan")), "actor_update_interval=nan must be at least 1"),
+    (dict(samples_per_insert=float("nan")), "samples_per_insert=nan must be positive; None means one update per 10"),
     (dict(actor_update_interval=0), "actor_update_interval=0 must be at least 1"),
     (dict(samples_per_insert=0), "samples_per_insert=0 must be positive"),
     (dict(samples_per_insert=-2.5), "samples_per_insert=-2.5 must be positive"),
-    (dict(max_env_restarts=-1), "max_env_restarts=-1 is negative; 0 ends learning"),
+    (dict(max_env_restarts=-1), "max_env_restarts=-1 must be at least 0"),
     (dict(backend_kwargs=dict(address="auto")), r"backend_kwargs=\{'address': 'auto'\}, but backend='sync' takes none"),
 ]
 
@@ -216,6 +219,11 @@ BAD = [
 def test_a_bad_argument_is_named(arguments: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         make_r2d2(**arguments)
+
+
+def test_the_ratio_of_updates_has_one_argument() -> None:
+    with pytest.raises(TypeError, match="train_freq=4 is not supported; use samples_per_insert"):
+        make_r2d2(train_freq=4)
 
 
 @pytest.mark.parametrize(("n_actors", "n_envs", "n_replay_envs"), [(0, 3, 3), (1, 3, 3), (4, 3, 12)])

@@ -50,6 +50,7 @@ def test_predict_acts_with_the_average_and_exploration_with_the_online_network()
     obs = model.env.reset()
     assert model.predict(obs, deterministic=True)[0] == 1
     model._last_obs, model._last_episode_starts, model.exploration_rate = obs, np.ones(1, bool), 0.0
+    model._reset_watch = None  # the reset above was ours
     assert model._sample_action(learning_starts=0)[0] == 0
 
 

@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 from sb3_attn import R2D2, DARQNPolicy, RecurrentDQN
 from sb3_attn.recurrent_dqn import darqn
 from sb3_attn.recurrent_dqn.darqn import AttentionLSTMCore
-from tests.helpers.environments import Counter
+from tests.helpers.environments import Counter, counters
 from tests.helpers.masks import ALONE, MASK_KEYS, REAL, SPACE, B, FiniteUnits, N, batch, check_training_and_loading
 
 RGB = spaces.Box(0, 255, (3, 64, 64), np.uint8)
@@ -189,6 +189,12 @@ def test_evaluation_does_not_sample_regions(selection):
     first, state = core.unroll(inputs, core.initial_state(3))
     second, _ = core.unroll(inputs, core.initial_state(3))
     assert th.equal(first, second) and not state.log_probabilities.any()
+
+
+def test_sampled_regions_have_no_gradient_through_the_burn_in():
+    arguments = dict(core_kwargs=dict(selection="reinforce"), burn_in_gradient=True)
+    with pytest.raises(ValueError, match=r"burn_in_gradient=True does not fit .*reinforce"):
+        RecurrentDQN("DARQNPolicy", counters(), policy_kwargs=arguments)
 
 
 def test_an_unknown_selection_is_refused():
