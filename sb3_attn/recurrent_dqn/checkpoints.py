@@ -94,7 +94,8 @@ class Checkpoints(SaveAndLoad):
         folder: str | Path,
         env: GymEnv,
         device: th.device | str = "auto",
-        trust: bool | Collection[str] = False,
+        trust: bool | Collection[str | type] = False,
+        custom_objects: dict[str, Any] | None = None,
     ) -> SelfCheckpoints:
         """
         Load a checkpoint, to go on by ``model.learn(total - model.num_timesteps, reset_num_timesteps=False)``.
@@ -105,12 +106,13 @@ class Checkpoints(SaveAndLoad):
         :param env: environments like those of the checkpoint, as many of them
         :param device: Device on which the code should run.
         :param trust: as for ``load``
+        :param custom_objects: as for ``load``
         :return: the model
         :raises ValueError: if there is no checkpoint that is whole, or the environments do not fit
         """
         path = newest_valid(folder, cls.__name__)
         # Without a forced reset the last observations are those of the zip
-        model = cls.load(path / MODEL, env=env, device=device, trust=trust, force_reset=not (path / EPISODES).exists())
+        model = cls.load(path / MODEL, env, device, custom_objects, force_reset=not (path / EPISODES).exists(), trust=trust)
         restore(model, path)
         if model._episodes_seed is not None:
             model._seed_episodes(model._episodes_seed)
@@ -267,7 +269,12 @@ def restore(model: Checkpoints, path: Path) -> None:
         raise ValueError(f"{path} was written by a model {with_or_without} VecNormalize; wrap env likewise.")
     if model._vec_normalize_env is not None:
         _set_statistics(model._vec_normalize_env, _load(path / NORMALIZATION))
-    model.replay_buffer.set_state_arrays(_load(path / REPLAY))
+    replay = _load(path / REPLAY)
+    if (n_envs := len(replay["pos"])) != model.n_replay_envs:
+        raise ValueError(
+            f"{path} was written with {n_envs} environments, but now there are {model.n_replay_envs}; give as many."
+        )
+    model.replay_buffer.set_state_arrays(replay)
     if (path / EPISODES).exists():
         model._resume_episodes(json.loads((path / EPISODES).read_text(encoding="utf-8")))
     _set_generators(_load(path / GENERATORS))
@@ -308,8 +315,8 @@ class SaveCheckpoints(BaseCallback):
             others = [path for path in others if not _examine(path)[1]]  # load_checkpoint() has left out the damaged ones
         if others:
             raise ValueError(
-                f"folder={self.folder} has {others[-1].name} of another run; go on with that by load_checkpoint(), give "
-                "another folder, or remove it."
+                f"folder={self.folder} has {others[-1].name} of another run; go on with that by load_checkpoint() and "
+                "learn(..., reset_num_timesteps=False), give another folder, or remove it."
             )
         self._last = self.num_timesteps
         self.model._running_episodes()  # raises now what would be a warning at the first checkpoint

@@ -83,11 +83,15 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "stable_baselines3.her.her_replay_buffer": ("HerReplayBuffer",),
     "stable_baselines3.sac.policies": ("CnnPolicy", "MultiInputPolicy", "SACPolicy"),
     "stable_baselines3.td3.policies": ("CnnPolicy", "MultiInputPolicy", "TD3Policy"),
+    "pathlib": ("PosixPath", "WindowsPath"),
+    "pathlib._local": ("PosixPath", "WindowsPath"),  # of Python 3.13
     "torch": ("Size", "device"),
     "torch._utils": ("_rebuild_tensor_v2",),
     "torch.nn.modules.activation": ("ELU", "GELU", "LeakyReLU", "Mish", "ReLU", "SELU", "Sigmoid", "SiLU", "Softplus", "Tanh"),
     "torch.optim.adam": ("Adam",),
     "torch.optim.adamw": ("AdamW",),
+    "torch.optim.nadam": ("NAdam",),
+    "torch.optim.radam": ("RAdam",),
     "torch.optim.rmsprop": ("RMSprop",),
     "torch.optim.sgd": ("SGD",),
 }
@@ -137,6 +141,18 @@ def find_allowed(module: str, name: str, trusted: Collection[str] = ()) -> Any:
         if isinstance(found, type) and issubclass(found, OUR_BASES) and found.__module__.startswith("sb3_attn."):
             return found
     raise UnsafePickleError(f"{module}.{name}")
+
+
+def trusted_names(trust: bool | str | Collection[str | type]) -> Collection[str]:
+    """
+    What is trusted besides ``ALLOWED``.
+
+    :param trust: names, as "module.name", or the classes themselves; ``False`` means none
+    :return: the names
+    """
+    named = [trust] if isinstance(trust, str) else trust or []
+    assert not isinstance(named, bool), "a file of which all is trusted is not read here"
+    return [each if isinstance(each, str) else f"{each.__module__}.{each.__qualname__}" for each in named]
 
 
 class SafeUnpickler(pickle._Unpickler):
@@ -236,7 +252,7 @@ def safe_objects(data: dict[str, Any], path: object, given: Collection[str], tru
     return objects
 
 
-def load_pickle(path: str | pathlib.Path | io.BufferedIOBase, trust: bool | Collection[str] = False) -> Any:
+def load_pickle(path: str | pathlib.Path | io.BufferedIOBase, trust: bool | Collection[str | type] = False) -> Any:
     """
     Load a pickle, such as that of a replay buffer.
 
@@ -253,7 +269,7 @@ def load_pickle(path: str | pathlib.Path | io.BufferedIOBase, trust: bool | Coll
         # Streams get none: they may hold more than the pickle
         if isinstance(path, str | pathlib.Path) and has_wrong_checksum(cast(BinaryIO, file)):
             raise ValueError("its checksum is another")
-        return pickle.load(file) if trust is True else SafeUnpickler(cast(BinaryIO, file), trust or ()).load()
+        return pickle.load(file) if trust is True else SafeUnpickler(cast(BinaryIO, file), trusted_names(trust)).load()
     except UnsafePickleError as error:
         raise UnsafePickleError(error.name, path) from None
     except Exception as error:

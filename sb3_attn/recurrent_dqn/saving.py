@@ -17,7 +17,7 @@ from sb3_attn.common.files import append_checksum, replace_on_success
 from sb3_attn.recurrent_dqn.networks import RecurrentQNetwork
 from sb3_attn.recurrent_dqn.parameter_checks import check_adam_state, refuse_nan
 from sb3_attn.recurrent_dqn.plain_settings import append_settings
-from sb3_attn.recurrent_dqn.safe_loading import load_pickle, read_data, safe_objects
+from sb3_attn.recurrent_dqn.safe_loading import load_pickle, read_data, safe_objects, trusted_names
 from sb3_attn.replay import SequenceReplayBuffer
 from sb3_attn.version import __version__
 
@@ -74,7 +74,7 @@ class SaveAndLoad(OffPolicyAlgorithm):
         custom_objects: dict[str, Any] | None = None,
         print_system_info: bool = False,
         force_reset: bool = True,
-        trust: bool | Collection[str] = False,
+        trust: bool | Collection[str | type] = False,
         **kwargs: Any,
     ) -> SelfSaveAndLoad:
         """
@@ -87,7 +87,7 @@ class SaveAndLoad(OffPolicyAlgorithm):
         :param print_system_info: Whether to print system info from the saved model and the current system info
         :param force_reset: Force call to ``reset()`` before training
         :param trust: ``True`` if you trust the source of the file: all of it is then unpickled, as by SB3. A list names
-            further classes and functions that the file may use, such as ``["my_module.MyCore"]``
+            further classes and functions that the file may use, such as ``["my_module.MyCore"]`` or ``[MyCore]``
         :param kwargs: extra arguments to change the model when loading
         :return: new model instance with loaded parameters
         :raises UnsafePickleError: if the file needs other classes or functions than those that are known to be harmless,
@@ -106,7 +106,7 @@ class SaveAndLoad(OffPolicyAlgorithm):
             )
         kwargs = {name: value for name, value in cls.former_defaults.items() if name not in data} | kwargs
         if trust is not True:
-            custom_objects = safe_objects(data, path, custom_objects, trust or ()) | custom_objects
+            custom_objects = safe_objects(data, path, custom_objects, trusted_names(trust)) | custom_objects
         return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 
     def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto") -> None:
@@ -129,7 +129,7 @@ class SaveAndLoad(OffPolicyAlgorithm):
         self,
         path: str | pathlib.Path | io.BufferedIOBase,
         truncate_last_traj: bool = True,
-        trust: bool | Collection[str] = False,
+        trust: bool | Collection[str | type] = False,
     ) -> None:
         """
         Load a replay buffer from a pickle file, without running code from it.

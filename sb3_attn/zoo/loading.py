@@ -17,7 +17,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 
 from sb3_attn.recurrent_dqn import MaskableDQN
-from sb3_attn.recurrent_dqn.safe_loading import RefusedFileError, load_pickle, read_data, safe_objects
+from sb3_attn.recurrent_dqn.safe_loading import RefusedFileError, load_pickle, read_data, safe_objects, trusted_names
 from sb3_attn.recurrent_dqn.saving import SaveAndLoad
 from sb3_attn.viz.recording import wrap_env
 from sb3_attn.zoo.registration import ALGORITHMS
@@ -50,7 +50,7 @@ def model_path(path: str | Path) -> Path:
 
 
 def load_model(
-    path: str | Path, algo: str | None = None, device: str = "auto", trust: bool | Collection[str] = False
+    path: str | Path, algo: str | None = None, device: str = "auto", trust: bool | Collection[str | type] = False
 ) -> BaseAlgorithm:
     """
     Load a model to look at, not to train: it gets no replay buffer.
@@ -65,7 +65,9 @@ def load_model(
     :raises FileNotFoundError: if there is no such file
     """
     path = model_path(path)
-    objects = NOT_NEEDED if trust is True else safe_objects(read_data(path), path, NOT_NEEDED, trust or ()) | NOT_NEEDED
+    objects = dict(NOT_NEEDED)
+    if trust is not True:
+        objects |= safe_objects(read_data(path), path, NOT_NEEDED, trusted_names(trust))
     try:
         data = load_from_zip_file(path, device="cpu", custom_objects=objects)[0] or {}
         policy_class = data["policy_class"]
@@ -89,7 +91,7 @@ def load_model(
 def load_algorithm(
     algorithm: type[BaseAlgorithm],
     path: str | Path,
-    trust: bool | Collection[str] = False,
+    trust: bool | Collection[str | type] = False,
     custom_objects: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> BaseAlgorithm:
@@ -108,7 +110,7 @@ def load_algorithm(
         kwargs["trust"] = trust
     elif trust is not True:
         given = custom_objects or {}
-        custom_objects = safe_objects(read_data(path), path, given, trust or ()) | given
+        custom_objects = safe_objects(read_data(path), path, given, trusted_names(trust)) | given
     try:
         return algorithm.load(path, custom_objects=custom_objects, **kwargs)
     except RefusedFileError:
@@ -121,7 +123,7 @@ def load_algorithm(
         ) from error
 
 
-def load_vec_normalize(path: str | Path, venv: VecEnv, trust: bool | Collection[str] = False) -> VecNormalize:
+def load_vec_normalize(path: str | Path, venv: VecEnv, trust: bool | Collection[str | type] = False) -> VecNormalize:
     """
     Load statistics of observations and rewards, as ``VecNormalize.load`` does, without running code from their file.
 
@@ -144,7 +146,7 @@ def make_env(
     env_kwargs: dict[str, Any] | None = None,
     seed: int | None = None,
     normalize_path: str | Path | None = None,
-    trust: bool | Collection[str] = False,
+    trust: bool | Collection[str | type] = False,
 ) -> VecEnv:
     """
     Make an environment with the wrappers that a model's observation space implies.

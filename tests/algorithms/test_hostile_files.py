@@ -202,7 +202,9 @@ def test_a_class_of_ones_own_needs_trust(tmp_path: Path) -> None:
         UnsafePickleError, match=rf"'policy_kwargs' in .* needs {name}.* pass trust=\['{name}'\], or trust=True"
     ):
         RecurrentDQN.load(tmp_path / "model", device="cpu")
-    for trust in (True, [name]):
+    with pytest.raises(UnsafePickleError):  # a name is trusted as a whole
+        RecurrentDQN.load(tmp_path / "model", device="cpu", trust=f"my_{name}")
+    for trust in (True, name, [name], [SumCore]):
         assert isinstance(RecurrentDQN.load(tmp_path / "model", device="cpu", trust=trust).q_net.core, SumCore)
 
 
@@ -216,6 +218,12 @@ def test_a_function_needs_trust_or_something_in_its_place(tmp_path: Path) -> Non
     custom = dict(learning_rate=1e-4, lr_schedule=LinearSchedule(1e-4, 0.0, 1.0))
     assert RecurrentDQN.load(tmp_path / "model", device="cpu", custom_objects=custom).learning_rate == 1e-4
     assert RecurrentDQN.load(tmp_path / "model", device="cpu", trust=True).lr_schedule(0.5) == 5e-4
+
+
+def test_settings_of_sb3_and_torch_need_no_trust(tmp_path: Path) -> None:
+    log, policy_kwargs = tmp_path / "log", dict(optimizer_class=th.optim.RAdam)
+    make_rdqn(policy_kwargs=policy_kwargs, tensorboard_log=log).save(tmp_path / "model")
+    assert RecurrentDQN.load(tmp_path / "model", device="cpu").tensorboard_log == log
 
 
 def test_what_is_given_is_not_read(honest: Path, tmp_path: Path) -> None:

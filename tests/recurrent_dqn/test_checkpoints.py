@@ -213,14 +213,16 @@ def test_other_environments_are_refused(tmp_path: Path) -> None:
     trained(tmp_path)
     with pytest.raises(ValueError, match="by a model without VecNormalize; wrap env likewise"):
         RecurrentDQN.load_checkpoint(tmp_path, make_env(normalized=True), device="cpu")
-    with pytest.raises(ValueError, match=r"actions is int64 \(.*, 2, 1\) in the saved replay, but int64 \(.*, 1, 1\) here"):
+    with pytest.raises(ValueError, match="written with 2 environments, but now there are 1; give as many"):
         RecurrentDQN.load_checkpoint(tmp_path, DummyVecEnv([Walk]), device="cpu")
 
 
 def test_a_folder_is_that_of_one_run(tmp_path: Path) -> None:
     """A new run would otherwise remove its own checkpoints, which have fewer steps, and load those of the other one."""
     trained(tmp_path)
-    with pytest.raises(ValueError, match=r"has checkpoint_160 of another run; go on with that by load_checkpoint\(\)"):
+    with pytest.raises(
+        ValueError, match=r"has checkpoint_160 of another run; go on .* learn\(\.\.\., reset_num_timesteps=False\)"
+    ):
         trained(tmp_path)
     assert checkpoints(tmp_path)[-1].name == "checkpoint_160"
 
