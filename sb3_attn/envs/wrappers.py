@@ -85,8 +85,9 @@ class FlattenSpaces(_Wrapper, gym.utils.RecordConstructorArgs):
     """
     Convert spaces that Stable-Baselines3's DQN does not support into ones that it does; others remain as they are.
 
-    - Observations: a ``Tuple``, or a ``Dict`` that contains a ``Tuple`` or ``Dict``, becomes one flat ``Box`` of float32, with
-      discrete parts one-hot. (Gymnasium's ``FlattenObservation`` also flattens images, and makes discrete parts int64.)
+    - Observations: a ``Tuple`` or ``Text``, or a ``Dict`` that contains these or another ``Dict``, becomes one flat ``Box`` of
+      float32, with discrete parts one-hot. (Gymnasium's ``FlattenObservation`` also flattens images, and makes discrete parts
+      int64.)
     - Actions: ``MultiDiscrete`` becomes the ``Discrete`` of all combinations, with the last component changing fastest. So do
       the masks of an environment that has them as for MaskablePPO, those of the components one after the other.
 
@@ -103,7 +104,8 @@ class FlattenSpaces(_Wrapper, gym.utils.RecordConstructorArgs):
         super().__init__(env)
         inner = env.observation_space
         parts = inner.spaces.values() if isinstance(inner, spaces.Dict) else [inner]
-        self._flatten_observation = any(isinstance(part, spaces.Tuple | spaces.Dict) for part in parts)
+        known = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
+        self._flatten_observation = not all(isinstance(part, known) for part in parts)
         if self._flatten_observation:
             self.observation_space = _flat_box(inner)
         if isinstance(env.action_space, spaces.MultiDiscrete):
@@ -149,7 +151,7 @@ class FlattenSpaces(_Wrapper, gym.utils.RecordConstructorArgs):
 def _flat_box(space: spaces.Space[Any]) -> spaces.Box:
     """The flat float32 ``Box`` that Gymnasium's ``flatten`` maps the elements of a space to."""
     if not space.is_np_flattenable:
-        raise ValueError(f"observation_space={space} has no fixed size; remove its Graph, Sequence or Text.")
+        raise ValueError(f"observation_space={space} has no fixed size; remove its Graph or Sequence.")
     flat = spaces.flatten_space(space)
     assert isinstance(flat, spaces.Box)
     return spaces.Box(flat.low.astype(np.float32), flat.high.astype(np.float32), dtype=np.float32)

@@ -15,6 +15,7 @@ from stable_baselines3.common.monitor import Monitor, ResultsWriter
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecTransposeImage
 
+from sb3_attn.common.checks import check_whole
 from sb3_attn.recurrent_dqn.environment_states import WRAPPERS
 
 EnvFn = Callable[[], gym.Env]
@@ -74,8 +75,8 @@ def to_vec_env(env: GymEnv | str | EnvFn | None, n_envs: int | None) -> GymEnv |
     :return: the environments; ``None`` without ``env``
     :raises ValueError: if ``n_envs`` is not positive, or differs from the number of environments in ``env``
     """
-    if n_envs is not None and n_envs < 1:
-        raise ValueError(f"envs_per_actor={n_envs} must be at least 1.")
+    if n_envs is not None:
+        check_whole("envs_per_actor", n_envs, at_least=1)
     if isinstance(env, str):
         module, _, name = env.rpartition(":")
         if module:

@@ -71,6 +71,25 @@ def _shapes(owner: Any) -> Any:
     return {key: part.shape for key, part in space.items()} if isinstance(space, spaces.Dict) else space.shape
 
 
+def _check_observation_space(space: spaces.Space) -> None:
+    """Check that SB3 can turn observations into tensors; it would say so without a remedy, or only once it acts."""
+    for part in space.values() if isinstance(space, spaces.Dict) else [space]:
+        if isinstance(part, spaces.Tuple | spaces.Dict | spaces.Text):
+            raise ValueError(
+                f"observation_space={space} has a {type(part).__name__}, which has to become a Box; wrap each environment in "
+                "sb3_attn.envs.FlattenSpaces."
+            )
+        if not isinstance(part, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+            raise ValueError(
+                f"observation_space={space} has a {type(part).__name__}, which has no fixed size; make it a Box in an "
+                "ObservationWrapper around each environment."
+            )
+        if isinstance(part, spaces.Discrete | spaces.MultiDiscrete) and np.any(part.start != 0):
+            raise ValueError(
+                f"observation_space={space} must start at 0; shift it with an ObservationWrapper around each environment."
+            )
+
+
 class MultiDiscreteActions(OffPolicyAlgorithm):
     """Base class to name after DQN, so that DQN's constructor calls this one's, which lets more actions through."""
 
@@ -102,6 +121,7 @@ class ArgumentChecks(DQN):
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        _check_observation_space(env.observation_space)
         wrapped = DQN._wrap_env(env, verbose, monitor_wrapper)
         if not isinstance(wrapped.action_space, spaces.Discrete | spaces.MultiDiscrete):  # SB3 says so without a remedy
             raise ValueError(

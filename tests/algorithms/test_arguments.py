@@ -171,6 +171,24 @@ def test_actions_have_to_be_discrete(make: Make, space: spaces.Space) -> None:
         make(DummyVecEnv([lambda: Acting(space)]))
 
 
+BOX = spaces.Box(-1, 1, (2,))
+BAD_SPACES = [
+    (spaces.Tuple((BOX,)), "has a Tuple, which has to become a Box; wrap each environment in sb3_attn.envs.FlattenSpaces"),
+    (spaces.Dict({"a": spaces.Dict({"b": BOX})}), "has a Dict, which has to .*FlattenSpaces"),
+    (spaces.Text(3), "has a Text, which has to .*FlattenSpaces"),
+    (spaces.Sequence(BOX), "has a Sequence, which has no fixed size; make it a Box in an ObservationWrapper"),
+    (spaces.Discrete(3, start=-1), "must start at 0; shift it with an ObservationWrapper"),
+    (spaces.Dict({"a": spaces.MultiDiscrete([2, 2], start=[0, 1])}), "must start at 0"),
+]
+
+
+@pytest.mark.parametrize(("space", "sentence"), BAD_SPACES, ids=[type(space).__name__ for space, _ in BAD_SPACES])
+def test_observations_have_to_become_tensors(make: Make, space: spaces.Space, sentence: str) -> None:
+    policy = "MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy"
+    with pytest.raises(ValueError, match=sentence):
+        make(Counter(space=space), policy=policy)
+
+
 @pytest.mark.parametrize("space", [spaces.Discrete(2, start=5), spaces.MultiDiscrete([2, 2], start=[0, 5])], ids=str)
 def test_actions_that_do_not_start_at_zero_are_refused(make: Make, space: spaces.Space) -> None:
     with pytest.raises(ValueError, match=rf"action_space={re.escape(str(space))} must start at 0; shift it with an "):

@@ -151,6 +151,11 @@ def test_flatten_spaces_reaches_every_multi_discrete_action(actions: spaces.Mult
     assert [tuple(np.ravel(action)) for action in base.got] == expected
 
 
+def test_texts_are_flattened() -> None:
+    env = FlattenSpaces(Recorder(spaces.Text(3)))
+    assert env.observation_space.shape == (3,) and env.reset()[0].dtype == np.float32
+
+
 def test_both_wrappers_under_stock_dqn() -> None:
     """Tuple observations, MultiDiscrete actions, the previous action shown as one of their combinations."""
     env = PreviousActionReward(FlattenSpaces(Recorder(spaces.Tuple((box(2), box(1))), spaces.MultiDiscrete([2, 3]))))
@@ -176,6 +181,7 @@ def test_wrappers_are_recorded_in_the_spec() -> None:
         (lambda: PreviousActionReward(PreviousActionReward(Recorder(IMAGE))), "already has .*only once"),
         (lambda: FlattenSpaces(Recorder(box(1), box(2))), "env.action_space=Box.* finite set of actions"),
         (lambda: FlattenSpaces(Recorder(spaces.Tuple((spaces.Sequence(box(1)),)))), "no fixed size"),
+        (lambda: FlattenSpaces(Recorder(spaces.Sequence(box(1)))), "no fixed size"),
     ],
 )
 def test_unsupported_spaces_are_refused(wrap: Any, words: str) -> None:

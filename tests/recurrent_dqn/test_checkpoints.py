@@ -220,9 +220,7 @@ def test_other_environments_are_refused(tmp_path: Path) -> None:
 def test_a_folder_is_that_of_one_run(tmp_path: Path) -> None:
     """A new run would otherwise remove its own checkpoints, which have fewer steps, and load those of the other one."""
     trained(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"has checkpoint_160 of another run; go on .* learn\(\.\.\., reset_num_timesteps=False\)"
-    ):
+    with pytest.raises(ValueError, match=r"has checkpoint_160 of another run; go on .* reset_num_timesteps=False\)"):
         trained(tmp_path)
     assert checkpoints(tmp_path)[-1].name == "checkpoint_160"
 
