@@ -374,7 +374,11 @@ products = d_weights * saved.sorted_weights
     ),
     Mutant("priorities in the unit of the rewards", ALGORITHM, "td_error / self.q_net.head.running_scale", "td_error", SCALE),
     Mutant(
-        "actors' priorities in that unit", "r2d2/r2d2.py", "trajectory.td_errors /= self.return_scale.value", "pass", SCALE
+        "actors' priorities in that unit",
+        "r2d2/r2d2.py",
+        "trajectory.td_errors / self.return_scale.value",
+        "trajectory.td_errors",
+        SCALE,
     ),
     Mutant("truncated episodes end", DIAGNOSTICS, "rewards = np.where(timeouts, values, rewards)", "pass", DIAGNOSTIC_TESTS),
     Mutant(

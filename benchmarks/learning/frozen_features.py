@@ -43,7 +43,7 @@ TASKS = {
         {"trace_length": 4, "burn_in_length": 20, "batch_size": 32},  # its episodes have 21 steps
     ),
     "MiniGrid-MemoryS7-v0": Task(
-        {"end to end": 12_000, "frozen, random": 60_000, "frozen, autoencoder": 60_000},
+        {"end to end": 27_000, "frozen, random": 60_000, "frozen, autoencoder": 60_000},
         {"trace_length": 8, "burn_in_length": 72, "batch_size": 32},
     ),
 }

@@ -483,7 +483,7 @@ class R2D2(ActorCheckpoints):
         if self.reward_scaling:
             self._update_return_scale(trajectory)
             if trajectory.td_errors is not None:  # from the unit of the rewards to that of the priorities
-                trajectory.td_errors /= self.return_scale.value
+                trajectory.td_errors = trajectory.td_errors / self.return_scale.value
         return collection.insert(trajectory, self._n_updates)
 
     def _update_return_scale(self, trajectory: Trajectory) -> None:
