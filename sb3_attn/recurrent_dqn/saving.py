@@ -1,5 +1,6 @@
 """Saving and loading: atomic files, and a check that a loaded replay buffer fits."""
 
+import inspect
 import io
 import pathlib
 import warnings
@@ -99,7 +100,8 @@ class SaveAndLoad(OffPolicyAlgorithm):
         data = read_data(path)
         if "saved_by" in data:
             _check_origin(str(data["saved_by"]), cls, path)
-        if unknown := [name for name in kwargs if name not in data and not hasattr(cls, name)]:  # SB3 would ignore them
+        known = data.keys() | inspect.signature(cls).parameters.keys()
+        if unknown := [name for name in kwargs if name not in known and not hasattr(cls, name)]:  # SB3 would ignore them
             raise TypeError(
                 f"load() got {', '.join(f'{name}={kwargs[name]!r}' for name in unknown)}, but {_algorithm(cls)} has no such "
                 "arguments; leave them out (those of the policy are in the zip, and cannot be changed)."
