@@ -2,9 +2,23 @@
 
 import math
 import numbers
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
+
+#: Takes the name of an argument and its value; raises a ``ValueError`` that names both
+ValueCheck: TypeAlias = Callable[[str, Any], None]
+
+
+def optional(check: ValueCheck) -> ValueCheck:
+    """
+    Let an argument be ``None``.
+
+    :param check: of all other values
+    :return: a check that accepts ``None``, too
+    """
+    return lambda name, value: None if value is None else check(name, value)
 
 
 def check_flag(name: str, value: Any) -> None:
@@ -38,7 +52,7 @@ def check_whole(name: str, value: Any, at_least: int | None = None) -> None:
     :param name: of the argument
     :param value: of the argument
     :param at_least: its smallest value
-    :raises ValueError: if it is none, or smaller
+    :raises ValueError: if it is no integer, or smaller
     """
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
         raise ValueError(f"{name}={value!r} must be a whole number, not of type {type(value).__name__}.")
@@ -58,7 +72,7 @@ def check_number(
     :param high: its largest value
     :param positive: whether it has to be larger than 0
     :param otherwise: end of the sentence, with what else it may be
-    :raises ValueError: if it is none, NaN, or outside the range
+    :raises ValueError: if it is no number, NaN, or outside the range
     """
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise ValueError(f"{name}={value!r} must be a number, not of type {type(value).__name__}{otherwise}.")

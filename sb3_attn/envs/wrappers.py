@@ -104,8 +104,8 @@ class FlattenSpaces(_Wrapper, gym.utils.RecordConstructorArgs):
         super().__init__(env)
         inner = env.observation_space
         parts = inner.spaces.values() if isinstance(inner, spaces.Dict) else [inner]
-        known = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
-        self._flatten_observation = not all(isinstance(part, known) for part in parts)
+        unsupported = spaces.Tuple | spaces.Dict | spaces.Text | spaces.Sequence | spaces.Graph
+        self._flatten_observation = any(isinstance(part, unsupported) for part in parts)
         if self._flatten_observation:
             self.observation_space = _flat_box(inner)
         if isinstance(env.action_space, spaces.MultiDiscrete):

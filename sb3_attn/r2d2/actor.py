@@ -183,6 +183,11 @@ class Actor:
         """The current observations; ``None`` before the first step."""
         return self._obs
 
+    @property
+    def was_reset(self) -> bool:
+        """Whether others have reset the environments, so that they are not where the current observations were."""
+        return self._obs is not None and self._reset_watch.noticed
+
     def load(self, parameters: Parameters) -> None:
         """
         Act with these parameters, and explore with their epsilon, from now on.
@@ -267,7 +272,7 @@ class Actor:
         :param rollout_length: number of steps T of each environment
         :return: the trajectory
         """
-        if self._obs is not None and self._reset_watch.noticed:
+        if self.was_reset:
             warnings.warn(WAS_RESET, stacklevel=2)
             self._first_obs, self._obs = self.env.reset, None
         if self._obs is None:

@@ -71,11 +71,14 @@ class ActorCheckpoints(RecurrentDQN):
         previous = self._previous
         return [] if previous is None or self._last_obs is None or previous.obs is not self._last_obs else [previous]
 
+    def _was_reset(self) -> bool:
+        return any(actor.was_reset for actor in self._running_actors())
+
     def _running_episodes(self) -> dict[str, Any] | None:
         if self._resumed is not None and self._last_obs is not None:
             return self._resumed  # those of the checkpoint, with which no actor has gone on yet
         actors = self._running_actors()
-        if not actors:
+        if not actors or self._was_reset():
             return None
         if all(actor.obs is None for actor in actors):
             assert self.env is not None, "learn() has just reset it"

@@ -2,11 +2,11 @@
 
 import importlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import lru_cache, partial
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -20,7 +20,7 @@ from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn import DQN
 
-from sb3_attn.common.checks import check_number, check_whole
+from sb3_attn.common.checks import ValueCheck, check_dict, check_number, check_whole, optional
 from sb3_attn.common.former_names import accept_former_arguments, rename_attributes
 from sb3_attn.common.plain_data import from_json
 from sb3_attn.r2d2.actor import Actor, ActorSpec, Parameters, copy_parameters
@@ -28,9 +28,15 @@ from sb3_attn.r2d2.actor_checkpoints import ActorCheckpoints
 from sb3_attn.r2d2.actors import Actors, LocalActors
 from sb3_attn.r2d2.collection import Collection, StepLedger
 from sb3_attn.r2d2.environments import MonitorFiles, env_fns_of, to_vec_env
-from sb3_attn.r2d2.settings import settings_arguments, with_default_policy_kwargs, with_settings
+from sb3_attn.r2d2.settings import (
+    PAPER_SEQUENCE_PERIOD,
+    fitted_lengths,
+    settings_arguments,
+    with_default_policy_kwargs,
+    with_settings,
+)
 from sb3_attn.r2d2.trajectory import Trajectory
-from sb3_attn.recurrent_dqn import RecurrentDQNPolicy
+from sb3_attn.recurrent_dqn import RecurrentDQN, RecurrentDQNPolicy
 from sb3_attn.recurrent_dqn.arguments import refuse_misplaced_arguments
 from sb3_attn.recurrent_dqn.recurrent_dqn import FORMER_ARGUMENTS as FORMER_RECURRENT_DQN_ARGUMENTS
 from sb3_attn.recurrent_dqn.recurrent_dqn import STEPS_PER_UPDATE
@@ -39,8 +45,8 @@ from sb3_attn.version import __version__
 
 BACKENDS = ("sync", "ray")
 
-#: Burn-in length and sequence period of Kapturowski et al. (2019)
-PAPER_BURN_IN_LENGTH, PAPER_SEQUENCE_PERIOD = 40, 40
+#: End of the sentence about a bad ``samples_per_insert``
+UNLESS_NONE = "; None means one update per 10 environment steps"
 
 FORMER_ARGUMENTS = {**FORMER_RECURRENT_DQN_ARGUMENTS, "weights_period": "actor_update_interval"}
 FORMER_ATTRIBUTES = {**FORMER_ARGUMENTS, "n_inserted": "n_windows_inserted", "n_sampled": "n_windows_sampled"}
@@ -127,6 +133,17 @@ class R2D2(ActorCheckpoints):
     :raises ValueError: if arguments are out of range or contradict each other; the message says what to change
     """
 
+    former_arguments = FORMER_ARGUMENTS
+    value_checks: ClassVar[Mapping[str, ValueCheck]] = {
+        **RecurrentDQN.value_checks,
+        "n_actors": partial(check_whole, at_least=0),
+        "rollout_length": partial(check_whole, at_least=1),
+        "actor_update_interval": partial(check_number, low=1),
+        "samples_per_insert": optional(partial(check_number, low=0, positive=True, otherwise=UNLESS_NONE)),
+        "max_env_restarts": partial(check_whole, at_least=0),
+        "backend_kwargs": check_dict,
+    }
+
     @accept_former_arguments(**FORMER_ARGUMENTS)
     @refuse_misplaced_arguments
     @with_settings
@@ -180,11 +197,7 @@ class R2D2(ActorCheckpoints):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        # Whole episodes start at their first step and do not overlap, so the paper's lengths are defaults for windows only
-        if burn_in_length is None and trace_length is not None and settings == "paper":
-            burn_in_length = PAPER_BURN_IN_LENGTH
-        if sequence_period == PAPER_SEQUENCE_PERIOD and (trace_length is None or trace_length < PAPER_SEQUENCE_PERIOD):
-            sequence_period = None
+        burn_in_length, sequence_period = fitted_lengths(trace_length, burn_in_length, sequence_period, settings)
         super().__init__(
             policy,
             to_vec_env(env, envs_per_actor),  # type: ignore[arg-type]
@@ -271,19 +284,9 @@ class R2D2(ActorCheckpoints):
         with warnings.catch_warnings():  # DQN's, of a target_update_interval that counts environment steps
             warnings.filterwarnings("ignore", "The number of environments used is greater than the target network")
             super()._setup_model()
-        self._update_running_scale()  # to the smallest, so that the first TD errors of actors are in the unit of the rewards
+        self._update_running_scale()  # tiny in a new model, so that its actors' first values do not count beside the rewards
         if self.per_env_epsilons:
             self.exploration_rate = self.exploration_schedule(1.0)
-
-    def _check_values(self) -> None:
-        check_whole("n_actors", self.n_actors, at_least=0)
-        check_whole("rollout_length", self.rollout_length, at_least=1)
-        check_whole("max_env_restarts", self.max_env_restarts, at_least=0)
-        check_number("actor_update_interval", self.actor_update_interval, 1)
-        if self.samples_per_insert is not None:
-            remedy = "; None means one update per 10 environment steps"
-            check_number("samples_per_insert", self.samples_per_insert, 0, positive=True, otherwise=remedy)
-        super()._check_values()
 
     def _check_arguments(self) -> None:
         if self.backend not in BACKENDS:

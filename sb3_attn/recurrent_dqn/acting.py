@@ -103,7 +103,7 @@ class Acting(Checkpoints):
     ) -> None:
         assert self._step_states is not None and self._step_values is not None, "_sample_action() comes first"
         assert self._last_episode_starts is not None, "learn() has reset the environment"
-        if self._was_reset():  # by a callback, after this step, whose original VecNormalize no longer has
+        if self._was_reset():  # by a callback after this step, of which VecNormalize no longer has the original observations
             return
         state, next_state = self._step_states
         dones = dones.astype(bool, copy=False)  # a SubprocVecEnv returns what its environments do

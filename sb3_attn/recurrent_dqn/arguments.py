@@ -3,9 +3,10 @@
 import functools
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from inspect import signature
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from gymnasium import spaces
@@ -15,7 +16,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn import DQN
 
-from sb3_attn.common.checks import check_dict, check_flag, check_number, check_whole
+from sb3_attn.common.checks import ValueCheck, check_dict, check_flag, check_number, check_whole, optional
 from sb3_attn.recurrent_dqn.policies import RecurrentDQNPolicy
 from sb3_attn.replay import PrioritizedSequenceReplayBuffer, SequenceReplayBuffer
 from sb3_attn.replay.sequence_buffer import check_lengths
@@ -32,7 +33,10 @@ CONTRIB_ARGUMENTS = {
 CORE_ARGUMENTS = {name: f"use core_kwargs=dict({name}=...)" for name in ("hidden_size", "num_layers")}
 
 #: Arguments of other algorithms, and what to do instead
-ON_POLICY_ARGUMENTS = ("gae_lambda", "n_epochs", "ent_coef", "vf_coef", "clip_range", "clip_range_vf", "target_kl", "use_sde")
+ON_POLICY_ARGUMENTS = (
+    *("gae_lambda", "n_epochs", "ent_coef", "vf_coef", "clip_range", "clip_range_vf", "target_kl", "normalize_advantage"),
+    *("use_sde", "sde_sample_freq", "rollout_buffer_class", "rollout_buffer_kwargs"),
+)
 FOREIGN_ARGUMENTS = {
     **dict.fromkeys(ON_POLICY_ARGUMENTS, "it belongs to on-policy algorithms, such as RecurrentPPO; leave it out"),
     **dict.fromkeys(("train_freq", "gradient_steps"), "use samples_per_insert, the ratio of R2D2"),
@@ -74,20 +78,29 @@ def _shapes(owner: Any) -> Any:
 def _check_observation_space(space: spaces.Space) -> None:
     """Check that SB3 can turn observations into tensors; it would say so without a remedy, or only once it acts."""
     for part in space.values() if isinstance(space, spaces.Dict) else [space]:
-        if isinstance(part, spaces.Tuple | spaces.Dict | spaces.Text):
+        if isinstance(part, spaces.Tuple | spaces.Dict | spaces.Text) and part.is_np_flattenable:
             raise ValueError(
                 f"observation_space={space} has a {type(part).__name__}, which has to become a Box; wrap each environment in "
                 "sb3_attn.envs.FlattenSpaces."
             )
         if not isinstance(part, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
             raise ValueError(
-                f"observation_space={space} has a {type(part).__name__}, which has no fixed size; make it a Box in an "
+                f"observation_space={space} has a {type(part).__name__}, which is not supported; make it a Box in an "
                 "ObservationWrapper around each environment."
             )
         if isinstance(part, spaces.Discrete | spaces.MultiDiscrete) and np.any(part.start != 0):
             raise ValueError(
                 f"observation_space={space} must start at 0; shift it with an ObservationWrapper around each environment."
             )
+
+
+def _check_learning_rate(name: str, value: Any) -> None:
+    if not callable(value):
+        check_number(name, value, low=0, otherwise=", or be a function of the progress that remains")
+
+
+def _check_train_freq(name: str, value: Any) -> None:
+    check_whole(name, value[0] if isinstance(value, tuple) else value, at_least=1)
 
 
 class MultiDiscreteActions(OffPolicyAlgorithm):
@@ -99,6 +112,30 @@ class MultiDiscreteActions(OffPolicyAlgorithm):
 
 class ArgumentChecks(DQN):
     """Mixin of an algorithm with the arguments of ``RecurrentDQN``."""
+
+    #: How to check each argument on its own: all in the constructor, and in ``load`` those that are given
+    value_checks: ClassVar[Mapping[str, ValueCheck]] = {
+        **dict.fromkeys(("policy_kwargs", "replay_buffer_kwargs"), check_dict),
+        **dict.fromkeys(("double_q", "value_rescaling", "reward_scaling"), check_flag),
+        **dict.fromkeys(("stored_state", "prioritized_replay", "per_env_epsilons"), check_flag),
+        **dict.fromkeys(("clipped_double_q", "use_masking"), optional(check_flag)),
+        "learning_rate": _check_learning_rate,
+        "train_freq": _check_train_freq,
+        "gradient_steps": partial(check_whole, at_least=-1),
+        "learning_starts": partial(check_number, low=0),
+        "buffer_size": partial(check_whole, at_least=0),
+        **dict.fromkeys(("n_steps", "target_update_interval", "stats_window_size"), partial(check_whole, at_least=1)),
+        "batch_size": optional(partial(check_whole, at_least=1)),
+        "burn_in_length": check_whole,
+        **dict.fromkeys(("trace_length", "sequence_period"), optional(check_whole)),
+        **dict.fromkeys(("gamma", "tau", "exploration_fraction"), partial(check_number, low=0, high=1)),
+        **dict.fromkeys(("exploration_initial_eps", "exploration_final_eps"), partial(check_number, low=0, high=1)),
+        "td_lambda": optional(partial(check_number, low=0, high=1, otherwise=", or be None for n-step returns")),
+        "trace_tolerance": optional(partial(check_number, low=0, otherwise=", or be None for traces that are never cut")),
+        "max_grad_norm": partial(check_number, low=0, positive=True, otherwise="; float('inf') means no limit"),
+        "munchausen_alpha": partial(check_number, low=0, high=1, otherwise="; 0 means DQN"),
+        "munchausen_temperature": partial(check_number, low=0, positive=True, otherwise="; 0.03 is usual"),
+    }
 
     double_q: bool
     clipped_double_q: bool | None
@@ -132,11 +169,10 @@ class ArgumentChecks(DQN):
 
     def _check_arguments(self) -> None:
         """
-        Check the arguments, on their own and against each other.
+        Check the arguments against each other.
 
         :raises ValueError: if one does not fit; the sentence says what to change
         """
-        self._check_values()
         # Classes of policy and replay buffer
         buffer_class = self.replay_buffer_class
         assert buffer_class is not None, "the constructor has chosen one"
@@ -172,6 +208,7 @@ class ArgumentChecks(DQN):
                 f"they become {_shapes(self)} in a wrapper around it; wrap in VecNormalize last, as in "
                 "VecNormalize(VecTransposeImage(env))."
             )
+        check_lengths(self.trace_length, self.burn_in_length, self.sequence_period)
         # Actions: Q-values are indexed from 0
         assert isinstance(self.action_space, spaces.Discrete | spaces.MultiDiscrete), "_wrap_env() has refused all others"
         if np.any(self.action_space.start != 0):
@@ -185,37 +222,16 @@ class ArgumentChecks(DQN):
             )
         self._check_returns()
 
-    def _check_values(self) -> None:
+    @classmethod
+    def check_values(cls, values: Mapping[str, Any]) -> None:
         """
-        Check each argument on its own.
+        Check arguments, each on its own.
 
-        :raises ValueError: if it is of another type or out of range
+        :param values: by name
+        :raises ValueError: if one is of another type or out of range
         """
-        for name in ("policy_kwargs", "replay_buffer_kwargs"):
-            check_dict(name, getattr(self, name))
-        flags = ("double_q", "value_rescaling", "reward_scaling", "stored_state", "prioritized_replay", "per_env_epsilons")
-        for name in flags:
-            check_flag(name, getattr(self, name))
-        for name in ("clipped_double_q", "use_masking"):  # None until the model is set up
-            check_flag(name, False if getattr(self, name) is None else getattr(self, name))
-        check_lengths(self.trace_length, self.burn_in_length, self.sequence_period)
-        train_freq = self.train_freq[0] if isinstance(self.train_freq, tuple) else self.train_freq
-        batch_size = 1 if self.batch_size is None else self.batch_size
-        counts = dict(buffer_size=self.buffer_size, batch_size=batch_size, n_steps=self.n_steps, train_freq=train_freq)
-        for name, count in counts.items():
-            check_whole(name, count, at_least=1)
-        check_whole("gradient_steps", self.gradient_steps, at_least=-1)
-        check_number("learning_starts", self.learning_starts, 0)
-        check_number("target_update_interval", self.target_update_interval, 1)
-        for name in ("gamma", "tau", "exploration_fraction", "exploration_initial_eps", "exploration_final_eps"):
-            check_number(name, getattr(self, name), 0, 1)
-        if self.td_lambda is not None:
-            check_number("td_lambda", self.td_lambda, 0, 1, otherwise=", or be None for n-step returns")
-        if self.trace_tolerance is not None:
-            check_number("trace_tolerance", self.trace_tolerance, 0, otherwise=", or be None for traces that are never cut")
-        check_number("max_grad_norm", self.max_grad_norm, 0, positive=True, otherwise="; float('inf') means no limit")
-        check_number("munchausen_alpha", self.munchausen_alpha, 0, 1, otherwise="; 0 means DQN")
-        check_number("munchausen_temperature", self.munchausen_temperature, 0, positive=True, otherwise="; 0.03 is usual")
+        for name in values.keys() & cls.value_checks.keys():
+            cls.value_checks[name](name, values[name])
 
     def _check_returns(self) -> None:
         """
@@ -248,7 +264,7 @@ class ArgumentChecks(DQN):
 
         :raises ValueError: if it is, or has not
         """
-        self._check_values()
+        self.check_values(vars(self))
         own = getattr(self.policy_class, "own_arguments", {})
         if ignored := {name: value for name, value in self.policy_kwargs.items() if name in own and value != own[name]}:
             raise ValueError(

@@ -142,6 +142,7 @@ class Checkpoints(SaveAndLoad):
         """Go on with the episodes of another model; with new ones, and a warning, if environments do not take their states."""
         assert self.env is not None, "load_checkpoint() was given it"
         are_set = set_environment_states(self.env, episodes["environments"])
+        self._reset_watch = ResetWatch(self.env)
         own = from_json(episodes["model"])
         self.action_space.np_random.bit_generator.state = own["action_space"]  # loading has seeded it again
         if not are_set:  # then learn() resets them

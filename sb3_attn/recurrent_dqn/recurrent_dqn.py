@@ -131,6 +131,7 @@ class RecurrentDQN(ArgumentChecks, Acting, DQN, MultiDiscreteActions):
         "DARQNPolicy": DARQNPolicy,
         "FrozenFeaturesPolicy": FrozenFeaturesPolicy,
     }
+    former_arguments: ClassVar[Mapping[str, str]] = FORMER_ARGUMENTS
     former_defaults: ClassVar[Mapping[str, Any]] = {
         "clipped_double_q": False,
         "reward_scaling": False,

@@ -143,14 +143,14 @@ def find_allowed(module: str, name: str, trusted: Collection[str] = ()) -> Any:
     raise UnsafePickleError(f"{module}.{name}")
 
 
-def trusted_names(trust: bool | str | Collection[str | type]) -> Collection[str]:
+def trusted_names(trust: bool | str | type | Collection[str | type]) -> Collection[str]:
     """
     What is trusted besides ``ALLOWED``.
 
     :param trust: names, as "module.name", or the classes themselves; ``False`` means none
     :return: the names
     """
-    named = [trust] if isinstance(trust, str) else trust or []
+    named = [trust] if isinstance(trust, str | type) else trust or []
     assert not isinstance(named, bool), "a file of which all is trusted is not read here"
     return [each if isinstance(each, str) else f"{each.__module__}.{each.__qualname__}" for each in named]
 

@@ -34,6 +34,8 @@ class SaveAndLoad(OffPolicyAlgorithm):
 
     #: What arguments did that models saved by earlier versions do not have, where today's default is another
     former_defaults: ClassVar[Mapping[str, Any]] = {}
+    #: From the former name of an argument to the present one
+    former_arguments: ClassVar[Mapping[str, str]] = {}
     #: Algorithm and version that saved the zip that this model is from; ``None`` if zips did not tell it then
     saved_by: str | None = None
     q_net: RecurrentQNetwork
@@ -42,6 +44,11 @@ class SaveAndLoad(OffPolicyAlgorithm):
     sequence_period: int | None
     stored_state: bool
     use_masking: bool
+
+    @classmethod
+    @abstractmethod
+    def check_values(cls, values: Mapping[str, Any]) -> None:
+        """Check arguments, by name, each on its own."""
 
     @property
     @abstractmethod
@@ -100,12 +107,14 @@ class SaveAndLoad(OffPolicyAlgorithm):
         data = read_data(path)
         if "saved_by" in data:
             _check_origin(str(data["saved_by"]), cls, path)
-        known = data.keys() | inspect.signature(cls).parameters.keys()
-        if unknown := [name for name in kwargs if name not in known and not hasattr(cls, name)]:  # SB3 would ignore them
+        kwargs = {cls.former_arguments.get(name, name): value for name, value in kwargs.items()}
+        known = data.keys() | inspect.signature(cls).parameters.keys() | {"default_frequency"}
+        if unknown := [name for name in kwargs if name not in known]:  # SB3 would ignore them
             raise TypeError(
                 f"load() got {', '.join(f'{name}={kwargs[name]!r}' for name in unknown)}, but {_algorithm(cls)} has no such "
                 "arguments; leave them out (those of the policy are in the zip, and cannot be changed)."
             )
+        cls.check_values(kwargs)
         kwargs = {name: value for name, value in cls.former_defaults.items() if name not in data} | kwargs
         if trust is not True:
             custom_objects = safe_objects(data, path, custom_objects, trusted_names(trust)) | custom_objects

@@ -14,6 +14,8 @@ class ResetWatch:
     """
     Tells whether others have reset vectorized environments, as ``evaluate_policy`` does.
 
+    ``VecEnv.reset`` uses up seeds and options: it replaces the lists of both by empty ones.
+
     :param env: the environments, as they are now
     """
 
@@ -21,13 +23,16 @@ class ResetWatch:
         self._env = env.unwrapped
         self._lists = self._current_lists()
 
-    def _current_lists(self) -> tuple[Any, Any]:
-        return self._env._seeds, self._env._options
+    def _current_lists(self) -> list[Any]:
+        return [getattr(self._env, name, None) for name in ("_seeds", "_options")]  # those of other packages may have none
 
     @property
     def noticed(self) -> bool:
-        """Whether ``reset()`` was called, which replaces both lists; ``seed()`` and ``set_options()`` replace one each."""
-        return all(now is not before for now, before in zip(self._current_lists(), self._lists, strict=True))
+        """Whether ``reset()`` was called, and neither ``seed()`` nor ``set_options()`` after it."""
+        return all(
+            now is not None and now is not before and all(each is None or each == {} for each in now)
+            for now, before in zip(self._current_lists(), self._lists, strict=True)
+        )
 
 
 #: The warning that follows where learning has to begin new episodes

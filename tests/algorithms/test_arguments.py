@@ -38,6 +38,8 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     (dict(stored_state="no"), "stored_state='no' must be True or False"),
     (dict(prioritized_replay="yes"), "prioritized_replay='yes' must be True or False"),
     (dict(clipped_double_q=2), "clipped_double_q=2 must be True or False"),
+    (dict(learning_rate="1e-3"), "learning_rate='1e-3' must be a number, not of type str, or be a function"),
+    (dict(target_update_interval=2.5), r"target_update_interval=2\.5 must be a whole number"),
     (dict(learning_starts=-1), "learning_starts=-1 must be at least 0"),
     (dict(exploration_fraction=2), "exploration_fraction=2 must lie between 0 and 1"),
     (dict(exploration_initial_eps=1.1), r"exploration_initial_eps=1\.1 must lie between 0 and 1"),
@@ -176,7 +178,8 @@ BAD_SPACES = [
     (spaces.Tuple((BOX,)), "has a Tuple, which has to become a Box; wrap each environment in sb3_attn.envs.FlattenSpaces"),
     (spaces.Dict({"a": spaces.Dict({"b": BOX})}), "has a Dict, which has to .*FlattenSpaces"),
     (spaces.Text(3), "has a Text, which has to .*FlattenSpaces"),
-    (spaces.Sequence(BOX), "has a Sequence, which has no fixed size; make it a Box in an ObservationWrapper"),
+    (spaces.Sequence(BOX), "has a Sequence, which is not supported; make it a Box in an ObservationWrapper"),
+    (spaces.Tuple((spaces.Sequence(BOX),)), "has a Tuple, which is not supported"),
     (spaces.Discrete(3, start=-1), "must start at 0; shift it with an ObservationWrapper"),
     (spaces.Dict({"a": spaces.MultiDiscrete([2, 2], start=[0, 1])}), "must start at 0"),
 ]

@@ -204,7 +204,7 @@ def test_a_class_of_ones_own_needs_trust(tmp_path: Path) -> None:
         RecurrentDQN.load(tmp_path / "model", device="cpu")
     with pytest.raises(UnsafePickleError):  # a name is trusted as a whole
         RecurrentDQN.load(tmp_path / "model", device="cpu", trust=f"my_{name}")
-    for trust in (True, name, [name], [SumCore]):
+    for trust in (True, name, [name], SumCore, [SumCore]):
         assert isinstance(RecurrentDQN.load(tmp_path / "model", device="cpu", trust=trust).q_net.core, SumCore)
 
 

@@ -334,7 +334,17 @@ def test_load_refuses_arguments_that_the_algorithm_does_not_have(make: Make, tmp
     model.save(tmp_path / "model")
     with pytest.raises(TypeError, match=r"load\(\) got core='gru', trace_len=4, but R.* has no such arguments; leave"):
         type(model).load(tmp_path / "model", core="gru", trace_len=4, gamma=0.5)
-    assert type(model).load(tmp_path / "model", device="cpu", gamma=0.5).gamma == 0.5
+    with pytest.raises(ValueError, match="gamma=5 must lie between 0 and 1"):
+        type(model).load(tmp_path / "model", gamma=5)
+    loaded = type(model).load(tmp_path / "model", device="cpu", gamma=0.5, bootstrap_n=3, td_lambda=None)  # a former name
+    assert (loaded.gamma, loaded.n_steps) == (0.5, 3)
+
+
+def test_what_earlier_versions_saved_is_not_checked(make: Make, tmp_path: Path) -> None:
+    model = make(counters())
+    model.exploration_fraction, model.double_q = 1.5, 1
+    model.save(tmp_path / "model")
+    assert type(model).load(tmp_path / "model", device="cpu").exploration_fraction == 1.5
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])

@@ -151,6 +151,14 @@ def test_flatten_spaces_reaches_every_multi_discrete_action(actions: spaces.Mult
     assert [tuple(np.ravel(action)) for action in base.got] == expected
 
 
+def test_spaces_of_other_packages_are_left_alone() -> None:
+    class Mission(spaces.Space):
+        pass
+
+    space = spaces.Dict({"image": IMAGE, "mission": Mission()})
+    assert FlattenSpaces(Recorder(space)).observation_space == space
+
+
 def test_texts_are_flattened() -> None:
     env = FlattenSpaces(Recorder(spaces.Text(3)))
     assert env.observation_space.shape == (3,) and env.reset()[0].dtype == np.float32

@@ -221,6 +221,11 @@ def test_a_bad_argument_is_named(arguments: dict[str, Any], sentence: str) -> No
         make_r2d2(**arguments)
 
 
+def test_a_length_is_checked_before_the_paper_s_are_fitted_to_it() -> None:
+    with pytest.raises(ValueError, match="trace_length='16' must be a whole number"):
+        R2D2("MlpPolicy", Walk, trace_length="16")  # type: ignore[arg-type]
+
+
 def test_the_ratio_of_updates_has_one_argument() -> None:
     with pytest.raises(TypeError, match="train_freq=4 is not supported; use samples_per_insert"):
         make_r2d2(train_freq=4)

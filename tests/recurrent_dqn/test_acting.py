@@ -1,5 +1,6 @@
 """The memory during acting, with which replay, prediction and evaluation agree."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_attn import RecurrentDQN
+from sb3_attn import R2D2, RecurrentDQN, SaveCheckpoints
 from sb3_attn.common.exploration import ape_x_epsilons
-from sb3_attn.envs import PreviousActionReward
+from sb3_attn.envs import MemoryChain, PreviousActionReward
+from sb3_attn.recurrent_dqn.step_checks import ResetWatch
 from tests.helpers.callbacks import ActingRecorder, StopAt
 from tests.helpers.environments import ConstantObservation, Counter, counters, walks
 from tests.helpers.models import assert_same, make_r2d2, make_rdqn, parameters
@@ -204,6 +206,52 @@ def test_evaluating_between_two_calls_of_learn_ends_episodes(make: Any, recwarn:
     env.seed(1)
     model.learn(8, reset_num_timesteps=False)
     assert model.replay_buffer.dones.sum() - n_done == 2, "those that evaluate_policy() ended"
+
+
+@pytest.mark.parametrize("make", [make_rdqn, make_r2d2])
+def test_evaluating_before_a_checkpoint_is_written_or_gone_on_with(make: Any, tmp_path: Path) -> None:
+    def envs() -> DummyVecEnv:
+        return DummyVecEnv([lambda: MemoryChain(length=30)] * 2)  # whose states checkpoints keep
+
+    model = make(envs(), learning_starts=1000)
+    model.learn(22)
+    evaluate_policy(model, model.get_env(), n_eval_episodes=1, warn=False)
+    model.save_checkpoint(tmp_path / "after")
+    model.learn(22, reset_num_timesteps=False)
+    model.save_checkpoint(tmp_path / "before")
+    for folder in ("after", "before"):
+        loaded = type(model).load_checkpoint(tmp_path / folder, envs(), device="cpu")
+        if folder == "before":
+            evaluate_policy(loaded, loaded.get_env(), n_eval_episodes=1, warn=False)
+        n_steps = loaded.replay_buffer.pos.copy()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of R2D2, which notices when it goes on
+            loaded.learn(22, reset_num_timesteps=False)
+        assert (loaded.replay_buffer.episode_steps[n_steps, [0, 1]] == 0).all(), "new episodes begin"
+
+
+def test_a_checkpoint_is_not_taken_for_a_reset_by_others(tmp_path: Path) -> None:
+    """R2D2's actors then reset the environments themselves; the resumed run still equals the one that went on."""
+    model = make_r2d2(walks(2))
+    model.learn(80, SaveCheckpoints(tmp_path, save_freq=40))
+    model.learn(40, reset_num_timesteps=False)
+    resumed = R2D2.load_checkpoint(tmp_path / "checkpoint_40", walks(2), device="cpu")  # and NumPy's generator
+    for _ in range(2):
+        resumed.learn(40, reset_num_timesteps=False)
+    assert_same(parameters(model), parameters(resumed))
+
+
+def test_what_is_no_reset_is_not_noticed() -> None:
+    env = counters(2)
+    env.reset()
+    watch = ResetWatch(env)
+    env.seed(0)
+    env.set_options({})
+    assert not watch.noticed
+    env.reset()
+    assert watch.noticed
+    del env._seeds  # as in vectorized environments of other packages
+    assert not ResetWatch(env).noticed
 
 
 def test_a_new_environment_begins_with_an_empty_memory() -> None:

@@ -81,7 +81,7 @@ def parameters_after(model: RecurrentDQN, n_steps: int = 120) -> list[th.Tensor]
 def test_rewards_in_another_unit_give_the_same_parameters(
     make: Any, policy_kwargs: dict[str, Any], prioritized_replay: bool, factor: float
 ) -> None:
-    """Bit for bit, since these factors are powers of 2; but actors' first values, of some 1e-7, have no unit."""
+    """Bit for bit, since these factors are powers of 2; but actors' first values, of some 1e-7, do not grow with them."""
     switches: dict[str, Any] = dict(reward_scaling=True, value_rescaling=False, prioritized_replay=prioritized_replay)
     switches["policy_kwargs"] = policy_kwargs
     # One after the other, since each constructor seeds the global generators
