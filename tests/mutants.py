@@ -368,8 +368,8 @@ products = d_weights * saved.sorted_weights
     Mutant(
         "resets by others are not noticed",
         "recurrent_dqn/step_checks.py",
-        "all(now is not",
-        "False and all(now is not",
+        "now is not None and now is not before",
+        "False",
         ACTING_TESTS,
     ),
     Mutant("priorities in the unit of the rewards", ALGORITHM, "td_error / self.q_net.head.running_scale", "td_error", SCALE),

@@ -101,8 +101,8 @@ DQN_ARGUMENTS: dict[str, Any] = dict(
 def settings(options: Options) -> Settings:
     """
     Variants "task", "task, 16 environments", "task, rewards x 0.01", "task, twice the steps", "task, bf16", "task, without
-    memory", each also "..., not clipped", with plain double Q; "task, RecurrentPPO with defaults" and so on for each
-    configuration; "task, DQN over 4 frames". ``--only`` selects.
+    memory", each also "..., not clipped", with plain double Q; "task, burn-in of 40", also with other numbers of environments;
+    "task, RecurrentPPO with defaults" and so on for each configuration; "task, DQN over 4 frames". ``--only`` selects.
     """
     variants: Settings = {}
     for name, task in TASKS.items():
@@ -121,7 +121,10 @@ def settings(options: Options) -> Settings:
         variants[f"{name}, twice the steps"] = base | {"n_steps": options.scaled(2 * task.n_steps)}
         variants[f"{name}, bf16"] = base | {"policy_kwargs": {"core_kwargs": {"bf16": True}}}
         variants[f"{name}, without memory"] = base | {"policy_kwargs": {"core": "identity"}}
-        ours = [variant for variant in variants if variant.split(", ")[0] == name]
+        longer_burn_in = {"arguments": {"burn_in_length": 40}}
+        for variant in (name, f"{name}, 1 environments", f"{name}, 16 environments"):
+            variants[f"{variant}, burn-in of 40"] = variants[variant] | longer_burn_in
+        ours = [variant for variant in variants if variant.split(", ")[0] == name and "burn-in" not in variant]
         not_clipped = {"arguments": {"clipped_double_q": False}}
         variants |= {f"{variant}, not clipped": variants[variant] | not_clipped for variant in ours}
         for configuration in RECURRENT_PPO:
