@@ -25,6 +25,7 @@ def test_a_process_tree_is_a_process_its_children_and_theirs() -> None:
     with subprocess.Popen(["sh", "-c", "sleep 61; true"]) as shell:
         child = None
         while child is None:  # for a moment it has the command of the shell that forked it, or none
+            time.sleep(0.01)
             found = process_tree(shell.pid)
             child = next((pid for pid, process in found.items() if process.command == "sleep 61"), None)
         assert found[child].parent == shell.pid and found[shell.pid].parent == os.getpid()
