@@ -121,12 +121,12 @@ def settings(options: Options) -> Settings:
         variants[f"{name}, twice the steps"] = base | {"n_steps": options.scaled(2 * task.n_steps)}
         variants[f"{name}, bf16"] = base | {"policy_kwargs": {"core_kwargs": {"bf16": True}}}
         variants[f"{name}, without memory"] = base | {"policy_kwargs": {"core": "identity"}}
+        ours = [variant for variant in variants if variant.split(", ")[0] == name]
+        not_clipped = {"arguments": {"clipped_double_q": False}}
+        variants |= {f"{variant}, not clipped": variants[variant] | not_clipped for variant in ours}
         longer_burn_in = {"arguments": {"burn_in_length": 40}}
         for variant in (name, f"{name}, 1 environments", f"{name}, 16 environments"):
             variants[f"{variant}, burn-in of 40"] = variants[variant] | longer_burn_in
-        ours = [variant for variant in variants if variant.split(", ")[0] == name and "burn-in" not in variant]
-        not_clipped = {"arguments": {"clipped_double_q": False}}
-        variants |= {f"{variant}, not clipped": variants[variant] | not_clipped for variant in ours}
         for configuration in RECURRENT_PPO:
             variants[f"{name}, RecurrentPPO with {configuration}"] = base | {"recurrent_ppo": configuration}
         variants[f"{name}, DQN over {N_FRAMES} frames"] = base | {"n_frames": N_FRAMES}

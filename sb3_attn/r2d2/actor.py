@@ -185,7 +185,7 @@ class Actor:
 
     @property
     def was_reset(self) -> bool:
-        """Whether others have reset the environments, so that they are not where the current observations were."""
+        """Whether someone else has reset the environments since the current observations."""
         return self._obs is not None and self._reset_watch.noticed
 
     def load(self, parameters: Parameters) -> None:

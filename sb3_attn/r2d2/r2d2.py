@@ -284,7 +284,7 @@ class R2D2(ActorCheckpoints):
         with warnings.catch_warnings():  # DQN's, of a target_update_interval that counts environment steps
             warnings.filterwarnings("ignore", "The number of environments used is greater than the target network")
             super()._setup_model()
-        self._update_running_scale()  # tiny in a new model, so that its actors' first values do not count beside the rewards
+        self._update_running_scale()  # tiny in a new model, so that its first values are negligible beside the rewards
         if self.per_env_epsilons:
             self.exploration_rate = self.exploration_schedule(1.0)
 

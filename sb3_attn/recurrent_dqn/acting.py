@@ -103,8 +103,8 @@ class Acting(Checkpoints):
     ) -> None:
         assert self._step_states is not None and self._step_values is not None, "_sample_action() comes first"
         assert self._last_episode_starts is not None, "learn() has reset the environment"
-        if self._was_reset():  # by a callback after this step, of which VecNormalize no longer has the original observations
-            return
+        if self._was_reset():
+            return  # a callback did it after this step, whose original observations VecNormalize no longer has
         state, next_state = self._step_states
         dones = dones.astype(bool, copy=False)  # a SubprocVecEnv returns what its environments do
         masks, self._action_masks = self._action_masks, self._current_masks()

@@ -100,7 +100,7 @@ def _check_learning_rate(name: str, value: Any) -> None:
 
 
 def _check_train_freq(name: str, value: Any) -> None:
-    check_whole(name, value[0] if isinstance(value, tuple) else value, at_least=1)
+    check_whole(name, value[0] if isinstance(value, tuple | list) else value, at_least=1)
 
 
 class MultiDiscreteActions(OffPolicyAlgorithm):

@@ -119,7 +119,7 @@ class Checkpoints(SaveAndLoad):
         return model
 
     def _was_reset(self) -> bool:
-        """Whether others have reset the environments, so that they are not where the last observations were."""
+        """Whether someone else has reset the environments since the last observations."""
         return self._reset_watch is not None and self._reset_watch.noticed
 
     def _running_episodes(self) -> dict[str, Any] | None:

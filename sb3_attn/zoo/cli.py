@@ -227,7 +227,7 @@ def _check_packages(env_id: str) -> None:
 
 
 def _split_packages(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """What ``--gym-packages`` names, and the other arguments, for those of RL Zoo's programs that do not have it."""
+    """Separate the values of ``--gym-packages`` from the other arguments: some of RL Zoo's programs lack this option."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--gym-packages", nargs="+", default=[])
     given, others = parser.parse_known_args(arguments)

@@ -31,7 +31,14 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.monitor import get_monitor_files, load_results
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, VecVideoRecorder
 
-from sb3_attn.recurrent_dqn.safe_loading import RefusedFileError, UnsafePickleError, check_archive, find_allowed, load_pickle
+from sb3_attn.recurrent_dqn.safe_loading import (
+    RefusedFileError,
+    UnsafePickleError,
+    check_archive,
+    find_allowed,
+    load_pickle,
+    trusted_names,
+)
 from sb3_attn.recurrent_dqn.saving import SaveAndLoad
 from sb3_attn.zoo.loading import load_algorithm, load_vec_normalize
 
@@ -162,7 +169,7 @@ def settings_loader(trust: bool | Collection[str]) -> Any:
     :param trust: as for ``RecurrentDQN.load``
     :return: a ``Loader`` for ``yaml.load``
     """
-    return yaml.UnsafeLoader if trust is True else functools.partial(SettingsLoader, trusted=trust or ())
+    return yaml.UnsafeLoader if trust is True else functools.partial(SettingsLoader, trusted=trusted_names(trust))
 
 
 def load_settings(path: Path, trust: bool | Collection[str] = False) -> dict[str, Any]:
@@ -340,7 +347,7 @@ def check_env_id(env_id: str, trust: bool | Collection[str]) -> None:
     :raises UnsafePickleError: if there is a module, and it is not trusted
     """
     module, colon, _ = env_id.rpartition(":")
-    if colon and trust is not True and module not in (trust or ()):
+    if colon and trust is not True and module not in trusted_names(trust):
         raise UnsafePickleError(module, f"The environment {env_id} in args.yml")
 
 

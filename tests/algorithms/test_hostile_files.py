@@ -226,6 +226,12 @@ def test_settings_of_sb3_and_torch_need_no_trust(tmp_path: Path) -> None:
     assert RecurrentDQN.load(tmp_path / "model", device="cpu").tensorboard_log == log
 
 
+def test_a_checkpoint_takes_something_in_place_of_a_function(tmp_path: Path) -> None:
+    make_rdqn(walks(2), learning_rate=lambda progress: 1e-3 * progress).save_checkpoint(tmp_path)
+    custom = dict(learning_rate=1e-4, lr_schedule=LinearSchedule(1e-4, 0.0, 1.0))
+    assert RecurrentDQN.load_checkpoint(tmp_path, walks(2), "cpu", custom_objects=custom).learning_rate == 1e-4
+
+
 def test_what_is_given_is_not_read(honest: Path, tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     tampered(honest / "model.zip", tmp_path / "evil.zip", "seed", touching(marker)["os.system"])

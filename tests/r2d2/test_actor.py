@@ -13,7 +13,7 @@ from sb3_attn.common.exploration import ape_x_epsilons
 from sb3_attn.r2d2.actor import CARRIED, Actor, copy_parameters
 from sb3_attn.r2d2.trajectory import Trajectory
 from tests.helpers.actors import as_dict, follow_actor, make_actor, think
-from tests.helpers.environments import POLICIES, MaskedStatefulWalk, Walk
+from tests.helpers.environments import POLICIES, MaskedStatefulWalk, Walk, counters
 from tests.helpers.models import make_r2d2, prefer
 
 BARE = dict(policy_kwargs=dict(dueling=False))
@@ -265,6 +265,14 @@ def test_vec_normalize_acts_on_normalized_and_sends_original_observations() -> N
     np.testing.assert_allclose(reported, finals, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(seen[-1], env.normalize_obs(trajectory.next_observations["observation"]), atol=1e-6)
     assert not np.allclose(seen[-1], trajectory.next_observations["observation"], atol=0.05)
+
+
+@pytest.mark.parametrize("handled", [True, False])
+def test_truncations_count_as_terminations_where_the_replay_takes_them_so(handled: bool) -> None:
+    env = counters(2, length=5, truncates=True)
+    model = make_r2d2(env, replay_buffer_kwargs=dict(handle_timeout_termination=handled))
+    trajectory = make_actor(model).collect(10)
+    assert trajectory.dones[4].all() and (trajectory.timeouts == (trajectory.dones & handled)).all()
 
 
 def test_the_learners_environments_are_left_open() -> None:

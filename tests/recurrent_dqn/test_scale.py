@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from sb3_attn import RecurrentDQN
 from sb3_attn.recurrent_dqn.return_scale import ReturnScale
+from tests.helpers.actors import make_actor
 from tests.helpers.environments import Counter
 from tests.helpers.models import make_r2d2, make_rdqn
 
@@ -164,6 +165,20 @@ def test_returns_end_where_learn_begins_new_episodes(make: Any, reset: bool) -> 
     for t in range(100):
         expected.update(np.ones(1), np.array([t % 20 == 0 and not goes_on]))
     assert model.return_scale.value == pytest.approx(expected.value)
+
+
+def test_the_returns_of_an_episode_that_failed_end_there() -> None:
+    """It has no last step with ``dones``: its environment has been made anew."""
+    model = make_r2d2(DummyVecEnv([partial(Counter, 1000, reward=1.0)]), reward_scaling=True, value_rescaling=False)
+    trajectory = make_actor(model).collect(20)
+    trajectory.episode_starts[7] = True
+    assert not trajectory.dones.any()
+    model._update_return_scale(trajectory)
+    expected = ReturnScale(model.gamma)
+    expected.reset(1)
+    for t in range(20):
+        expected.update(np.ones(1), np.array([t in (0, 7)]))
+    assert model.return_scale.value == expected.value
 
 
 def test_another_discount_is_that_of_the_scale(tmp_path: Path) -> None:
