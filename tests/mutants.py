@@ -226,6 +226,13 @@ products = d_weights * saved.sorted_weights
         "replay/test_sequence_buffer.py",
     ),
     Mutant(
+        "replay: the newest observation in place of a final one",
+        "replay/observation_store.py",
+        "if final is None else final[key]",
+        "",
+        "replay/test_sequence_buffer.py",
+    ),
+    Mutant(
         "replay: an episode's tail left out",
         "replay/sequence_buffer.py",
         "starts[(starts == 0) | (starts - period + trace < length)]",
@@ -847,7 +854,7 @@ products = d_weights * saved.sorted_weights
     ),
     Mutant(
         "replay: images are stored in another order of their axes",
-        "replay/sequence_buffer.py",
+        "replay/observation_store.py",
         "if [size for size in array.shape if size != 1] != [size for size in shape if size != 1]:",
         "if array.size != np.prod(shape):",
         "replay/test_sequence_buffer.py::test_observations_of_another_shape_are_refused",

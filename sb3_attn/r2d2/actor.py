@@ -27,7 +27,7 @@ from sb3_attn.recurrent_dqn.environment_states import environment_states, set_en
 from sb3_attn.recurrent_dqn.masking import current_masks, following_masks, keep_final_masks
 from sb3_attn.recurrent_dqn.step_checks import WAS_RESET, ResetWatch, check_step, missing_final_observations
 from sb3_attn.replay.core_states import is_window_start
-from sb3_attn.replay.sequence_buffer import SINGLE_KEY, as_dict, with_masks
+from sb3_attn.replay.observation_store import SINGLE_KEY, as_dict, with_masks
 
 #: Keys of an info that the learner receives when an episode ends
 INFO_KEYS = ("episode", "is_success")

@@ -10,7 +10,8 @@ import torch as th
 from sb3_attn.common import td
 from sb3_attn.recurrent_dqn.nan_checks import check_finite
 from sb3_attn.replay import PrioritizedSequenceReplayBuffer, SequenceReplayBuffer
-from sb3_attn.replay.sequence_buffer import MASKS_KEY, SINGLE_KEY, take_rows
+from sb3_attn.replay.observation_store import MASKS_KEY, SINGLE_KEY
+from sb3_attn.replay.sequence_buffer import take_rows
 
 
 class Trajectory:

@@ -19,7 +19,8 @@ from sb3_attn.recurrent_dqn.nan_checks import check_finite
 from sb3_attn.recurrent_dqn.policies import RecurrentDQNPolicy
 from sb3_attn.recurrent_dqn.step_checks import WAS_RESET, ResetWatch, check_observations, missing_final_observations
 from sb3_attn.replay import SequenceReplayBuffer
-from sb3_attn.replay.sequence_buffer import take_rows, with_masks
+from sb3_attn.replay.observation_store import with_masks
+from sb3_attn.replay.sequence_buffer import take_rows
 
 
 class Acting(Checkpoints):

@@ -33,6 +33,7 @@ from sb3_attn.recurrent_dqn.plain_settings import PlainSetting, decoded, is_pick
 from sb3_attn.recurrent_dqn.return_scale import ReturnScale
 from sb3_attn.replay import SequenceReplayBuffer
 from sb3_attn.replay.core_states import CoreStateStore
+from sb3_attn.replay.observation_store import ObservationStore
 
 #: What pickles may name, by module
 ALLOWED: dict[str, tuple[str, ...]] = {
@@ -97,7 +98,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 }
 
 #: Classes of this package that pickles may name, with their subclasses in it
-OUR_BASES = (BaseFeaturesExtractor, BaseModel, CoreStateStore, Head, MemoryCore, ReturnScale, SequenceReplayBuffer, SumTree)
+OUR_BASES = (
+    *(BaseFeaturesExtractor, BaseModel, Head, MemoryCore, ReturnScale),
+    *(CoreStateStore, ObservationStore, SequenceReplayBuffer, SumTree),
+)
 
 #: Largest size of an unpacked zip, relative to its own and at least: SB3's are not compressed at all
 LARGEST_RATIO, LARGEST_SIZE = 20, 2**24

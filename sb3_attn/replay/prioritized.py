@@ -7,8 +7,9 @@ import numpy as np
 import torch as th
 
 from sb3_attn.common.td import importance_weights, sequence_priority
+from sb3_attn.replay.observation_store import Observation
 from sb3_attn.replay.samples import SequenceReplayBufferSamples
-from sb3_attn.replay.sequence_buffer import Observation, SequenceReplayBuffer
+from sb3_attn.replay.sequence_buffer import SequenceReplayBuffer
 
 #: Lower bound of priorities, so that a window whose errors are all 0 can still be drawn
 MIN_PRIORITY = 1e-6

@@ -17,16 +17,8 @@ from sb3_attn.common.checks import check_whole
 from sb3_attn.common.former_names import FormerAttributeNames
 from sb3_attn.common.sum_tree import SumTree
 from sb3_attn.replay.core_states import CoreStateStore
+from sb3_attn.replay.observation_store import MASKS_KEY, SINGLE_KEY, Observation, ObservationStore, as_dict
 from sb3_attn.replay.samples import SequenceReplayBufferSamples
-
-#: The key under which a Box observation is stored, so that it is a Dict with one key
-SINGLE_KEY = "observation"
-
-#: The key under which action masks are stored; the blank in it keeps it apart from those of environments
-MASKS_KEY = "action masks"
-
-Observation = np.ndarray | dict[str, np.ndarray]
-
 
 #: Attributes of the buffer that are arrays and change
 STATE_ARRAYS = (
@@ -34,27 +26,6 @@ STATE_ARRAYS = (
     *("actions", "rewards", "dones", "timeouts", "episode_steps", "window_lengths", "window_ids"),
     *("pos", "full", "open_lengths"),
 )
-
-
-def as_dict(observation: Any) -> dict[str, Any]:
-    """
-    Convert any observation to the form in which the replay stores it.
-
-    :param observation: an array, or a dict of arrays
-    :return: a dict of arrays; an array lies under ``SINGLE_KEY``
-    """
-    return observation if isinstance(observation, dict) else {SINGLE_KEY: observation}
-
-
-def with_masks(obs: Any, action_masks: np.ndarray | None) -> Any:
-    """
-    Add masks to observations, in the form in which the replay stores both.
-
-    :param obs: an array ``[n, ...]``, or a dict of arrays
-    :param action_masks: ``[n, M]``; ``None`` leaves the observations as they are
-    :return: the observations, a dict if there are masks
-    """
-    return obs if action_masks is None else {**as_dict(obs), MASKS_KEY: action_masks}
 
 
 def take_rows(value: Any, rows: np.ndarray) -> Any:
@@ -107,15 +78,6 @@ def check_lengths(trace_length: int | None, burn_in_length: int, sequence_period
         )
 
 
-def _fitted(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Observations in the shape in which they are stored, which has an axis of size 1 for a Discrete one."""
-    if array.shape == shape:
-        return array
-    if [size for size in array.shape if size != 1] != [size for size in shape if size != 1]:
-        raise ValueError(f"observations have shape {array.shape[1:]}, but those of the replay buffer's space {shape[1:]}.")
-    return np.reshape(array, shape)
-
-
 class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
     """
     Replay of windows of consecutive steps, for agents with a memory.
@@ -136,9 +98,7 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
     can be drawn as soon as its last step is stored.
 
     The steps of each environment lie in a ring of their own, in which ``pos`` is the next position to write. Each
-    observation is stored once, since the next observation of a step is the observation of the following one. Two kinds
-    have no following step and are stored beside the rings: the next observation of each environment's newest step, and
-    the final observations of truncated episodes, from which their returns are bootstrapped.
+    observation is stored once (see ``ObservationStore``).
 
     Core states are stored only before steps at which a window can start, one in ``sequence_period``.
 
@@ -199,9 +159,10 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
         rings = (self.buffer_size, n_envs)
         shapes = self.obs_shape if isinstance(self.obs_shape, dict) else {SINGLE_KEY: self.obs_shape}
         obs_spaces = as_dict(getattr(observation_space, "spaces", observation_space))
-        self._observations = {key: np.zeros((*rings, *shapes[key]), obs_spaces[key].dtype) for key in shapes}
+        dtypes = {key: obs_spaces[key].dtype for key in shapes}
         if use_masking:
-            self._observations[MASKS_KEY] = np.zeros((*rings, spaces.flatdim(action_space)), bool)
+            shapes, dtypes = shapes | {MASKS_KEY: (spaces.flatdim(action_space),)}, dtypes | {MASKS_KEY: np.dtype(bool)}
+        self._observations = ObservationStore(*rings, shapes, dtypes)
         self.actions = np.zeros((*rings, self.action_dim), self._maybe_cast_dtype(action_space.dtype))
         self.rewards = np.zeros(rings, np.float32)
         self.dones = np.zeros(rings, bool)
@@ -212,11 +173,6 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
         self.window_lengths = np.zeros(rings, np.int32)
         #: Unique number of that window, by which a batch knows whether its windows have been overwritten since
         self.window_ids = np.zeros(rings, np.int64)
-
-        # Next observations that the ring does not hold as the observation of a following step: those of the newest steps,
-        # and those of truncated episodes' last steps (by position and environment)
-        self._newest_next_observations = {key: np.zeros_like(ring[0]) for key, ring in self._observations.items()}
-        self._final_observations: dict[tuple[int, int], dict[str, np.ndarray]] = {}
 
         self._core_states = CoreStateStore(self.buffer_size, n_envs, burn_in_length, self.sequence_period)
 
@@ -232,6 +188,12 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Earlier versions took whole episodes by windows as long as the ring
         state.setdefault("whole_episodes", state["trace_length"] == state["buffer_size"])
+        if isinstance(state["_observations"], dict):  # they also kept the arrays of observations themselves
+            store = ObservationStore(state["buffer_size"], state["n_envs"], {}, {})
+            store.rings = state["_observations"]
+            store.newest_next = state.pop("_newest_next_observations")
+            store.finals = state.pop("_final_observations")
+            state["_observations"] = store
         super().__setstate__(state)
 
     def reset(self) -> None:
@@ -246,14 +208,13 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
         self.window_lengths[starts] = 0
         self._tree.update(self._leaf_indices(*starts), 0.0)
         self.timeouts[:] = False
-        self._final_observations.clear()
+        self._observations.finals.clear()
 
     @property
     def nbytes(self) -> int:
         """Size of all arrays, without the final observations of truncated episodes, whose number is not known before."""
-        arrays = (*self._observations.values(), *self._newest_next_observations.values())
-        arrays += tuple(getattr(self, name) for name in STATE_ARRAYS)
-        return sum(array.nbytes for array in arrays) + self._tree.nbytes + self._core_states.nbytes
+        arrays = sum(getattr(self, name).nbytes for name in STATE_ARRAYS)
+        return arrays + self._observations.nbytes + self._core_states.nbytes + self._tree.nbytes
 
     def _check_memory(self, nbytes_before: int) -> None:
         """Warn if the buffer no longer fits into memory, as SB3's do; it is the pages written later that take it."""
@@ -281,7 +242,7 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
     @property
     def observations(self) -> Observation:  # type: ignore[override]
         """The stored observations ``[buffer_size, n_envs, ...]``."""
-        observations = {key: ring for key, ring in self._observations.items() if key != MASKS_KEY}
+        observations = {key: ring for key, ring in self._observations.rings.items() if key != MASKS_KEY}
         return observations if isinstance(self.observation_space, spaces.Dict) else observations[SINGLE_KEY]
 
     def size(self) -> int:
@@ -331,10 +292,7 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
         # Before anything is overwritten, since the old episode_steps tell which windows begin here
         self._discard(positions, env_indices)
 
-        for key, ring in self._observations.items():
-            shape = (len(env_indices), *ring.shape[2:])
-            ring[positions, env_indices] = _fitted(as_dict(obs)[key], shape)
-            self._newest_next_observations[key][env_indices] = _fitted(as_dict(next_obs)[key], shape)
+        self._observations.keep(obs, next_obs, positions, env_indices)
         self.actions[positions, env_indices] = np.reshape(action, (len(env_indices), self.action_dim))
         self.rewards[positions, env_indices] = reward
         self.dones[positions, env_indices] = False
@@ -371,8 +329,7 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
         self.dones[newest, env_index] = True
         self.timeouts[newest, env_index] = timeout
         if timeout:
-            final = {key: array[env_index].copy() for key, array in self._newest_next_observations.items()}
-            self._final_observations[int(newest), int(env_index)] = final
+            self._observations.keep_final(int(newest), int(env_index))
 
         period, trace = self.sequence_period, self.trace_length
         # Windows that start at a step <= length - trace had room for all trained steps and are in. The next one starts at
@@ -420,7 +377,7 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
             self.n_windows -= len(starts)
             self._tree.update(self._leaf_indices(starts, envs), 0.0)
         for i in np.flatnonzero(self.timeouts[positions, env_indices]):
-            self._final_observations.pop((int(positions[i]), int(env_indices[i])), None)
+            self._observations.finals.pop((int(positions[i]), int(env_indices[i])), None)
 
     def _leaf_indices(self, positions: np.ndarray, env_indices: np.ndarray) -> np.ndarray:
         """Indices of steps in the sum tree; ``np.divmod(indices, n_envs)`` is the inverse."""
@@ -464,12 +421,15 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
 
         actions = self.actions[positions, env_indices]
         rewards = self._normalize_reward(self.rewards[positions, env_indices], env)
-        observations = self._trained_observations(starts, env_indices, lengths)
+        last_positions = (starts + lengths - 1) % self.buffer_size
+        is_newest = (last_positions + 1) % self.buffer_size == self.pos[env_indices]
+        is_last = is_newest | self.timeouts[last_positions, env_indices]
+        observations = self._observations.trained(starts, env_indices, lengths, is_last)
         masks = observations.pop(MASKS_KEY, None)
         terminations = self.dones[positions, env_indices] & ~self.timeouts[positions, env_indices] & mask
 
         return SequenceReplayBufferSamples(
-            burn_in_observations=self._obs_to_torch(self._burn_in_observations(starts, env_indices, burn_in_lengths), env),
+            burn_in_observations=self._obs_to_torch(self._observations.before(starts, env_indices, burn_in_lengths), env),
             burn_in_lengths=burn_in_lengths,
             core_state=tuple(map(self._tensor, self._core_states.get(burn_in_starts, env_indices))),
             episode_starts=self._tensor(first_steps == burn_in_lengths),
@@ -508,34 +468,11 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
         starts, env_indices, n_past = starts[chosen], env_indices[chosen], n_past[chosen]
         batch = self._get_samples(self._leaf_indices(starts, env_indices), env)
         return batch, batch._replace(
-            burn_in_observations=self._obs_to_torch(self._burn_in_observations(starts, env_indices, n_past), env),
+            burn_in_observations=self._obs_to_torch(self._observations.before(starts, env_indices, n_past), env),
             burn_in_lengths=n_past,
             core_state=(),
             episode_starts=th.ones_like(batch.episode_starts),
         )
-
-    def _burn_in_observations(self, starts: np.ndarray, env_indices: np.ndarray, lengths: np.ndarray) -> dict[str, np.ndarray]:
-        """Observations of some steps before the trained ones, left-aligned, ``[longest, B, ...]``."""
-        time = np.arange(lengths.max())[:, None]
-        positions = (starts - lengths + np.minimum(time, lengths)) % self.buffer_size
-        return {key: ring[positions, env_indices] for key, ring in self._observations.items() if key != MASKS_KEY}
-
-    def _trained_observations(self, starts: np.ndarray, env_indices: np.ndarray, lengths: np.ndarray) -> dict[str, np.ndarray]:
-        """Observations of the trained steps and the one after the last, ``[T + 1, B, ...]``; padding repeats that one."""
-        time = np.arange(lengths.max() + 1)[:, None]
-        positions = (starts + np.minimum(time, lengths)) % self.buffer_size
-        observations = {key: ring[positions, env_indices] for key, ring in self._observations.items()}
-
-        # After an environment's newest step, and after a truncated episode's last one, the ring goes on with a step that
-        # does not follow; their next observations are stored beside it
-        last_positions = (starts + lengths - 1) % self.buffer_size
-        is_newest = (last_positions + 1) % self.buffer_size == self.pos[env_indices]
-        for i in np.flatnonzero(is_newest | self.timeouts[last_positions, env_indices]):
-            env_index = int(env_indices[i])
-            final = self._final_observations.get((int(last_positions[i]), env_index))
-            for key, array in observations.items():
-                array[lengths[i] :, i] = self._newest_next_observations[key][env_index] if final is None else final[key]
-        return observations
 
     def _importance_weights(self, batch_inds: np.ndarray) -> np.ndarray:
         return np.ones(len(batch_inds), np.float32)
@@ -557,12 +494,7 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
         state = {name: getattr(self, name) for name in STATE_ARRAYS}
         state["counts"] = np.array([self.n_windows, self.n_windows_added])
         state["leaves"] = self._tree[np.arange(self._tree.capacity)]
-        state["final_positions"] = np.array(list(self._final_observations), np.int64).reshape(-1, 2)
-        for key, ring in self._observations.items():
-            state[f"observations/{key}"] = ring
-            state[f"newest_next_observations/{key}"] = self._newest_next_observations[key]
-            finals = [final[key] for final in self._final_observations.values()]
-            state[f"final_observations/{key}"] = np.array(finals, ring.dtype).reshape(-1, *ring.shape[2:])
+        state |= self._observations.state_arrays()
         return state | {f"core_states/{name}": array for name, array in self._core_states.state_arrays().items()}
 
     def set_state_arrays(self, state: Mapping[str, np.ndarray]) -> None:
@@ -583,12 +515,7 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
             setattr(self, name, state[name].copy())
         self.n_windows, self.n_windows_added = state["counts"].tolist()
         self._tree.update(np.arange(self._tree.capacity), state["leaves"])
-        self._observations = {key: state[f"observations/{key}"].copy() for key in self._observations}
-        self._newest_next_observations = {key: state[f"newest_next_observations/{key}"].copy() for key in self._observations}
-        self._final_observations = {
-            (position, env_index): {key: state[f"final_observations/{key}"][i].copy() for key in self._observations}
-            for i, (position, env_index) in enumerate(state["final_positions"].tolist())
-        }
+        self._observations.set_state_arrays(state)
 
     def check_valid(self) -> None:
         """
@@ -618,4 +545,4 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
         n_with_past = (self.episode_steps[starts, env_indices] > self.burn_in_length).sum()
         assert states.arrays is None or len(used_entries) == n_with_past, "two windows share a stored state"
         truncated = set(zip(*(axis.tolist() for axis in np.nonzero(self.timeouts)), strict=True))
-        assert set(self._final_observations) == truncated, "final observations are not those of the truncated episodes"
+        assert set(self._observations.finals) == truncated, "final observations are not those of the truncated episodes"

@@ -19,7 +19,7 @@ from sb3_attn.common import td
 from sb3_attn.common.action_masks import leave_valid, mask_values
 from sb3_attn.envs import CardOrder
 from sb3_attn.replay import SequenceReplayBuffer, SequenceReplayBufferSamples
-from sb3_attn.replay.sequence_buffer import MASKS_KEY
+from sb3_attn.replay.observation_store import MASKS_KEY
 from sb3_attn.viz.recording import record_episode
 from sb3_attn.zoo.cli import masked_evaluations
 from tests.helpers.environments import MaskedWalk, Walk, masked_walks, valid_actions, walks
@@ -112,7 +112,7 @@ def test_a_buffer_of_the_users_need_not_know_of_masks() -> None:
 def test_nothing_is_stored_without_masks(make: Make) -> None:
     for model in (make(walks()), make(masked_walks(), use_masking=False)):
         assert not model.use_masking
-        assert MASKS_KEY not in model.learn(50).replay_buffer._observations
+        assert MASKS_KEY not in model.learn(50).replay_buffer._observations.rings
         assert model.replay_buffer.sample(2).action_masks is None
 
 
@@ -296,8 +296,8 @@ def test_a_truncation_without_final_masks_has_no_target(make: Make, monkeypatch:
     with pytest.warns(UserWarning, match="wrap each environment in sb3_attn.FinalActionMasks"):
         model.learn(200)
     model.replay_buffer.check_valid()
-    assert model.replay_buffer._final_observations
-    for final in model.replay_buffer._final_observations.values():
+    assert model.replay_buffer._observations.finals
+    for final in model.replay_buffer._observations.finals.values():
         assert np.array_equal(final[MASKS_KEY], valid_actions(final["observation"]))
 
 

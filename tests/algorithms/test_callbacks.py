@@ -52,7 +52,7 @@ def test_callbacks_read_what_the_environments_return(make: Make, kind: str) -> N
     assert dones.any()
     for t, seen in enumerate(recorder.seen[:-1]):
         new_obs = seen["new_obs"] if kind == "dict" else {"observation": seen["new_obs"]}
-        for key, ring in model.replay_buffer._observations.items():
+        for key, ring in model.replay_buffer._observations.rings.items():
             np.testing.assert_array_equal(np.reshape(new_obs[key], ring[t + 1].shape), ring[t + 1])
         assert len(seen["infos"]) == 2
         assert {"self", "env", "infos", "rewards", "dones", "new_obs", "callback"} <= seen.keys()

@@ -120,7 +120,7 @@ def test_no_window_spans_the_seam_of_two_calls_of_learn(make: Make, reset_num_ti
         assert (buffer.timeouts[seam - 1, env_indices] != continues).all()
         np.testing.assert_array_equal(buffer.episode_steps[seam, env_indices], seam if continues else 0)
         if not continues:  # bootstrapped from its own next observation
-            finals = [buffer._final_observations[position - 1, i]["observation"] for i, position in enumerate(seam)]
+            finals = [buffer._observations.finals[position - 1, i]["observation"] for i, position in enumerate(seam)]
             assert {float(final.ravel()[0]) for final in finals} == {np.float32(n_steps / 5)}
     spanning = 0
     for position, env_index in np.argwhere(buffer.window_lengths > 0):

@@ -18,7 +18,7 @@ from sb3_attn import MaskableDQN
 from sb3_attn.envs import FinalActionMasks
 from sb3_attn.recurrent_dqn.components import ActionCombinations, ActionComponents
 from sb3_attn.recurrent_dqn.heads import make_head
-from sb3_attn.replay.sequence_buffer import MASKS_KEY
+from sb3_attn.replay.observation_store import MASKS_KEY
 from sb3_attn.viz.occlusion import action_scores
 from tests.algorithms.test_arguments import Acting
 from tests.helpers.actors import make_actor
@@ -225,7 +225,7 @@ def test_actions_have_the_type_of_the_space(make: Make, dtype: type[np.integer])
 def test_masks_after_a_termination_need_not_be_valid_in_every_component(layout: str) -> None:
     """There is nothing to choose, so they must not make a target infinite times 0."""
     model = make_rdqn(choices(), learning_starts=10**6, policy_kwargs=LAYOUTS[layout]).learn(100)
-    model.replay_buffer._observations[MASKS_KEY][..., 3:] = False
+    model.replay_buffer._observations.rings[MASKS_KEY][..., 3:] = False
     batch = model.replay_buffer.sample(30)
     values = th.randn(*batch.action_masks.shape[:2], 1, sum(model.q_net.components.sizes))
     assert model._targets(batch, values, values).isfinite().all()

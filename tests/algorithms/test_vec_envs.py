@@ -158,7 +158,7 @@ def test_a_truncated_episode_without_final_observation_ends_one_step_earlier(mak
         model.learn(160)
     buffer = model.replay_buffer
     buffer.check_valid()
-    finals = list(buffer._final_observations.values())
+    finals = list(buffer._observations.finals.values())
     assert len(finals) > 5
     for final in finals:
         equal = [all((final[key] == last[key]).all() for key in final) for last in env.last_in_truncated]

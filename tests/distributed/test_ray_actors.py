@@ -21,7 +21,7 @@ from sb3_attn import R2D2, SaveCheckpoints
 from sb3_attn.distributed.codec import pack, unpack
 from sb3_attn.distributed.ray_actors import RemoteActor
 from sb3_attn.r2d2.actor import Actor, copy_parameters
-from sb3_attn.replay.sequence_buffer import MASKS_KEY
+from sb3_attn.replay.observation_store import MASKS_KEY
 from tests.helpers.models import assert_same, make_r2d2_on_ray, parameters
 
 
@@ -98,7 +98,7 @@ def test_actors_take_valid_actions_and_send_masks(cluster: None) -> None:
     model = make_r2d2_on_ray("CardOrder-v0").learn(600)
     replay = model.replay_buffer
     for env_index, n_steps in enumerate(replay.pos):
-        masks = replay._observations[MASKS_KEY][:n_steps, env_index]
+        masks = replay._observations.rings[MASKS_KEY][:n_steps, env_index]
         assert np.take_along_axis(masks, replay.actions[:n_steps, env_index], axis=-1).all()
         assert (~masks).any()
 

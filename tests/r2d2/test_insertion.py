@@ -34,15 +34,15 @@ def assert_same_buffers(first: SequenceReplayBuffer, second: SequenceReplayBuffe
     first.check_valid()
     for name in PARTS:
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name), err_msg=name)
-    for key, ring in first._observations.items():
-        np.testing.assert_array_equal(ring, second._observations[key], err_msg=key)
+    for key, ring in first._observations.rings.items():
+        np.testing.assert_array_equal(ring, second._observations.rings[key], err_msg=key)
         is_open = first.open_lengths > 0  # what follows a terminal step has no value and may be anything
-        newest = (buffer._newest_next_observations[key][is_open] for buffer in (first, second))
+        newest = (buffer._observations.newest_next[key][is_open] for buffer in (first, second))
         np.testing.assert_array_equal(*newest, err_msg=f"next {key}")
-    assert first._final_observations.keys() == second._final_observations.keys()
-    for place, finals in first._final_observations.items():
+    assert first._observations.finals.keys() == second._observations.finals.keys()
+    for place, finals in first._observations.finals.items():
         for key, array in finals.items():
-            np.testing.assert_array_equal(array, second._final_observations[place][key])
+            np.testing.assert_array_equal(array, second._observations.finals[place][key])
     assert first.n_windows == second.n_windows > 0
     leaves = np.arange(first._tree.capacity)
     np.testing.assert_allclose(first._tree[leaves], second._tree[leaves], rtol=1e-5)
@@ -208,7 +208,7 @@ def test_the_steps_before_a_failure_bootstrap_from_the_last_observation(monkeypa
     buffer = model.replay_buffer
     assert buffer.timeouts[3, 0] and not trajectory.timeouts[4, 0]
     np.testing.assert_array_equal(
-        buffer._final_observations[3, 0]["observation"], trajectory.observations["observation"][4, 0]
+        buffer._observations.finals[3, 0]["observation"], trajectory.observations["observation"][4, 0]
     )
     np.testing.assert_array_equal(buffer.observations[4, 0], trajectory.observations["observation"][5, 0])
     assert buffer.episode_steps[4, 0] == 0

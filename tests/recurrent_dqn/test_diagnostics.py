@@ -287,7 +287,7 @@ def slow_distances(model: RecurrentDQN, position: int, env_index: int) -> tuple[
     def observed(first: int, n_steps: int) -> Any:
         positions = [(position + first + i) % buffer.buffer_size for i in range(n_steps)]
         assert [buffer.episode_steps[p, env_index] for p in positions] == [n_past + first + i for i in range(n_steps)]
-        rings = {key: th.as_tensor(ring[positions, env_index]) for key, ring in buffer._observations.items()}
+        rings = {key: th.as_tensor(ring[positions, env_index]) for key, ring in buffer._observations.rings.items()}
         return rings if len(rings) > 1 else rings["observation"]
 
     def unroll(first: int, state: Any) -> np.ndarray:
