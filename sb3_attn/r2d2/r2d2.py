@@ -37,7 +37,7 @@ from sb3_attn.r2d2.settings import (
 )
 from sb3_attn.r2d2.trajectory import Trajectory
 from sb3_attn.recurrent_dqn import RecurrentDQN, RecurrentDQNPolicy
-from sb3_attn.recurrent_dqn.arguments import refuse_misplaced_arguments
+from sb3_attn.recurrent_dqn.arguments import refuse_foreign_arguments, refuse_misplaced_arguments
 from sb3_attn.recurrent_dqn.recurrent_dqn import FORMER_ARGUMENTS as FORMER_RECURRENT_DQN_ARGUMENTS
 from sb3_attn.recurrent_dqn.recurrent_dqn import STEPS_PER_UPDATE
 from sb3_attn.recurrent_dqn.stopping import save_checkpoints, stop_request
@@ -268,6 +268,7 @@ class R2D2(ActorCheckpoints):
         # The zip holds all arguments. Only those of the policy are completed here, because SB3 compares them with the zip's
         settings = kwargs.pop("settings", "paper")
         settings_arguments(settings)
+        refuse_foreign_arguments(kwargs, ("train_freq", "gradient_steps"))  # the zip has them, but nothing reads them
         if "policy_kwargs" in kwargs:
             kwargs["policy_kwargs"] = with_default_policy_kwargs(kwargs["policy_kwargs"], settings)
         model = super().load(*args, **kwargs)

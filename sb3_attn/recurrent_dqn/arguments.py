@@ -3,7 +3,7 @@
 import functools
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from inspect import signature
 from typing import Any, ClassVar, TypeVar
@@ -46,6 +46,19 @@ FOREIGN_ARGUMENTS = {
 Constructor = TypeVar("Constructor", bound=Callable[..., None])
 
 
+def refuse_foreign_arguments(kwargs: Mapping[str, Any], names: Collection[str]) -> None:
+    """
+    Say what replaces arguments of other algorithms.
+
+    :param kwargs: the arguments given
+    :param names: names that are not accepted, keys of ``FOREIGN_ARGUMENTS``
+    :raises TypeError: if one of them is given
+    """
+    for name in names:
+        if name in kwargs:
+            raise TypeError(f"{name}={kwargs[name]!r} is not supported; {FOREIGN_ARGUMENTS[name]}.")
+
+
 def refuse_misplaced_arguments(constructor: Constructor) -> Constructor:
     """
     Let the constructor of an algorithm say where arguments of the policy belong, and what replaces those of other algorithms.
@@ -62,8 +75,7 @@ def refuse_misplaced_arguments(constructor: Constructor) -> Constructor:
             given = ", ".join(f"{name}={kwargs[name]!r}" for name in misplaced)
             remedy = ", ".join(f"{name}=..." for name in misplaced)
             raise TypeError(f"{given}: for the policy, not for the algorithm; add policy_kwargs=dict({remedy}).")
-        for name in foreign & kwargs.keys():
-            raise TypeError(f"{name}={kwargs[name]!r} is not supported; {FOREIGN_ARGUMENTS[name]}.")
+        refuse_foreign_arguments(kwargs, foreign)
         constructor(*args, **kwargs)
 
     return wrapper  # type: ignore[return-value]
@@ -183,10 +195,11 @@ class ArgumentChecks(DQN):
                 "policy_kwargs=dict(features_extractor_class=...). If it comes from a zip, another algorithm saved that zip: "
                 "load it with the class that saved it."
             )
-        if not issubclass(buffer_class, SequenceReplayBuffer):
+        if not (isinstance(buffer_class, type) and issubclass(buffer_class, SequenceReplayBuffer)):
             raise ValueError(
-                f"replay_buffer_class={buffer_class.__name__} does not store sequences; leave it out, or use "
-                "SequenceReplayBuffer, PrioritizedSequenceReplayBuffer or a subclass (hindsight replay is not supported)."
+                f"replay_buffer_class={getattr(buffer_class, '__name__', repr(buffer_class))} does not store sequences; leave "
+                "it out, or use SequenceReplayBuffer, PrioritizedSequenceReplayBuffer or a subclass (hindsight replay is not "
+                "supported)."
             )
         if self.prioritized_replay != issubclass(buffer_class, PrioritizedSequenceReplayBuffer):
             raise ValueError(

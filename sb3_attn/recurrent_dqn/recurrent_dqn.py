@@ -295,6 +295,8 @@ class RecurrentDQN(ArgumentChecks, Acting, DQN, MultiDiscreteActions):
         self.diagnostics = Diagnostics(self.n_replay_envs, self.gamma, self.value_rescaling)
         if self.per_env_epsilons:  # for `predict` and the logs; acting takes all epsilons
             self.exploration_schedule = ConstantSchedule(ape_x_epsilons(self.n_replay_envs)[-1])
+        elif self.exploration_fraction == 0:  # by which SB3's schedule divides
+            self.exploration_schedule = ConstantSchedule(self.exploration_final_eps)
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         if not isinstance(callback, list):

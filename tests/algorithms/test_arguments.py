@@ -66,6 +66,7 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
         "clipped_double_q=True needs double_q=True; pass clipped_double_q=False, too",
     ),
     (dict(replay_buffer_class=ReplayBuffer), "replay_buffer_class=ReplayBuffer does not store sequences"),
+    (dict(replay_buffer_class="PrioritizedSequenceReplayBuffer"), "replay_buffer_class='Pr.*' does not store sequences"),
     (dict(replay_buffer_class=SequenceReplayBuffer, prioritized_replay=True), "prioritized_replay=True, but .* uniform"),
     (
         dict(replay_buffer_class=PrioritizedSequenceReplayBuffer, prioritized_replay=False),

@@ -1,6 +1,7 @@
 """R2D2's arguments: their defaults, and which are refused."""
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -229,6 +230,18 @@ def test_a_length_is_checked_before_the_paper_s_are_fitted_to_it() -> None:
 def test_the_ratio_of_updates_has_one_argument() -> None:
     with pytest.raises(TypeError, match="train_freq=4 is not supported; use samples_per_insert"):
         make_r2d2(train_freq=4)
+
+
+def test_nor_has_a_model_that_is_loaded_another(tmp_path: Path) -> None:
+    make_r2d2().save(tmp_path / "model")
+    with pytest.raises(TypeError, match="gradient_steps=4 is not supported; use samples_per_insert"):
+        R2D2.load(tmp_path / "model", gradient_steps=4, device="cpu")
+
+
+def test_no_step_of_falling_epsilons() -> None:
+    """SB3's schedule would divide by the fraction before the first step."""
+    model = make_r2d2(per_env_epsilons=False, exploration_fraction=0, exploration_final_eps=0.3)
+    assert model.learn(24).exploration_rate == 0.3
 
 
 @pytest.mark.parametrize(("n_actors", "n_envs", "n_replay_envs"), [(0, 3, 3), (1, 3, 3), (4, 3, 12)])
