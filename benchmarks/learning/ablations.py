@@ -13,7 +13,7 @@ import torch as th
 from stable_baselines3.common.utils import LinearSchedule
 from torch import nn
 
-from benchmarks.learning.first_try import make_envs, score
+from benchmarks.learning.first_try import FORMER_DEFAULTS, make_envs, score
 from benchmarks.learning.zoo import N_EPISODES
 from benchmarks.runner import EVALUATION_SEED, Benchmark, Context, Options, Row, Settings, Variants, each, values
 from sb3_attn import LSTMCore, RecurrentDQN
@@ -114,9 +114,10 @@ CHANGES = {
     "quantile head": Change({}, {"head": "quantile"}),
     "Munchausen": Change({"munchausen_alpha": 0.9}, {}),
 }
-#: Each also with plain double Q
+#: Each also with former defaults
 CHANGES |= {
-    f"not clipped, {name}": change._replace(arguments=change.arguments | {"clipped_double_q": False})
+    f"{former}, {name}": change._replace(arguments=change.arguments | arguments)
+    for former, arguments in FORMER_DEFAULTS.items()
     for name, change in CHANGES.items()
 }
 
@@ -154,7 +155,8 @@ def rows(variants: Variants) -> Iterator[Row]:
     for name, runs in variants.items():
         task, _, change = name.partition(", ")
         form = ".0f" if task.startswith(("CartPole", "LunarLander")) else ".2f"
-        base = "not clipped, defaults" if change.startswith("not clipped") else "defaults"
+        former, _, _ = change.rpartition(", ")
+        base = f"{former}, defaults" if former else "defaults"
         scores, defaults = (np.array(values(r, "score")) for r in (runs, variants.get(f"{task}, {base}", [])))
         row = {"task": task, "change": change, "seeds": str(len(runs)), "mean": format(scores.mean(), form)}
         difference = ""

@@ -81,6 +81,12 @@ RECURRENT_PPO: dict[str, dict[str, Any]] = {
     ),
 }
 
+#: What the defaults were before: first plain double Q as well, then the shorter burn-in only
+FORMER_DEFAULTS: dict[str, dict[str, Any]] = {
+    "not clipped": {"clipped_double_q": False, "burn_in_length": 8},
+    "burn-in of 8": {"burn_in_length": 8},
+}
+
 N_FRAMES = 4
 #: DQN over frames: RL Zoo's dqn.yml for CartPole, with the same number of updates per step with 8 environments
 DQN_ARGUMENTS: dict[str, Any] = dict(
@@ -101,8 +107,8 @@ DQN_ARGUMENTS: dict[str, Any] = dict(
 def settings(options: Options) -> Settings:
     """
     Variants "task", "task, 16 environments", "task, rewards x 0.01", "task, twice the steps", "task, bf16", "task, without
-    memory", each also "..., not clipped", with plain double Q; "task, burn-in of 40", also with other numbers of environments;
-    "task, RecurrentPPO with defaults" and so on for each configuration; "task, DQN over 4 frames". ``--only`` selects.
+    memory", each also with former defaults, "..., burn-in of 8" and "..., not clipped"; "task, RecurrentPPO with defaults" and
+    so on for each configuration; "task, DQN over 4 frames". ``--only`` selects.
     """
     variants: Settings = {}
     for name, task in TASKS.items():
@@ -122,11 +128,8 @@ def settings(options: Options) -> Settings:
         variants[f"{name}, bf16"] = base | {"policy_kwargs": {"core_kwargs": {"bf16": True}}}
         variants[f"{name}, without memory"] = base | {"policy_kwargs": {"core": "identity"}}
         ours = [variant for variant in variants if variant.split(", ")[0] == name]
-        not_clipped = {"arguments": {"clipped_double_q": False}}
-        variants |= {f"{variant}, not clipped": variants[variant] | not_clipped for variant in ours}
-        longer_burn_in = {"arguments": {"burn_in_length": 40}}
-        for variant in (name, f"{name}, 1 environments", f"{name}, 16 environments"):
-            variants[f"{variant}, burn-in of 40"] = variants[variant] | longer_burn_in
+        for former, arguments in FORMER_DEFAULTS.items():
+            variants |= {f"{variant}, {former}": variants[variant] | {"arguments": arguments} for variant in ours}
         for configuration in RECURRENT_PPO:
             variants[f"{name}, RecurrentPPO with {configuration}"] = base | {"recurrent_ppo": configuration}
         variants[f"{name}, DQN over {N_FRAMES} frames"] = base | {"n_frames": N_FRAMES}

@@ -24,6 +24,7 @@ TASKS = {
     "AssociativeRecall-v0": (0.95, 0.0625),  # likewise
     "MiniGrid-MemoryS11-v0": (0.9, 0.49),  # one of two ways is right: half of the largest return
     "CartPoleNoVel-v1": (450.0, 112.0),  # DQN with a stack of 4 frames; 44 without
+    "LunarLanderNoVel-v3": (200.0, -571.0),  # likewise, after 300,000 steps
 }
 
 

@@ -30,7 +30,7 @@ from sb3_attn.r2d2.collection import Collection, StepLedger
 from sb3_attn.r2d2.environments import MonitorFiles, env_fns_of, to_vec_env
 from sb3_attn.r2d2.settings import (
     PAPER_SEQUENCE_PERIOD,
-    fitted_lengths,
+    fitted_period,
     settings_arguments,
     with_default_policy_kwargs,
     with_settings,
@@ -197,7 +197,6 @@ class R2D2(ActorCheckpoints):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        burn_in_length, sequence_period = fitted_lengths(trace_length, burn_in_length, sequence_period, settings)
         super().__init__(
             policy,
             to_vec_env(env, envs_per_actor),  # type: ignore[arg-type]
@@ -223,7 +222,7 @@ class R2D2(ActorCheckpoints):
             use_masking=use_masking,
             trace_length=trace_length,
             burn_in_length=burn_in_length,
-            sequence_period=sequence_period,
+            sequence_period=fitted_period(trace_length, sequence_period),
             stored_state=stored_state,
             prioritized_replay=prioritized_replay,
             per_env_epsilons=per_env_epsilons,

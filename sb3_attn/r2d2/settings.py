@@ -11,8 +11,8 @@ from sb3_attn.common.checks import check_dict, check_whole, optional
 from sb3_attn.common.optimizer import default_optimizer_kwargs
 from sb3_attn.memory import CTRNNCore, GRUCore, LSTMCore, MinGRUCore, RNNCore, get_core_class
 
-#: Burn-in length and sequence period of Kapturowski et al. (2019)
-PAPER_BURN_IN_LENGTH, PAPER_SEQUENCE_PERIOD = 40, 40
+#: Of Kapturowski et al. (2019)
+PAPER_SEQUENCE_PERIOD = 40
 
 #: Cores that are a vector of units, as many by default as the paper's LSTM has
 VECTOR_CORES = (CTRNNCore, GRUCore, LSTMCore, MinGRUCore, RNNCore)
@@ -77,24 +77,18 @@ def settings_arguments(settings: str) -> dict[str, Any]:
     return SETTINGS[settings]
 
 
-def fitted_lengths(
-    trace_length: int | None, burn_in_length: int | None, sequence_period: int | None, settings: str
-) -> tuple[int | None, int | None]:
+def fitted_period(trace_length: int | None, sequence_period: int | None) -> int | None:
     """
-    Fit the paper's lengths to that of windows: whole episodes start at their first step and do not overlap.
+    Fit the paper's period to the length of windows: neighbours leave no step between them, and whole episodes do not overlap.
 
-    :param trace_length: as for ``R2D2``, like the others
-    :param burn_in_length: ``None`` means that of the settings
+    :param trace_length: as for ``R2D2``
     :param sequence_period: the paper's stands for no more than ``trace_length``
-    :param settings: a key of ``SETTINGS``
-    :return: burn-in length and sequence period
+    :return: the period
     """
     optional(check_whole)("trace_length", trace_length)
-    if burn_in_length is None and trace_length is not None and settings == "paper":
-        burn_in_length = PAPER_BURN_IN_LENGTH
     if sequence_period == PAPER_SEQUENCE_PERIOD and (trace_length is None or trace_length < PAPER_SEQUENCE_PERIOD):
-        sequence_period = None
-    return burn_in_length, sequence_period
+        return None
+    return sequence_period
 
 
 def with_default_policy_kwargs(policy_kwargs: dict[str, Any] | None, settings: str = "paper") -> dict[str, Any]:

@@ -91,7 +91,7 @@ class RecurrentDQN(ArgumentChecks, Acting, DQN, MultiDiscreteActions):
         fraction of it: soft Watkins Q(lambda) (Kapturowski et al. 2022). 0 means Watkins's, ``None`` Peng's, never cut
     :param value_rescaling: learn h(Q) instead of Q (see ``sb3_attn.common.td.signed_hyperbolic``)
     :param trace_length: number of trained steps in a window; ``None`` means whole episodes
-    :param burn_in_length: largest number of steps before them that warm the memory up, without gradient; ``None`` means 8,
+    :param burn_in_length: largest number of steps before them that warm the memory up, without gradient; ``None`` means 40,
         or 0 for whole episodes, which have no steps before them
     :param sequence_period: distance between the starts of two trained parts; ``None`` means ``trace_length``
     :param stored_state: start windows from the state that acting had there, rather than from the initial one
@@ -234,7 +234,7 @@ class RecurrentDQN(ArgumentChecks, Acting, DQN, MultiDiscreteActions):
         self.value_rescaling = value_rescaling
         self.trace_length = trace_length
         if burn_in_length is None:
-            burn_in_length = 0 if trace_length is None else 8
+            burn_in_length = 0 if trace_length is None else 40
         self.burn_in_length = burn_in_length
         self.sequence_period = sequence_period
         self.stored_state = stored_state

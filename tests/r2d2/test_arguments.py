@@ -69,7 +69,7 @@ def test_the_defaults_are_the_papers() -> None:
     """Kapturowski et al. (2019), table 2 and section 2.3; steps are environment steps, not frames."""
     parameters = inspect.signature(R2D2).parameters
     defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty and name[0] != "_"}
-    assert defaults == PAPER | OURS | {"burn_in_length": None}  # 40, except for whole episodes
+    assert defaults == PAPER | OURS | {"burn_in_length": None}  # that of RecurrentDQN: 40, or 0 for whole episodes
 
 
 def test_whole_episodes_need_no_further_argument() -> None:
@@ -128,7 +128,7 @@ def test_arguments_take_precedence_over_settings() -> None:
     model = R2D2("MlpPolicy", Walk, 1e-4, settings="small", trace_length=30, policy_kwargs=policy_kwargs, **arguments)
     for name, value in {"learning_rate": 1e-4, "trace_length": 30, **arguments}.items():
         assert getattr(model, name) == value, name
-    assert not model.reward_scaling and model.burn_in_length == 8 and model.batch_size is None
+    assert not model.reward_scaling and model.burn_in_length == 40 and model.batch_size is None
     assert model.policy.optimizer.defaults["eps"] == 1e-5 and model.policy.ema_decay == 0.995
     assert model.q_net.q_net[0].out_features == 7
     whole = R2D2("MlpPolicy", Walk, settings="small", trace_length=None)

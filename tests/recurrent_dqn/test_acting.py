@@ -320,7 +320,7 @@ def test_every_switch_of_acting_trains(switches: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("lengths", "burn_in_length"),
-    [({}, 8), (dict(trace_length=20), 8), (dict(burn_in_length=3), 3), (dict(trace_length=None), 0)],
+    [({}, 40), (dict(trace_length=20), 40), (dict(burn_in_length=3), 3), (dict(trace_length=None), 0)],
     ids=str,
 )
 def test_whole_episodes_need_no_burn_in_to_be_turned_off(lengths: dict[str, Any], burn_in_length: int) -> None:
