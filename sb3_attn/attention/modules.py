@@ -14,6 +14,7 @@ from sb3_attn.attention.functional import (
     linear_score,
     soft_weights,
 )
+from sb3_attn.common.checks import check_number, check_whole
 
 
 class Score(nn.Module, ABC):
@@ -137,9 +138,9 @@ class SoftAttention(nn.Module):
         super().__init__()
         if score not in SCORES:
             raise ValueError(f"score={score!r} is unknown; choose one of {sorted(SCORES)}.")
-        for name, value in (("attention_size", attention_size), ("n_heads", n_heads), ("temperature", temperature)):
-            if value <= 0:
-                raise ValueError(f"{name}={value} must be positive.")
+        check_whole("attention_size", attention_size, at_least=1)
+        check_whole("n_heads", n_heads, at_least=1)
+        check_number("temperature", temperature, low=0, positive=True)
         self.score = SCORES[score](region_size, query_size, attention_size, n_heads)
         self.n_heads = n_heads
         self.temperature = temperature

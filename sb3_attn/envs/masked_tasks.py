@@ -48,7 +48,8 @@ class CardOrder(MemoryTask):
         is_valid = self.action_space.contains(action) and bool(self.action_masks()[action])
         obs, reward, terminated, truncated, info = super().step(action)
         if not is_valid and not terminated:
-            terminated, info = True, {"is_success": False}
+            self._ended = terminated = True
+            info = {"is_success": False}
         return obs, reward, terminated, truncated, info
 
     def _begin(self) -> None:

@@ -37,6 +37,7 @@ class MemoryTask(gym.Env[np.ndarray, np.int64], ABC):
         self.action_space = spaces.Discrete(n_actions)
         self.episode_length = episode_length
         self.render_mode = render_mode
+        self._ended = False  # before the last step
         self._observations: list[np.ndarray] = []  # o_0 ... o_t of this episode
         self._rewards: list[float] = []  # r_1 ... r_t
 
@@ -65,12 +66,13 @@ class MemoryTask(gym.Env[np.ndarray, np.int64], ABC):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         self._begin()
+        self._ended = False
         self._rewards = []
         self._observations = [self._observe()]
         return self._observations[0].copy(), {}
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        if not self._observations or self.elapsed_steps == self.episode_length:
+        if not self._observations or self._ended or self.elapsed_steps == self.episode_length:
             raise RuntimeError("step() was called outside an episode; call reset() first.")
         if not self.action_space.contains(action):
             raise ValueError(f"action={action} is invalid; pass an element of {self.action_space}.")
@@ -103,6 +105,8 @@ class MemoryTask(gym.Env[np.ndarray, np.int64], ABC):
         if self.render_mode is None:
             gym.logger.warn('render() needs a render mode; create the environment with render_mode="rgb_array".')
             return None
+        if not self._observations:
+            raise RuntimeError("render() was called outside an episode; call reset() first.")
         cells = self._picture()
         # An even number of pixels per cell, since video codecs need even widths and heights
         pixels_per_cell = 2 * max(1, min(8, 320 // max(cells.shape[:2])))
@@ -197,6 +201,8 @@ class TMaze(MemoryTask):
 
     def __init__(self, length: int = 10, active: bool = False, render_mode: str | None = None) -> None:
         check_at_least(1, length=length)
+        if not isinstance(active, bool | np.bool_):
+            raise ValueError(f"active={active!r} must be True or False.")
         self.start = int(active)  # distance to the cue
         self.junction = length + self.start
         super().__init__(spaces.Box(-1.0, 1.0, (3,), np.float32), 4, self.junction + self.start + 1, render_mode)

@@ -1,5 +1,6 @@
 """A ``SubprocVecEnv`` whose failures have names, and which always closes."""
 
+import math
 import multiprocessing as mp
 import signal
 import time
@@ -31,7 +32,7 @@ class WatchedSubprocVecEnv(SubprocVecEnv):
     :param start_method: as for ``SubprocVecEnv``
     :param timeout: seconds to wait for any answer of an environment, the first of which it gives when it has been created;
         its process is killed then. ``None`` means for ever
-    :raises ValueError: if ``timeout`` is not positive
+    :raises ValueError: if ``timeout`` is not positive and finite, or there is no environment
     :raises RuntimeError: from here on, if an environment raises an exception
     :raises ConnectionError: if its process dies
     :raises TimeoutError: if it does not answer
@@ -43,8 +44,10 @@ class WatchedSubprocVecEnv(SubprocVecEnv):
         start_method: str | None = None,
         timeout: float | None = None,
     ) -> None:
-        if timeout is not None and timeout <= 0:
-            raise ValueError(f"timeout={timeout} must be positive, or None to wait for ever.")
+        if timeout is not None and not (math.isfinite(timeout) and timeout > 0):
+            raise ValueError(f"timeout={timeout} must be positive and finite, or None to wait for ever.")
+        if not env_fns:
+            raise ValueError("env_fns has no environment; give one function for each.")
         self.waiting = self.closed = False
         if start_method is None:
             start_method = "forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn"

@@ -13,6 +13,7 @@ from torch import nn
 
 from sb3_attn.attention import SCORES, HardAttention, SelfAttentionBlock, SoftAttention
 from sb3_attn.attention.functional import masked_max, masked_mean
+from sb3_attn.common.checks import check_flag, check_whole
 from sb3_attn.common.former_names import FormerParameterNames
 from sb3_attn.extractors.tokenizers import Trunk, make_tokenizer
 
@@ -54,6 +55,7 @@ class AttentionExtractor(FormerParameterNames, BaseFeaturesExtractor):
         channels_last: bool = True,
         mask_keys: Mapping[str, str] | None = None,
     ) -> None:
+        check_whole("features_dim", features_dim, at_least=1)
         super().__init__(observation_space, features_dim)
         self.tokenizer = make_tokenizer(
             observation_space, token_size, mask_keys, trunk=trunk, coordinates=coordinates, channels_last=channels_last
@@ -115,6 +117,7 @@ class SoftAttentionExtractor(AttentionExtractor):
         if query is None and score in SCORES and SCORES[score].needs_query:
             query = "mean"
         self.query = None if query is None else _word_or_index("query", query, ("mean",), n_tokens)
+        check_flag("sum_tokens", sum_tokens)
         self.sum_tokens = sum_tokens
         query_size = None if query is None else token_size
         self.attention = self.attention_class(token_size, score, query_size, attention_size, n_heads, temperature)
@@ -181,13 +184,13 @@ class SelfAttentionExtractor(AttentionExtractor):
         **token_kwargs: Any,
     ) -> None:
         super().__init__(observation_space, features_dim, **token_kwargs)
-        if n_blocks < 1:
-            raise ValueError(f"n_blocks={n_blocks} must be at least 1.")
+        feedforward_size = 2 * block_size if feedforward_size is None else feedforward_size
+        sizes = {"n_blocks": n_blocks, "n_heads": n_heads, "block_size": block_size, "feedforward_size": feedforward_size}
+        for name, size in sizes.items():
+            check_whole(name, size, at_least=1)
         self.pooling = _word_or_index("pooling", pooling, ("max", "mean"), self.tokenizer.n_tokens)
         self.projection = nn.Linear(self.tokenizer.token_size, block_size)
-        self.blocks = nn.ModuleList(
-            SelfAttentionBlock(block_size, n_heads, feedforward_size or 2 * block_size) for _ in range(n_blocks)
-        )
+        self.blocks = nn.ModuleList(SelfAttentionBlock(block_size, n_heads, feedforward_size) for _ in range(n_blocks))
         self.norm = nn.LayerNorm(block_size)
         self.linear = nn.Sequential(nn.Linear(block_size, features_dim), nn.ReLU())
 

@@ -3,6 +3,7 @@
 import pathlib
 from collections.abc import Sequence
 from operator import itemgetter
+from pickle import UnpicklingError
 from typing import cast
 
 import numpy as np
@@ -14,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 from torch import nn
 
+from sb3_attn.common.checks import check_whole
 from sb3_attn.common.files import replace_on_success
 from sb3_attn.common.observations import map_obs
 from sb3_attn.memory.core import check_sizes
@@ -65,6 +67,7 @@ class FrozenEncoder(nn.Module):
         :param seed: of the weights and the actions
         :return: the encoder
         """
+        check_whole("n_images", n_images, at_least=2)
         encoder = cls._nature_cnn(_image_space(env.observation_space), features_dim, seed)
         encoder.standardise(collect_images(env, n_images, seed))
         return encoder
@@ -96,11 +99,15 @@ class FrozenEncoder(nn.Module):
         :param seed: of the weights and the actions
         :return: the encoder, standardised on the same images
         """
+        for name, value, least in (("n_images", n_images, 2), ("n_epochs", n_epochs, 1), ("batch_size", batch_size, 1)):
+            check_whole(name, value, at_least=least)
         encoder = cls._nature_cnn(_image_space(env.observation_space), features_dim, seed)
         images = collect_images(env, n_images, seed)
         pixels = encoder.preprocess(images[:1000])
         scale = pixels.std(dim=0).clamp(min=0.05)  # the variance of a pixel that hardly ever changes would be all noise
-        decoder = Decoder(features_dim, pixels.shape[1:])
+        with th.random.fork_rng(devices=[]):
+            th.manual_seed(seed)
+            decoder = Decoder(features_dim, pixels.shape[1:])
         encoder.network.train().requires_grad_(True)
         optimizer = th.optim.Adam([*encoder.network.parameters(), *decoder.parameters()], lr=learning_rate)
         rng = np.random.default_rng(seed)
@@ -179,11 +186,15 @@ class FrozenEncoder(nn.Module):
 
         :param path: the file
         :return: the encoder
+        :raises ValueError: if ``save`` has not written it
         """
         path = pathlib.Path(path)
-        data = th.load(path if path.suffix else path.with_suffix(".pt"), map_location="cpu", weights_only=True)
-        encoder = cls._nature_cnn(spaces.Box(0, 255, tuple(data["shape"]), np.uint8), data["features_dim"])
-        encoder.load_state_dict(data["state_dict"])
+        try:
+            data = th.load(path if path.suffix else path.with_suffix(".pt"), map_location="cpu", weights_only=True)
+            encoder = cls._nature_cnn(spaces.Box(0, 255, tuple(data["shape"]), np.uint8), data["features_dim"])
+            encoder.load_state_dict(data["state_dict"])
+        except (UnpicklingError, EOFError, KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"path={path} is not an encoder that save() has written; give another file.") from error
         return encoder
 
 

@@ -11,6 +11,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_attn.attention.functional import grid_coordinates
+from sb3_attn.common.checks import check_flag, check_whole
 from sb3_attn.common.former_names import FormerParameterNames
 
 #: The convolutions that turn an image into regions, each as (channels, kernel size, stride)
@@ -82,6 +83,7 @@ class ImageTokenizer(Tokenizer):
     def __init__(
         self, space: spaces.Box, trunk: str | Trunk = "nature", coordinates: bool = True, channels_last: bool = True
     ) -> None:
+        check_flag("coordinates", coordinates)
         layers = _layers(trunk)
         channels, *size = space.shape
         grid, receptive_field = _grid_and_field(trunk, layers, tuple(size))
@@ -220,8 +222,13 @@ def make_tokenizer(
     :param mask_keys: as for ``DictTokenizer``
     :param image_kwargs: further arguments of ``ImageTokenizer``
     :return: the tokenizer
-    :raises ValueError: if ``mask_keys`` are given and the space is not a Dict
+    :raises ValueError: if ``mask_keys`` are given and the space is not a Dict, or an argument is out of range
     """
+    check_whole("token_size", token_size, at_least=1)
+    if mask_keys is not None and not isinstance(mask_keys, Mapping):
+        raise ValueError(
+            f'mask_keys={mask_keys!r} must map keys of matrices to keys of masks: {{"units": "units_mask"}}.'
+        )
     if isinstance(space, spaces.Dict):
         return DictTokenizer(space, token_size, mask_keys, **image_kwargs)
     if mask_keys:
@@ -249,11 +256,13 @@ def _check_mask_keys(space: spaces.Dict, mask_keys: Mapping[str, str]) -> None:
 
 
 def _layers(trunk: str | Trunk) -> Trunk:
-    if not isinstance(trunk, str):
-        return trunk
-    if trunk not in TRUNKS:
-        raise ValueError(f"trunk={trunk!r} is unknown; choose one of {sorted(TRUNKS)}, or give convolutions as a list.")
-    return TRUNKS[trunk]
+    if isinstance(trunk, str):
+        if trunk not in TRUNKS:
+            raise ValueError(f"trunk={trunk!r} is unknown; choose one of {sorted(TRUNKS)}, or give convolutions as a list.")
+        return TRUNKS[trunk]
+    if not trunk or not all(len(layer) == 3 for layer in trunk) or not all(n >= 1 for layer in trunk for n in layer):
+        raise ValueError(f"trunk={trunk!r} must be a list of (channels, kernel size, stride), each at least 1.")
+    return trunk
 
 
 def _grid_and_field(name: str | Trunk, layers: Trunk, size: tuple[int, ...]) -> tuple[tuple[int, int], ReceptiveField]:

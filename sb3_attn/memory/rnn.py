@@ -86,6 +86,7 @@ class LSTMCore(MemoryCore):
         num_layers: int = 1,
     ) -> None:
         check_sizes(self, hidden_size=hidden_size, num_layers=num_layers)
+        hidden_size, num_layers = int(hidden_size), int(num_layers)  # torch refuses NumPy's integers
         if forget_bias is not None:
             check_finite(self, forget_bias=forget_bias)
         super().__init__(input_size, output_size=hidden_size)
@@ -151,6 +152,7 @@ class GRUCore(MemoryCore):
 
     def __init__(self, input_size: int, hidden_size: int = 64, update_bias: float = 1.0, num_layers: int = 1) -> None:
         check_sizes(self, hidden_size=hidden_size, num_layers=num_layers)
+        hidden_size, num_layers = int(hidden_size), int(num_layers)
         check_finite(self, update_bias=update_bias)
         super().__init__(input_size, output_size=hidden_size)
         self.hidden_size = hidden_size
@@ -193,6 +195,7 @@ class RNNCore(MemoryCore):
 
     def __init__(self, input_size: int, hidden_size: int = 64, nonlinearity: str = "tanh") -> None:
         check_sizes(self, hidden_size=hidden_size)
+        hidden_size = int(hidden_size)
         check_nonlinearity(nonlinearity)
         super().__init__(input_size, output_size=hidden_size)
         self.hidden_size = hidden_size

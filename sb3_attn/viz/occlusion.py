@@ -6,6 +6,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from sb3_attn.common.checks import check_whole
 from sb3_attn.extractors.tokenizers import ReceptiveField
 from sb3_attn.viz.action_scores import action_scores
 from sb3_attn.viz.projection import pixel_map
@@ -46,13 +47,17 @@ def occlusion_saliency(
     key, space = _image_space(model, key)
     image = np.asarray(observation if key is None else observation[key])
     height, width = image.shape[1:]
-    if not 1 <= patch_size <= min(height, width) or stride < 1:
+    for name, number in (("patch_size", patch_size), ("stride", stride), ("batch_size", batch_size)):
+        check_whole(name, number, at_least=1)
+    if patch_size > min(height, width):
         raise ValueError(f"patch_size={patch_size} with stride={stride} does not fit an image of {height} x {width} pixels.")
     # All patches in one batch of images: the network is then called a few times instead of once for each patch
     covered, grid = _cover(image, patch_size, stride, _fill_values(image, space, fill))
     with evaluation_mode(model):
         scores = action_scores(model, _batch(observation, key, image[None]), state)[0]
         action = int(scores.argmax() if action is None else action)
+        if not 0 <= action < len(scores):
+            raise ValueError(f"action={action} is none of the {len(scores)} actions, which are numbered from 0.")
         changed = [
             action_scores(model, _batch(observation, key, covered[i : i + batch_size]), state)[:, action]
             for i in range(0, len(covered), batch_size)
@@ -93,6 +98,11 @@ def _fill_values(image: np.ndarray, space: spaces.Box, fill: str | float) -> np.
     elif isinstance(fill, str):
         raise ValueError(f"fill={fill!r} is unknown; choose 'mean', 'grey' or a value.")
     else:
+        low, high = space.low.min(), space.high.max()
+        if not low <= fill <= high or (np.issubdtype(image.dtype, np.integer) and fill % 1 != 0):
+            raise ValueError(
+                f"fill={fill} must be a value of {image.dtype} images between {low} and {high}."
+            )
         values = np.full(len(image), fill)
     return values.astype(image.dtype)[:, None, None]
 

@@ -16,7 +16,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 
-from sb3_attn.recurrent_dqn import MaskableDQN
+from sb3_attn.recurrent_dqn import MaskableDQN, RecurrentDQNPolicy
 from sb3_attn.recurrent_dqn.safe_loading import RefusedFileError, load_pickle, read_data, safe_objects, trusted_names
 from sb3_attn.recurrent_dqn.saving import SaveAndLoad
 from sb3_attn.viz.recording import wrap_env
@@ -75,7 +75,7 @@ def load_model(
         raise ValueError(f"{path} is not a model that Stable-Baselines3 saved ({error}); give another file.") from error
     fitting = [name for name, algorithm in LOADABLE.items() if _has_policy(algorithm, policy_class)]
     saved_by = str(data.get("saved_by")).partition(" ")[0]
-    fitting.sort(key=lambda name: LOADABLE[name].__name__ != saved_by)
+    fitting = [name for name in fitting if LOADABLE[name].__name__ == saved_by] or fitting
     name = algo or next(iter(fitting), None)
     if name is None or name not in fitting:
         raise ValueError(f"{path} was saved with {policy_class.__name__}, {_misfit(name, fitting)}.")
@@ -187,6 +187,8 @@ def make_env(
 
 
 def _has_policy(algorithm: type[BaseAlgorithm], policy_class: type) -> bool:
+    if issubclass(policy_class, RecurrentDQNPolicy) and not issubclass(algorithm, SaveAndLoad):
+        return False  # DQN has them too, by inheritance, but would drop their memory
     return issubclass(policy_class, tuple(algorithm.policy_aliases.values()))
 
 

@@ -113,7 +113,7 @@ def test_hard_weights_pick_one_region_and_have_the_soft_gradient():
     scores = th.randn(B, N, dtype=th.float64, requires_grad=True)
     values = th.randn(B, N, dtype=th.float64)
     hard = A.hard_weights(scores)
-    th.testing.assert_close(hard.detach(), F.one_hot(scores.argmax(-1), N).double())
+    assert th.equal(hard.detach(), F.one_hot(scores.argmax(-1), N).double())
     (gradient,) = th.autograd.grad((hard * values).sum(), scores)
     (expected,) = th.autograd.grad((A.soft_weights(scores) * values).sum(), scores)
     th.testing.assert_close(gradient, expected)
@@ -257,7 +257,9 @@ def test_coordinates_run_from_minus_one_to_one_row_by_row():
         (dict(score="bilinear"), "query=None; give one"),
         (dict(score="linear", query_size=4), "no use for a query"),
         (dict(temperature=0.0), r"temperature=0.0 must be positive"),
-        (dict(n_heads=0), r"n_heads=0 must be positive"),
+        (dict(temperature=float("nan")), r"temperature=nan must be positive"),
+        (dict(attention_size=8.5), r"attention_size=8.5 must be a whole number"),
+        (dict(n_heads=0), r"n_heads=0 must be at least 1"),
     ],
     ids=str,
 )

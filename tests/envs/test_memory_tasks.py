@@ -321,7 +321,8 @@ def test_every_step_changes_the_frame(env_id: str) -> None:
     env.reset(seed=0)
     frames = [env.render()]
     for _ in range(env.unwrapped.episode_length):
-        env.step(0)
+        is_masked = isinstance(env.unwrapped, CardOrder | WindingCorridor)
+        env.step(env.unwrapped.action_masks().argmax() if is_masked else 0)
         frames.append(env.render())
     assert all(frame.dtype == np.uint8 and frame.shape == frames[0].shape for frame in frames)
     assert frames[0].shape[0] % 2 == frames[0].shape[1] % 2 == 0
@@ -334,6 +335,7 @@ def test_every_step_changes_the_frame(env_id: str) -> None:
         (lambda: MemoryChain(length=0), "length=0 .* at least 1"),
         (lambda: MemoryChain(length=2.5), "length=2.5 .* integer"),
         (lambda: TMaze(length=-1), "length=-1 .* at least 1"),
+        (lambda: TMaze(active=2), "active=2 must be True or False"),  # type: ignore[arg-type]
         (lambda: AssociativeRecall(pairs=0), "pairs=0 .* at least 1"),
         (lambda: AssociativeRecall(values=1), "values=1 .* at least 2"),
         (lambda: RememberedSearch(kinds=1), "kinds=1 .* at least 2"),
@@ -346,6 +348,21 @@ def test_every_step_changes_the_frame(env_id: str) -> None:
 def test_bad_arguments_are_refused(make: Callable, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_an_episode_that_an_invalid_action_has_ended_is_over() -> None:
+    env = CardOrder(cards=2)
+    env.reset(seed=0)
+    assert env.step(np.int64(0))[2]
+    with pytest.raises(RuntimeError, match="reset"):
+        env.step(np.int64(2))
+    env.reset()
+    assert not env.step(np.int64(2))[2]
+
+
+def test_there_is_no_picture_before_the_first_episode() -> None:
+    with pytest.raises(RuntimeError, match=r"render\(\) was called outside an episode"):
+        TMaze(render_mode="rgb_array").render()
 
 
 def test_steps_outside_an_episode_and_unknown_actions_are_refused() -> None:

@@ -143,7 +143,12 @@ def test_without_failures_it_is_like_any_other() -> None:
     close_in(env, 10)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("timeout", [0, -1.0])
+def test_there_is_an_environment() -> None:
+    with pytest.raises(ValueError, match="env_fns has no environment"):
+        WatchedSubprocVecEnv([])
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0, float("inf"), float("nan")])
 def test_a_timeout_is_positive(timeout: float) -> None:
     with pytest.raises(ValueError, match=f"timeout={timeout} must be positive"):
         make_envs(Failing, timeout=timeout)

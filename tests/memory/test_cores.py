@@ -288,6 +288,15 @@ def test_make_core_refuses_sizes_that_are_not_positive(core):
 
 
 @pytest.mark.parametrize("core", sorted(set(CORES) - {"identity"}))
+def test_sizes_may_be_integers_of_numpy(core):
+    assert make_core(core, 3, dict(hidden_size=np.int64(8))).input_size == 3
+
+
+def test_a_shift_range_may_be_an_integer_of_numpy():
+    assert make_core("ntm", 3, dict(shift_range=np.int64(2))).interface_sizes["shifts"] == 2 * 5
+
+
+@pytest.mark.parametrize("core", sorted(set(CORES) - {"identity"}))
 @pytest.mark.parametrize("size", [0, -64, 8.0, "8", True, float("nan")])
 def test_sizes_are_positive_integers(core, size):
     with pytest.raises(ValueError, match=f"hidden_size={size!r} of .* must be at least 1"):

@@ -37,6 +37,33 @@ def test_features_have_mean_0_and_variance_1_over_the_images(make: Any) -> None:
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
 
 
+@pytest.mark.parametrize("make", [FrozenEncoder.random, FrozenEncoder.autoencoder])
+def test_the_seed_decides_all_weights_and_nothing_else(make: Any) -> None:
+    encoders = []
+    for seed in (1, 2):
+        th.manual_seed(seed)
+        before = th.get_rng_state()
+        encoders.append(make(counters(2, space=IMAGE), features_dim=4, n_images=40, seed=0))
+        assert th.equal(th.get_rng_state(), before)
+    first, second = (encoder.state_dict().values() for encoder in encoders)
+    assert all(map(th.equal, first, second))
+
+
+def test_numbers_that_leave_nothing_to_learn_from_are_refused() -> None:
+    for arguments in (dict(n_images=1), dict(n_epochs=0), dict(batch_size=0)):
+        ((name, value),) = arguments.items()
+        with pytest.raises(ValueError, match=f"{name}={value} must be at least"):
+            FrozenEncoder.autoencoder(counters(2, space=IMAGE), **arguments)  # type: ignore[arg-type]
+
+
+def test_a_file_that_is_no_encoder_is_refused(tmp_path) -> None:
+    (tmp_path / "text.md").write_text("no encoder")
+    th.save({"weights": th.ones(3)}, tmp_path / "other.pt")
+    for name in ("text.md", "other.pt"):
+        with pytest.raises(ValueError, match=f"{name} is not an encoder that save\\(\\) has written"):
+            FrozenEncoder.load(tmp_path / name)
+
+
 def test_a_feature_that_never_differs_is_0() -> None:
     network = th.nn.Sequential(th.nn.AdaptiveAvgPool2d(1), th.nn.Flatten(), th.nn.ReLU(), th.nn.Threshold(2.0, 1.0))
     encoder = FrozenEncoder(IMAGE, network, features_dim=3)

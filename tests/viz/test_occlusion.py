@@ -88,6 +88,13 @@ def test_bad_images_patches_and_fills_are_refused():
         occlusion_saliency(model, observation, patch_size=65)
     with pytest.raises(ValueError, match="fill='black' is unknown"):
         occlusion_saliency(model, observation, fill="black")
+    for fill in (300, -1, 0.5, float("nan")):
+        with pytest.raises(ValueError, match=f"fill={fill} must be a value of uint8 images between 0 and 255"):
+            occlusion_saliency(model, observation, fill=fill)
+    with pytest.raises(ValueError, match="action=-1 is none of the"):
+        occlusion_saliency(model, observation, action=-1)
+    with pytest.raises(ValueError, match="batch_size=0 must be at least 1"):
+        occlusion_saliency(model, observation, batch_size=0)
 
 
 def test_the_figure_has_attention_only_if_there_is_some():

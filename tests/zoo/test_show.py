@@ -211,6 +211,12 @@ def test_a_model_without_attention_is_shown(tmp_path):
         assert {file.name for file in (tmp_path / name).iterdir()} == written
 
 
+def test_dqn_does_not_take_a_recurrent_model_whose_memory_it_would_drop(tmp_path):
+    path = save(tmp_path, RecurrentDQN)
+    with pytest.raises(ValueError, match="algo='dqn' does not have such a policy; give rdqn, or leave it out"):
+        load_model(path, "dqn")
+
+
 @pytest.mark.parametrize("name", ["a2c", "trpo", "ppo_lstm", "maskable_ppo", "sac", "td3"])
 def test_models_of_other_algorithms_are_loaded(name, tmp_path):
     algorithm = LOADABLE[name]

@@ -8,6 +8,7 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_attn.common.checks import check_whole
 from sb3_attn.common.core_state import CoreState
 from sb3_attn.common.former_names import FormerParameterNames
 from sb3_attn.memory.core import WeightsInfo, check_finite, check_sizes
@@ -100,9 +101,10 @@ class NTMCore(FormerParameterNames, ExternalMemoryCore):
         n_slots, word_size, n_read_heads, n_write_heads = map(int, sizes)  # th.split refuses NumPy's integers
         super().__init__(input_size, hidden_size, n_read_heads * word_size, output_size, controller, forget_bias, compiled)
         max_shift = (n_slots - 1) // 2
-        if not isinstance(shift_range, int) or shift_range < 0 or (shift_range > max_shift and not reference_form):
+        check_whole("shift_range", shift_range)
+        if shift_range < 0 or (shift_range > max_shift and not reference_form):
             raise ValueError(
-                f"shift_range={shift_range!r} does not fit n_slots={n_slots}; give 0 to {max_shift}, so that no slot "
+                f"shift_range={shift_range} does not fit n_slots={n_slots}; give 0 to {max_shift}, so that no slot "
                 "is reached both ways round."
             )
         self.n_slots = n_slots
