@@ -52,7 +52,7 @@ def check_whole(name: str, value: Any, at_least: int | None = None) -> None:
     :param name: of the argument
     :param value: of the argument
     :param at_least: its smallest value
-    :raises ValueError: if it is no integer, or smaller
+    :raises ValueError: if it is not an integer, or is smaller
     """
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
         raise ValueError(f"{name}={value!r} must be a whole number, not of type {type(value).__name__}.")
@@ -72,7 +72,7 @@ def check_number(
     :param high: its largest value
     :param positive: whether it has to be larger than 0
     :param otherwise: end of the sentence, with what else it may be
-    :raises ValueError: if it is no number, NaN, or outside the range
+    :raises ValueError: if it is not a number, is NaN, or is outside the range
     """
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise ValueError(f"{name}={value!r} must be a number, not of type {type(value).__name__}{otherwise}.")

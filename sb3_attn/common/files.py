@@ -73,7 +73,7 @@ def has_wrong_checksum(file: BinaryIO) -> bool:
     Check the checksum at the end of a file.
 
     :param file: the file, which is at its start afterwards
-    :return: whether it is another; ``False`` if there is none, as in files of earlier versions
+    :return: whether it does not match the file; ``False`` if there is none, as in files of earlier versions
     """
     n_content = file.seek(0, os.SEEK_END) - len(CHECKSUM_MARK) - 64
     file.seek(max(n_content, 0))
@@ -116,7 +116,7 @@ def _temporary(target: Path, create: Callable[[Path, Path], int]) -> Iterator[Pa
             raise
         n_written = sum(path.stat().st_size for path in (temporary.iterdir() if temporary.is_dir() else [temporary]))
         free = shutil.disk_usage(target.parent).free
-        what = f"{error.strerror}: {n_written} bytes of it were written, {free} are free; what had this name is as it was"
+        what = f"{error.strerror}: {n_written} bytes of it were written, {free} are free; what had this name is unchanged"
         raise OSError(error.errno, what, str(target)) from error
     finally:
         _remove(temporary)

@@ -75,5 +75,5 @@ def from_json(value: Any, decode: Callable[[str, Any], Any] | None = None) -> An
     if kind == "tuple":
         return tuple(from_json(content, decode))
     if decode is None:
-        raise ValueError(f"{kind!r} is no kind of plain data.")
+        raise ValueError(f"{kind!r} is not a kind of plain data.")
     return decode(kind, from_json(content, decode))

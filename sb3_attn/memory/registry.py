@@ -75,7 +75,7 @@ def make_core(core: str | type[MemoryCore], input_size: int, core_kwargs: dict[s
     :param input_size: size F of its input vectors
     :param core_kwargs: further arguments of its constructor
     :return: the core
-    :raises ValueError: if the name is unknown, the arguments do not fit the core, or its state is no NamedTuple
+    :raises ValueError: if the name is unknown, the arguments do not fit the core, or its state is not a NamedTuple
     """
     core_class = get_core_class(core)
     try:

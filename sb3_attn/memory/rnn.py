@@ -67,11 +67,11 @@ class LSTMCore(MemoryCore):
 
     :param input_size: size F of an input vector
     :param hidden_size: size of the hidden state of each layer; that of the last one is also the output
-    :param forget_bias: initial bias of the forget gate; ``None`` gives the units different ones. At a bias of b a fresh
-        cell keeps its content for 1 + e^b steps on average: for 2 at 0, so that the gradient with respect to a cue 30 steps
-        ago shrinks to 1e-9 of its size, for 149 at 5. By default the biases are spread evenly from 0 to 5, and those of the
-        input gates are -b, so that a cell starts as a running mean, which inputs that stay the same do not fill to saturation:
-        the chrono initialization of Tallec & Ollivier (2018), https://arxiv.org/abs/1804.11188, who spread e^b evenly
+    :param forget_bias: initial bias of the forget gate. At a bias of b a fresh cell keeps its content for 1 + e^b steps on
+        average: for 2 steps if b = 0, so that the gradient with respect to a cue 30 steps ago shrinks to 1e-9 of its size, and
+        for 149 steps if b = 5. ``None`` spreads the units' biases evenly from 0 to 5 and sets those of their input gates to
+        -b, so that a cell starts as a running mean, which constant inputs do not saturate: the chrono initialization of Tallec
+        & Ollivier (2018), https://arxiv.org/abs/1804.11188, who spread e^b evenly
     :param bf16: whether sequences, which means training, are computed in bfloat16 on processors that have it. Parameters,
         single steps, inputs and outputs stay float32
     :param num_layers: number of layers, each of which sees the outputs of the one before it
@@ -97,13 +97,11 @@ class LSTMCore(MemoryCore):
         self.lstm = nn.LSTM(input_size, hidden_size, num_layers)
         # Torch's order of gates; cell and output follow
         input_gate, forget_gate = slice(hidden_size), slice(hidden_size, 2 * hidden_size)
+        forget_biases = spread_forget_biases(hidden_size) if forget_bias is None else forget_bias
         with th.no_grad():
             for _, _, bias_ih, bias_hh in self.lstm.all_weights:
-                if forget_bias is not None:
-                    bias_ih[forget_gate], bias_hh[forget_gate] = forget_bias, 0.0
-                else:
-                    forget_biases = spread_forget_biases(hidden_size)
-                    bias_ih[forget_gate], bias_hh[forget_gate] = forget_biases, 0.0
+                bias_ih[forget_gate], bias_hh[forget_gate] = forget_biases, 0.0
+                if forget_bias is None:
                     bias_ih[input_gate], bias_hh[input_gate] = -forget_biases, 0.0
 
     def initial_state(self, batch_size: int) -> LSTMState:

@@ -37,14 +37,14 @@ class ActorCheckpoints(RecurrentDQN):
         """
         Save all that training needs to go on from here, as ``RecurrentDQN`` does.
 
-        Episodes go on, or new ones begin, as there; after ``learn()`` the environments of actors are closed, so new ones
-        begin. If actors have other environments than those of the checkpoint, ``learn()`` says so, not ``load_checkpoint``.
-        Actors get the newest parameters now. With ``backend="ray"`` they just go on, and what they have on the way is
-        not saved: then training can be resumed, but not exactly.
+        During ``learn()``, episodes go on or new ones begin, as for ``RecurrentDQN``, and actors get the newest parameters.
+        After ``learn()`` the actors' environments are closed, so new episodes begin. If the actors' environments differ from
+        those of the checkpoint, it is ``learn()`` that says so, not ``load_checkpoint``. With ``backend="ray"`` actors just go
+        on, and trajectories that are still on the way are not saved: training can be resumed, but not exactly.
 
         :param folder: where checkpoints are; this one is a folder in it that is named after the number of steps
         :return: the path of the checkpoint
-        :raises OSError: if it cannot be written; all others are as they were then, also one of this name
+        :raises OSError: if it cannot be written; existing checkpoints, including one of the same name, are left as they were
         """
         path = super().save_checkpoint(folder)
         # As in a run that is resumed here

@@ -82,25 +82,25 @@ class R2D2(ActorCheckpoints):
         (``RecurrentDQN`` counts environment steps)
     :param max_grad_norm: The maximum value for the gradient clipping
     :param double_q: choose the next action by the online network (van Hasselt et al. 2016)
-    :param clipped_double_q: value it by the smaller of both networks' values; ``None`` means as for ``RecurrentDQN``
+    :param clipped_double_q: give that action the smaller of the two networks' values; ``None`` means the value of ``double_q``
     :param n_steps: number of rewards before the bootstrap, if ``td_lambda`` is ``None``
     :param td_lambda: learn from Q(lambda) over the window; ``None`` means n-step returns
     :param trace_tolerance: a lambda return goes on after an action whose value is below the greedy one's by at most this
         fraction of it; 0 means Watkins's Q(lambda), ``None`` Peng's
     :param value_rescaling: learn h(Q) instead of Q (see ``sb3_attn.common.td.signed_hyperbolic``)
-    :param reward_scaling: divide values by four standard deviations of the returns so far instead. ``None`` means unless
-        ``value_rescaling``
+    :param reward_scaling: divide values by four standard deviations of the returns so far instead. ``None`` means the opposite
+        of ``value_rescaling``
     :param munchausen_alpha: weight of the log-probability of the action taken, which Munchausen DQN adds to the reward; 0
         means DQN. The initial priorities of windows leave it out
     :param munchausen_temperature: temperature of the policy that has these probabilities, in the unit of the rewards
     :param use_masking: whether acting, targets and replay are restricted to the actions that the environments' method
-        ``action_masks()`` declares valid, as in sb3-contrib's MaskablePPO; ``None`` means if they have this method
+        ``action_masks()`` declares valid, as in sb3-contrib's MaskablePPO; ``None`` means ``True`` if they have this method
     :param trace_length: number of trained steps in a window; ``None`` means whole episodes
-    :param burn_in_length: largest number of steps before them that warm up the memory, without gradient; ``None`` means
-        40, or 0 for whole episodes
+    :param burn_in_length: largest number of steps before the trained ones that only warm up the memory, without gradient
+        unless the policy has ``burn_in_gradient``; ``None`` means 40, or 0 for whole episodes
     :param sequence_period: distance between the first trained steps of two windows; ``None`` means ``trace_length``. So does
         the default of 40 if ``trace_length`` is shorter, or ``None``
-    :param stored_state: start windows from the core state that acting had there, rather than from the initial one
+    :param stored_state: start a window from the state that was stored while acting, rather than from the initial state
     :param prioritized_replay: sample windows in proportion to their TD errors; a new window has those of its actor
     :param per_env_epsilons: a constant epsilon for each environment of all actors (see
         ``sb3_attn.common.exploration.ape_x_epsilons``); ``predict(deterministic=False)`` explores with the smallest of them.
@@ -130,7 +130,9 @@ class R2D2(ActorCheckpoints):
     :param seed: Seed for the pseudo random generators
     :param device: Device (cpu, cuda, ...) on which the learner should be run.
     :param _init_setup_model: Whether or not to build the network at the creation of the instance
-    :raises ValueError: if arguments are out of range or contradict each other; the message says what to change
+    :raises ValueError: if arguments are out of range or contradict each other; the sentence says what to change
+    :raises TypeError: if an argument of the policy, or of another algorithm, is given
+    :raises ModuleNotFoundError: if actors are to run on Ray, and it is not installed
     """
 
     former_arguments = FORMER_ARGUMENTS

@@ -64,7 +64,7 @@ class Trajectory:
         self.episode_starts = np.zeros(shape, bool)
         #: True where an episode was truncated without a final observation, so that the step has no target
         self.unknown_finals = np.zeros(shape, bool)
-        #: False where a step is not stored: there, and where the environment failed, so that nothing is known about it
+        #: False where a step is not stored: where ``unknown_finals`` is True, and where the environment failed
         self.valid = np.ones(shape, bool)
         #: True where a window may start, so that the core state is needed
         self.state_mask = np.zeros(shape, bool)
@@ -158,8 +158,9 @@ def acting_td_errors(
     :param discounts: gamma, or 0 where the episode terminated, ``[T, K]``
     :param next_values: max_a Q of the observation after each step, ``[T, K]``
     :param starts: whether the step does not follow the one before it, bool ``[T, K]``
-    :param td_lambda: the kind of return, as for ``sb3_attn.common.td.value_targets``, like ``return_kwargs``
+    :param td_lambda: as for ``sb3_attn.common.td.value_targets``
     :param trace_tolerance: as for ``sb3_attn.common.td.cut_traces``
+    :param return_kwargs: ``n_steps`` and ``value_rescaling``, as for ``sb3_attn.common.td.value_targets``
     :return: ``[T, K]``
     """
     # td knows no episodes inside a sequence, so each piece of an episode becomes a column of its own, padded at its end.

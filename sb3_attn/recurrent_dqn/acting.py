@@ -11,7 +11,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import MaybeCallback
 
-from sb3_attn.common.core_state import CoreState
 from sb3_attn.common.exploration import ape_x_epsilons
 from sb3_attn.recurrent_dqn.checkpoints import Checkpoints
 from sb3_attn.recurrent_dqn.masking import current_masks, following_masks, is_masked, keep_final_masks, replace_randomly
@@ -29,9 +28,6 @@ class Acting(Checkpoints):
     policy: RecurrentDQNPolicy
     per_env_epsilons: bool
     exploration_rate: float
-    #: The memory of the environments that act: before the current observation; and during a step, before and after it
-    _core_state: CoreState | None = None
-    _step_states: tuple[CoreState, CoreState] | None = None
     #: max_a Q of the current observations, as acting computed them, ``[n_envs]``
     _step_values: np.ndarray | None = None
     #: Which actions are valid at the current observations, ``[n_envs, M]``; ``None`` without masks
@@ -45,8 +41,8 @@ class Acting(Checkpoints):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
-        # A callback may have ended the last `learn()` after the environments stepped and before the step was stored, so that
-        # `_last_obs` is one step behind; without it SB3 resets the environments
+        # If a callback ended the last `learn()` between a step of the environments and its storage, `_last_obs` is one step
+        # behind. Without a `_last_obs`, SB3 resets the environments
         if self._step_states is not None or self._was_reset():
             self._step_states, self._last_obs = None, None
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
@@ -83,7 +79,7 @@ class Acting(Checkpoints):
             q_values = self.q_net.components.mask(q_values, th.as_tensor(self._action_masks, device=self.device))
         step_values, greedy_actions = self.q_net.components.best(q_values)
         self._step_states, self._step_values = (state, next_state), step_values.cpu().numpy()
-        # Epsilon comes after the forward pass: the memory must see every observation, also where the action is random
+        # Epsilon comes after the forward pass: the memory must see every observation, even where the action is random
         if self.num_timesteps < learning_starts:
             explore = np.ones(n_envs, dtype=bool)
         else:
@@ -105,7 +101,7 @@ class Acting(Checkpoints):
         assert self._step_states is not None and self._step_values is not None, "_sample_action() comes first"
         assert self._last_episode_starts is not None, "learn() has reset the environment"
         if self._was_reset():
-            return  # a callback did it after this step, whose original observations VecNormalize no longer has
+            return  # by a callback after this step, whose original observations VecNormalize no longer has
         state, next_state = self._step_states
         dones = dones.astype(bool, copy=False)  # a SubprocVecEnv returns what its environments do
         masks, self._action_masks = self._action_masks, self._current_masks()
@@ -129,7 +125,7 @@ class Acting(Checkpoints):
         # know of memory and masks, so it gets an object whose `add` already has them.
         recorder = cast(ReplayBuffer, SimpleNamespace(add=add))
         super()._store_transition(recorder, buffer_action, new_obs, reward, dones, list(infos))
-        # Only now, so that a step which a callback keeps from being stored does not advance the memory either
+        # Only now, so that a step that is never stored, because a callback ended training, does not advance the memory either
         self.return_scale.update(reward, self._last_episode_starts)
         self.diagnostics.add_step(self._step_values, reward, dones, timeouts, self._last_episode_starts)
         self._core_state, self._step_states = next_state, None
@@ -146,17 +142,18 @@ class Acting(Checkpoints):
         """
         Epsilon-greedy actions, given observations and the memory of the steps before them.
 
-        :param observation: the input observation
+        :param observation: ``[B, ...]``, or a single observation
         :param state: the state that the last call returned; ``None`` at the start of all episodes
         :param episode_start: whether the observation is an episode's first, so that the memory is reset, bool ``[B]``
         :param deterministic: whether to take greedy actions only; the memory advances either way
         :param action_masks: True on valid actions, or choices of all components, ``[B, M]``; ``None`` means that all are
         :return: the actions, and the memory after the step as numpy arrays, batch axis first
+        :raises ValueError: if the observation has a NaN or an infinity, or the arguments do not fit each other
         """
         if self.use_masking and action_masks is None:
             warnings.warn(
-                "predict() was called without action_masks, so that it may take invalid actions; evaluate by sb3_contrib's "
-                "MaskableEvalCallback and maskable.evaluation.evaluate_policy.",
+                "predict() was called without action_masks, so it may take invalid actions; evaluate with sb3_contrib's "
+                "MaskableEvalCallback or maskable.evaluation.evaluate_policy.",
                 stacklevel=2,
             )
         actions, state = self.policy.predict(observation, state, episode_start, deterministic, action_masks)

@@ -32,11 +32,12 @@ CONTRIB_ARGUMENTS = {
 #: Likewise those of the memory
 CORE_ARGUMENTS = {name: f"use core_kwargs=dict({name}=...)" for name in ("hidden_size", "num_layers")}
 
-#: Arguments of other algorithms, and what to do instead
 ON_POLICY_ARGUMENTS = (
     *("gae_lambda", "n_epochs", "ent_coef", "vf_coef", "clip_range", "clip_range_vf", "target_kl", "normalize_advantage"),
     *("use_sde", "sde_sample_freq", "rollout_buffer_class", "rollout_buffer_kwargs"),
 )
+
+#: Arguments of other algorithms, and what to do instead
 FOREIGN_ARGUMENTS = {
     **dict.fromkeys(ON_POLICY_ARGUMENTS, "it belongs to on-policy algorithms, such as RecurrentPPO; leave it out"),
     **dict.fromkeys(("train_freq", "gradient_steps"), "use samples_per_insert, the ratio of R2D2"),
@@ -116,7 +117,10 @@ def _check_train_freq(name: str, value: Any) -> None:
 
 
 class MultiDiscreteActions(OffPolicyAlgorithm):
-    """Base class to name after DQN, so that DQN's constructor calls this one's, which lets more actions through."""
+    """
+    Lets DQN take ``MultiDiscrete`` actions. Name it after DQN among the bases: DQN's constructor then calls this one, which
+    overrides the action spaces that DQN allows.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **(kwargs | {"supported_action_spaces": (spaces.Discrete, spaces.MultiDiscrete)}))
@@ -248,7 +252,7 @@ class ArgumentChecks(DQN):
 
     def _check_returns(self) -> None:
         """
-        Check that the kind of return and the unit in which values are learned are one each.
+        Check that the arguments choose a single kind of return, and a single unit in which values are learned.
 
         :raises ValueError: if arguments contradict each other
         """
@@ -269,13 +273,13 @@ class ArgumentChecks(DQN):
 
     def _check_new_model(self) -> None:
         """
-        Check that the policy is given no argument that it sets itself, that the replay buffer has room for a window of each
-        environment, and, with a warning, that images get convolutions.
+        Check each argument on its own, that none is given to the policy that it sets itself, and that the replay buffer has
+        room for a window of each environment. Warn if images get no convolutions.
 
         Called by the constructor only: models of earlier versions may hold such arguments, and ``buffer_size=1`` is the usual
         way to load a model that will not learn.
 
-        :raises ValueError: if it is, or has not
+        :raises ValueError: if an argument is wrong; the sentence says what to change
         """
         self.check_values(vars(self))
         own = getattr(self.policy_class, "own_arguments", {})

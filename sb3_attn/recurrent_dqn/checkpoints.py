@@ -53,10 +53,10 @@ class Checkpoints(SaveAndLoad):
     q_net: RecurrentQNetwork
     return_scale: ReturnScale
     diagnostics: Diagnostics
-    #: The memory at the last observations; ``None`` before the first step
-    _core_state: CoreState | None
-    #: Memories before and after a step that is not stored yet
-    _step_states: tuple[CoreState, CoreState] | None
+    #: The memory before the current observations; ``None`` before the first step
+    _core_state: CoreState | None = None
+    #: The memory before and after a step that is not stored yet; ``None`` between steps
+    _step_states: tuple[CoreState, CoreState] | None = None
     #: Watches the environments since ``learn()`` has reset them
     _reset_watch: ResetWatch | None = None
     #: Seed of the episodes that began at the last checkpoint
@@ -66,16 +66,18 @@ class Checkpoints(SaveAndLoad):
         """
         Save all that training needs to go on from here: model, replay, random generators, statistics of VecNormalize.
 
-        On a CPU the run that is resumed equals the one that goes on bit for bit. If all environments have ``get_state`` and
-        ``set_state``, their states are saved and episodes go on, as they would without the checkpoint. Otherwise they begin
-        new episodes now, with a seed from NumPy's generator, and again when the checkpoint is loaded, with the same seed; then
-        they have to draw all their random numbers from what ``reset(seed=...)`` seeds. So it is, with a warning, if a state is
-        not plain data or is not taken back. Call it between two rollouts: from a callback's ``_on_rollout_start``, as
-        ``SaveCheckpoints`` does, or outside ``learn()``.
+        On a CPU, a resumed run equals the one that goes on, bit for bit. If all environments have ``get_state`` and
+        ``set_state``, their states are saved, and their episodes go on as they would have without the checkpoint. Otherwise
+        all environments begin new episodes, now and again when the checkpoint is loaded, both times with the same seed, drawn
+        from NumPy's generator; the two runs are then equal only if ``reset(seed=...)`` seeds all random numbers of the
+        environments. The same happens, with a warning, if a state is not plain data or ``set_state`` does not restore it.
+
+        Call it between two rollouts: from a callback's ``_on_rollout_start``, as ``SaveCheckpoints`` does, or outside
+        ``learn()``.
 
         :param folder: where checkpoints are; this one is a folder in it that is named after the number of steps
         :return: the path of the checkpoint
-        :raises OSError: if it cannot be written; all others are as they were then, also one of this name
+        :raises OSError: if it cannot be written; existing checkpoints, including one of the same name, are left as they were
         """
         try:
             episodes = self._running_episodes()
@@ -124,9 +126,10 @@ class Checkpoints(SaveAndLoad):
 
     def _running_episodes(self) -> dict[str, Any] | None:
         """
-        What the running episodes go on from, for JSON; ``None`` if that is unknown, so that new ones have to begin.
+        The state from which the running episodes can go on, as values of JSON; ``None`` if it is unknown, so that new ones
+        have to begin.
 
-        :raises ValueError: if it cannot be saved, or not be restored
+        :raises ValueError: if it cannot be saved, or cannot be restored
         """
         # Where learn() ended in the middle of a step, or has not begun, the next one begins new episodes anyway
         if self.env is None or self._last_obs is None or self._step_states is not None or self._was_reset():
@@ -248,7 +251,8 @@ def _examine(path: Path) -> tuple[dict[str, Any], list[str]]:
     try:
         check_own_file(path / MANIFEST, path)
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        # What need not be there counts only with a checksum
+        # A required file that the manifest does not list has None, which no checksum equals; an optional one has "", the
+        # checksum of a missing file, so it counts as damaged if it is there nevertheless
         members = dict.fromkeys((MODEL, REPLAY, GENERATORS)) | dict.fromkeys((NORMALIZATION, EPISODES), "")
         checksums = members | manifest["sha256"]
         damaged = [name for name in checksums if name not in members or _sha256(path / name) != checksums[name]]
@@ -288,7 +292,8 @@ class SaveCheckpoints(BaseCallback):
 
     :param folder: where checkpoints are
     :param save_freq: number of environment steps, of all environments together, between two checkpoints
-    :param keep_last: number of checkpoints to keep; older ones are removed. Damaged ones of more steps do not count
+    :param keep_last: number of checkpoints to keep; older ones are removed. Those with more steps than the model has done,
+        which are damaged, are neither counted nor removed
     :param verbose: Verbosity level: 0 for no output, 2 to print each path
     :raises ValueError: if a number is not positive, and at the start of training if the algorithm has no checkpoints, the
         folder has those of another run or of more steps, or an environment does not take back the state that it gives
@@ -310,7 +315,7 @@ class SaveCheckpoints(BaseCallback):
                 f"SaveCheckpoints is for RecurrentDQN and R2D2, not {type(self.model).__name__}; use SaveOnSignal, and SB3's "
                 "CheckpointCallback."
             )
-        # Having more steps, the checkpoints of another run would be loaded instead of those to come
+        # load_checkpoint() takes the one with the most steps: another run's, instead of those that this run will write
         _, others = self._up_to_now_and_later()
         if others and self.num_timesteps > 0:
             others = [path for path in others if not _examine(path)[1]]  # load_checkpoint() has left out the damaged ones
@@ -346,7 +351,7 @@ class SaveCheckpoints(BaseCallback):
             print(f"Wrote {path}")
 
     def _up_to_now_and_later(self) -> tuple[list[Path], list[Path]]:
-        """The checkpoints in the folder, parted by whether they have more steps than were done until now."""
+        """The checkpoints in the folder, oldest first: those with no more steps than done so far, and those with more."""
         found = checkpoints(self.folder)
         n_done = sum(_n_steps(path) <= self.num_timesteps for path in found)
         return found[:n_done], found[n_done:]

@@ -51,7 +51,7 @@ class ActionComponents:
         :return: their values ``[...]``, and the actions ``[..., *action_shape]``
         """
         if not self.action_shape:
-            return q_values.max(dim=-1)  # in a fifth of the time, which acting would notice
+            return q_values.max(dim=-1)  # a fifth of the time of what follows, which speeds acting up
         parts = [part.max(dim=-1) for part in q_values.split(self.sizes, dim=-1)]
         choices = [indices for _, indices in parts]
         return _sum([values for values, _ in parts]), th.stack(choices, dim=-1)

@@ -14,14 +14,14 @@ from sb3_attn.memory import MemoryCore
 from sb3_attn.recurrent_dqn.networks import RecurrentQNetwork
 from sb3_attn.replay import SequenceReplayBuffer, SequenceReplayBufferSamples
 
-#: Delta Q is measured on this many windows, with at most this many steps before them, and once in this many updates at most.
-#: It then takes less than 1 % of the time of training, and less memory than a batch of images
+#: Delta Q is measured on this many windows, each with at most this many steps before it, and at most once in this many
+#: updates, so that it takes less than 1 % of the time of training, and less memory than a batch of images
 DELTA_Q_WINDOWS, DELTA_Q_MAX_PAST, DELTA_Q_INTERVAL = 4, 500, 200
 
 
 class EpisodeValues:
     """
-    Q-values at the starts of episodes, and the discounted returns that these had.
+    Q-values at the starts of episodes, and the discounted returns of these episodes.
 
     A truncated episode would have gone on, so its return ends with the value of the last observation in which it acted:
     r_1 + ... + gamma^(T-2) r_{T-1} + gamma^(T-1) max_a Q(o_{T-1}, a), with T steps and observations from o_0.
@@ -72,9 +72,9 @@ class Diagnostics:
         self.value_rescaling = value_rescaling
         self.episode_values = EpisodeValues(n_envs, gamma, value_rescaling)
         self._last_update: tuple[th.Tensor, th.Tensor, CoreState] | None = None
-        self._grad_norms: deque[th.Tensor] = deque(maxlen=100)  # bounded, since some never log
+        self._grad_norms: deque[th.Tensor] = deque(maxlen=100)  # bounded, since a run may never log
         self._rng = np.random.default_rng(0)
-        self._n_updates_measured = 0
+        self._last_delta_q = 0
         self._forget_episodes()
 
     def _forget_episodes(self) -> None:
@@ -161,12 +161,12 @@ class Diagnostics:
         :param n_updates: number of updates so far
         :param env: normalizes observations, if given
         """
-        if n_updates - self._n_updates_measured < DELTA_Q_INTERVAL:
+        if n_updates - self._last_delta_q < DELTA_Q_INTERVAL:
             return
         batches = replay_buffer.sample_with_past(DELTA_Q_WINDOWS, DELTA_Q_MAX_PAST, self._rng, env)
         if batches is None:
             return
-        self._n_updates_measured = n_updates
+        self._last_delta_q = n_updates
         first, last = delta_q(q_net, *batches)
         logger.record("train/delta_q_first", first)
         logger.record("train/delta_q_last", last)

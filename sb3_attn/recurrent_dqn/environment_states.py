@@ -21,26 +21,10 @@ WRAPPERS: dict[type, tuple[str, ...]] = {
     **dict.fromkeys((FinalActionMasks, FlattenSpaces, PreviousActionReward), ()),
 }
 
-
-#: Gymnasium's, and the subclass by which RL Zoo replaces it when it is imported
+#: Gymnasium's time limit, and the subclass with which RL Zoo replaces it when it is imported
 TIME_LIMITS = ("gymnasium.wrappers.common.TimeLimit", "rl_zoo3.gym_patches.PatchedTimeLimit")
 
-
-def _is_time_limit(part: Any) -> bool:
-    return f"{type(part).__module__}.{type(part).__qualname__}" in TIME_LIMITS
-
-
-def _name(part: Any) -> str:
-    """The name of the class of an environment or a wrapper, one name for both time limits."""
-    return "TimeLimit" if _is_time_limit(part) else type(part).__name__
-
-
-def _carried(wrapper: gym.Wrapper) -> tuple[str, ...] | None:
-    """The attributes that hold a wrapper's state; ``None`` if the wrapper is not known."""
-    return ("_elapsed_steps",) if _is_time_limit(wrapper) else WRAPPERS.get(type(wrapper))
-
-
-#: Wrappers around all environments that carry nothing else than what checkpoints save of VecNormalize
+#: Wrappers around all environments that carry nothing but what checkpoints save of VecNormalize
 VEC_WRAPPERS = (VecFrozenFeatures, VecNormalize, VecTransposeImage)
 
 
@@ -57,7 +41,7 @@ def environment_states(env: VecEnv) -> list[Any] | None:
         return None
     states = [_states(each, i) for i, each in enumerate(parts)]
     if fault := _set_states(parts, states):
-        raise ValueError(f"{fault}; make it restore that, or remove a method of the two: checkpoints then begin new episodes.")
+        raise ValueError(f"{fault}; make it restore that, or remove one of the two: checkpoints then begin new episodes.")
     return states
 
 
@@ -67,8 +51,8 @@ def set_environment_states(env: VecEnv, states: list[Any]) -> bool:
 
     :param env: the environments, as many of them and with the same wrappers
     :param states: from ``environment_states``
-    :return: whether they are in them; if not, which a warning tells, they have to begin new episodes
-    :raises ValueError: if they are others
+    :return: whether they are now in these states; if not, a warning says so, and they have to begin new episodes
+    :raises ValueError: if the number of environments, or a class or wrapper of one, is not that of the states
     """
     parts, expected = _parts(env), [[name for name, _ in each] for each in states]
     if parts is None:
@@ -87,21 +71,41 @@ def set_environment_states(env: VecEnv, states: list[Any]) -> bool:
 
 
 def _parts(env: VecEnv) -> list[list[Any]] | None:
-    """Of each environment the wrappers that carry something and, last, what has both methods; ``None`` if that is unknown."""
+    """
+    For each environment, the wrappers that carry something and, last, what has both methods; ``None`` if one has a wrapper
+    that is not known, or lacks the methods.
+    """
     while isinstance(env, VecEnvWrapper):
         if type(env) not in VEC_WRAPPERS:
             return None
         env = env.venv
+    if not isinstance(env, DummyVecEnv):
+        return None
     parts: list[list[Any]] = []
-    for each in env.envs if isinstance(env, DummyVecEnv) else [None]:
-        parts.append([])
+    for each in env.envs:
+        wrappers: list[Any] = []
         while not (hasattr(each, "get_state") and hasattr(each, "set_state")):
             if not isinstance(each, gym.Wrapper) or (carried := _carried(each)) is None:
                 return None
-            parts[-1] += [each] if carried else []
+            if carried:
+                wrappers.append(each)
             each = each.env
-        parts[-1].append(each)
+        parts.append([*wrappers, each])
     return parts
+
+
+def _carried(wrapper: gym.Wrapper) -> tuple[str, ...] | None:
+    """The attributes that hold a wrapper's state; ``None`` if the wrapper is not known."""
+    return ("_elapsed_steps",) if _is_time_limit(wrapper) else WRAPPERS.get(type(wrapper))
+
+
+def _name(part: Any) -> str:
+    """The name of the class of an environment or a wrapper, one name for both time limits."""
+    return "TimeLimit" if _is_time_limit(part) else type(part).__name__
+
+
+def _is_time_limit(part: Any) -> bool:
+    return f"{type(part).__module__}.{type(part).__qualname__}" in TIME_LIMITS
 
 
 def _set_states(parts: list[list[Any]], states: list[Any]) -> str:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from sb3_attn.memory.core import check_sizes
 
-#: With more outputs, V and the advantages are not put together by a product
+#: Largest number of outputs for which one matrix product combines V and the advantages
 MAX_MATRIX_SIZE = 64
 
 
@@ -34,7 +34,7 @@ def expected_values(values: th.Tensor) -> th.Tensor:
     :param values: ``[..., N, A]``
     :return: ``[..., A]``
     """
-    # torch takes as long for the mean of one number as for a layer, which acting would notice
+    # torch takes as long for a mean over one number as for a whole layer, which would slow acting down
     return values.squeeze(-2) if values.shape[-2] == 1 else values.mean(dim=-2)
 
 
@@ -61,7 +61,8 @@ class Head(nn.Sequential):
     outputs``. The algorithm sets it to the size of the returns, so that learning does not depend on the unit of the rewards.
 
     :param latent_dim: size of the inputs
-    :param n_actions: number of actions A; of ``MultiDiscrete`` actions that of each component, and A is their sum
+    :param n_actions: number of actions A; for ``MultiDiscrete`` actions, the number of choices of each component, whose sum
+        is A
     :param net_arch: sizes of the hidden layers
     :param activation_fn: Activation function
     :param dueling: Q = V + A - mean A (Wang et al. 2016, eq. 9); V and A share the hidden layers, at half the cost of the
@@ -92,7 +93,7 @@ class Head(nn.Sequential):
         self.dueling = dueling
         self.n_values = n_values
         self.register_buffer("running_scale", th.ones(()))
-        # With few actions, one product takes less than half the time of the separate steps, which acting notices
+        # With few actions, one product takes less than half the time of the separate steps, which speeds acting up
         n_outputs = 1 + sum(sizes)
         matrix = dueling_values(th.eye(n_outputs), sizes) if dueling and n_outputs <= MAX_MATRIX_SIZE else None
         self.register_buffer("dueling_matrix", matrix, persistent=False)

@@ -23,9 +23,9 @@ def is_masked(env: VecEnv | None, use_masking: bool | None) -> bool:
     Decide whether there are masks.
 
     :param env: the environments, if there are any yet
-    :param use_masking: whether to use their masks; ``None`` means if they have any
+    :param use_masking: whether to use their masks; ``None`` means ``True`` if they have any
     :return: whether to use them
-    :raises ValueError: if ``use_masking`` is True and the environments have no masks, or these are no method
+    :raises ValueError: if ``use_masking`` is True and the environments have no masks, or ``action_masks`` is not a method
     """
     if env is None or use_masking is False:
         return bool(use_masking)
@@ -43,7 +43,7 @@ def is_masked(env: VecEnv | None, use_masking: bool | None) -> bool:
         for masks in env.get_attr("action_masks"):
             if not callable(masks):
                 raise ValueError(
-                    f"action_masks of an environment is a {type(masks).__name__}, no method; make it a method that returns "
+                    f"action_masks of an environment is a {type(masks).__name__}, not a method; make it a method that returns "
                     "the masks, or give use_masking=False."
                 )
     return is_supported
@@ -69,7 +69,7 @@ def current_masks(env: VecEnv, nvec: Sequence[int], where: str) -> np.ndarray:
     :param nvec: number of choices in each component of an action; their sum is M
     :param where: "at step 100", for example, for the error
     :return: True on valid actions, bool ``[n, M]``
-    :raises ValueError: if the shape is another, or no action is valid
+    :raises ValueError: if the masks have another shape, or leave no action valid
     """
     masks = get_action_masks(env).astype(bool)
     if masks.shape != (env.num_envs, sum(nvec)):

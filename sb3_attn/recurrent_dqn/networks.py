@@ -104,7 +104,7 @@ class RecurrentQNetwork(QNetwork):
         self.memory_extractor = memory_extractor
         self.burn_in_gradient = burn_in_gradient
         self.bf16_features = bf16_features
-        #: Whether the core or the features extractor samples in training mode, so that acting has other Q-values
+        #: Whether the core or the features extractor samples in training mode, so that acting has different Q-values
         self.samples_in_training = any(getattr(module, "samples_in_training", False) for module in self.modules())
         # SB3 saves these, and rebuilds the network from them
         self._constructor_parameters = dict(
@@ -167,12 +167,12 @@ class RecurrentQNetwork(QNetwork):
         self, obs: PyTorchObs, state: CoreState | None = None
     ) -> tuple[th.Tensor, CoreState]:
         """
-        One step.
+        Compute the Q-values of one step.
 
         :param obs: ``[B, ...]``
-        :param state: the memory before it
-        :return: values as ``components`` lays them out, ``[B, A]``, and the memory after it
-        :raises ValueError: without a state, as SB3's DQN calls its networks
+        :param state: the memory before the step
+        :return: Q-values as ``components`` lays them out, ``[B, A]``, and the memory after the step
+        :raises ValueError: if there is no state, as when SB3's own DQN calls the network
         """
         if state is None:
             raise ValueError(f"{type(self).__name__} needs its memory's state, which DQN does not have; use RecurrentDQN.")
@@ -182,23 +182,22 @@ class RecurrentQNetwork(QNetwork):
 
     def unroll(self, obs: PyTorchObs, state: CoreState) -> tuple[th.Tensor, CoreState]:
         """
-        T steps of one episode.
+        Compute the Q-values of T consecutive steps, those of one episode in each of the B columns.
 
         :param obs: ``[T, B, ...]``
-        :param state: the memory before the first
-        :return: values as ``components`` lays them out, ``[T, B, A]``, and the memory after the last
+        :param state: the memory before the first step
+        :return: Q-values as ``components`` lays them out, ``[T, B, A]``, and the memory after the last step
         """
         values, state = self.unroll_values(obs, state)
         return expected_values(values), state
 
     def unroll_values(self, obs: PyTorchObs, state: CoreState) -> tuple[th.Tensor, CoreState]:
         """
-        T steps of one episode, with all that the head says about each action.
+        Compute all N values that the head gives each action, whose mean is the Q-value, at T steps as for ``unroll``.
 
         :param obs: ``[T, B, ...]``
-        :param state: the memory before the first
-        :return: N of each value, which is their mean, as ``components`` lays them out, ``[T, B, N, A]``; and the memory after
-            the last
+        :param state: the memory before the first step
+        :return: values as ``components`` lays them out, ``[T, B, N, A]``, and the memory after the last step
         """
         inputs = self.encode_sequence(obs)
         outputs, state = self.core.unroll(inputs, state)
@@ -206,11 +205,11 @@ class RecurrentQNetwork(QNetwork):
 
     def advance(self, obs: PyTorchObs, state: CoreState) -> CoreState:
         """
-        T steps without their Q-values.
+        Advance the memory by T steps, without computing Q-values.
 
-        :param obs: ``[T, B, ...]``
-        :param state: the memory before the first
-        :return: the memory after the last
+        :param obs: ``[T, B, ...]``; of a Dict the ``memory_keys`` are enough
+        :param state: the memory before the first step
+        :return: the memory after the last step
         """
         return self.core.unroll(self.encode_sequence(obs), state)[1]
 

@@ -31,7 +31,7 @@ def check_adam_state(optimizer: th.optim.Optimizer, state: Mapping[str, Any]) ->
     numbers = [number for group in state["param_groups"] for number in group["params"]]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if not isinstance(optimizer, th.optim.Adam) or len(numbers) != len(parameters):
-        return  # torch, or SB3 for the zips of former versions, has a sentence for other numbers of parameters
+        return  # if the numbers of parameters differ, torch raises, or SB3 for the zips of former versions
     for number, parameter in zip(numbers, parameters, strict=True):
         for key, tensor in state["state"].get(number, {}).items():
             shape, needed = tuple(th.as_tensor(tensor).shape), () if key == "step" else tuple(parameter.shape)

@@ -26,13 +26,13 @@ from sb3_attn.recurrent_dqn.return_scale import ReturnScale
 
 MEMBER = "settings.json"
 
-#: Classes whose objects are their attributes
+#: Classes whose objects are fully described by their attributes
 BY_ATTRIBUTES = (
     *(spaces.Box, spaces.Dict, spaces.Discrete, spaces.MultiBinary, spaces.MultiDiscrete),
     *(ConstantSchedule, FloatSchedule, LinearSchedule, ReturnScale),
 )
 
-#: What is left: the arguments from which ``MAKERS`` makes an equal object
+#: For objects of other classes, the arguments from which ``MAKERS`` makes an equal object
 ARGUMENTS: dict[type, Callable[[Any], list[Any]]] = {
     np.random.Generator: lambda generator: [generator.bit_generator.state],
     th.Tensor: lambda tensor: [tensor.numpy()],
@@ -65,7 +65,7 @@ class PlainSetting(NamedTuple):
 
 def append_settings(file: Path | io.BytesIO, attributes: Mapping[str, Any]) -> None:
     """
-    Add to an SB3 zip what it has as pickles.
+    Add to an SB3 zip, as JSON, what it otherwise has only as pickles.
 
     :param file: the zip
     :param attributes: those of the model
@@ -98,7 +98,7 @@ def plain_setting(value: Any) -> PlainSetting | None:
     try:
         setting = PlainSetting(to_json(value, "a setting", _encode))
         is_same = _pickled(decoded(setting, _find_class)) == _pickled(value)
-    except Exception:  # whatever JSON, NumPy or the pickle that it is compared by do not know
+    except Exception:  # anything that JSON, NumPy or the pickle for the comparison cannot hold
         return None
     return setting if is_same else None
 
@@ -120,7 +120,7 @@ def decoded(setting: PlainSetting, find_class: Callable[[str, str], Any]) -> Any
         module, name, attributes = content
         cls = find_class(module, name)
         if cls not in BY_ATTRIBUTES:
-            raise ValueError(f"{module}.{name} is not known to be its attributes.")
+            raise ValueError(f"{module}.{name} is not a class that is made from attributes.")
         made = cls.__new__(cls)
         vars(made).update(attributes)
         return made

@@ -41,10 +41,10 @@ from sb3_attn.version import __version__
 #: From the former name of an argument to the present one, for the zips and YAML files of earlier versions
 FORMER_ARGUMENTS = {"bootstrap_n": "n_steps", "epsilon_ladder": "per_env_epsilons"}
 
-#: Defaults of the policy that were others in models without ``package_version``
+#: Defaults of the policy as they were when models had no ``package_version``
 FORMER_POLICY_DEFAULTS = {"net_arch": [64], "ema_decay": 0.0}
 
-#: By default, number of trained steps in a batch, padding included, but at most that of windows
+#: By default a batch has as many windows as make up this many trained steps, padding included, but at most that many windows
 STEPS_PER_BATCH, MAX_WINDOWS_PER_BATCH = 1024, 64
 
 #: Number of steps of single environments for each gradient step, by default
@@ -82,7 +82,7 @@ class RecurrentDQN(ArgumentChecks, Acting, DQN, MultiDiscreteActions):
     :param exploration_final_eps: final value of random action probability
     :param max_grad_norm: The maximum value for the gradient clipping
     :param double_q: let the online network choose the next action, and the target network value it (van Hasselt et al. 2016)
-    :param clipped_double_q: value it by the smaller of both networks' values, which keeps targets from chasing their own
+    :param clipped_double_q: give that action the smaller of both networks' values, which keeps targets from chasing their own
         overestimates (after Fujimoto et al. 2018, https://arxiv.org/abs/1802.09477, eq. 10, who take two target networks).
         ``None`` means the value of ``double_q``. Munchausen's targets have neither
     :param n_steps: number of rewards before the bootstrap, if ``td_lambda`` is ``None``
@@ -91,21 +91,22 @@ class RecurrentDQN(ArgumentChecks, Acting, DQN, MultiDiscreteActions):
         fraction of it: soft Watkins Q(lambda) (Kapturowski et al. 2022). 0 means Watkins's, ``None`` Peng's, never cut
     :param value_rescaling: learn h(Q) instead of Q (see ``sb3_attn.common.td.signed_hyperbolic``)
     :param trace_length: number of trained steps in a window; ``None`` means whole episodes
-    :param burn_in_length: largest number of steps before them that warm the memory up, without gradient; ``None`` means 40,
-        or 0 for whole episodes, which have no steps before them
+    :param burn_in_length: largest number of steps before the trained ones that only warm up the memory, without gradient
+        unless the policy has ``burn_in_gradient``; ``None`` means 40, or 0 for whole episodes, which have no steps before them
     :param sequence_period: distance between the starts of two trained parts; ``None`` means ``trace_length``
-    :param stored_state: start windows from the state that acting had there, rather than from the initial one
+    :param stored_state: start a window from the state that was stored while acting, rather than from the initial state
     :param prioritized_replay: draw windows in proportion to a power of their TD errors
     :param per_env_epsilons: a constant epsilon for each environment (see ``sb3_attn.common.exploration.ape_x_epsilons``)
         instead of the schedule; ``predict(deterministic=False)`` then explores with the smallest of them
     :param reward_scaling: divide values, inside the network, by four standard deviations of the returns so far, so that
-        learning does not depend on the unit of the rewards; Q-values keep that unit. ``None`` means unless ``value_rescaling``
+        learning does not depend on the unit of the rewards; Q-values keep that unit. ``None`` means the opposite of
+        ``value_rescaling``
     :param munchausen_alpha: weight of the log-probability of the action taken, which Munchausen DQN adds to the reward
         (Vieillard et al. 2020, who have 0.9); 0 means DQN
     :param munchausen_temperature: temperature of the policy that has these probabilities, in the unit of the rewards
     :param use_masking: whether acting, targets and replay are restricted to the actions that the environments' method
-        ``action_masks()`` declares valid, as in sb3-contrib's MaskablePPO; ``None`` means if those that the model is made
-        with have this method
+        ``action_masks()`` declares valid, as in sb3-contrib's MaskablePPO; ``None`` means ``True`` if the environments that
+        the model is made with have this method
     :param stats_window_size: Window size for the rollout logging, specifying the number of episodes to average
         the reported success rate, mean episode length, and mean reward over
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
@@ -116,7 +117,7 @@ class RecurrentDQN(ArgumentChecks, Acting, DQN, MultiDiscreteActions):
     :param device: Device (cpu, cuda, ...) on which the code should be run.
     :param _init_setup_model: Whether or not to build the network at the creation of the instance
     :raises ValueError: if arguments are out of range or contradict each other; the sentence says what to change
-    :raises TypeError: if an argument of the policy is given to the algorithm
+    :raises TypeError: if an argument of the policy, or of another algorithm, is given
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -138,9 +139,9 @@ class RecurrentDQN(ArgumentChecks, Acting, DQN, MultiDiscreteActions):
         "trace_tolerance": None,
         "use_masking": False,
     }
-    #: Whether ``train_freq`` and ``gradient_steps`` follow from the number of environments; earlier zips do not tell
+    #: Whether ``train_freq`` and ``gradient_steps`` follow from the number of environments; ``False`` in zips too old to say
     default_frequency = False
-    #: Version of this package that made the model; ``None`` if that was before zips told it
+    #: Version of this package that made the model; ``None`` if its zip is too old to say
     package_version: str | None = None
     #: Whether ``learn()`` is to end, while it runs
     _stop: threading.Event | None = None
@@ -329,7 +330,7 @@ class RecurrentDQN(ArgumentChecks, Acting, DQN, MultiDiscreteActions):
                 targets = self._targets(batch, selector_values, target_values)
             chosen_values = self.q_net.components.take(values[:-1], batch.actions)
 
-            # [T, B]: each window has one weight, and the sum over windows is the mean over trained steps
+            # [T, B]. All steps of a window share its importance weight; the division makes the sum a mean over trained steps
             step_losses = self.q_net.head.loss(chosen_values, targets)
             step_losses = batch.importance_weights * th.where(batch.mask, step_losses, 0.0) / batch.mask.sum()
             loss = step_losses.sum()
@@ -365,19 +366,19 @@ class RecurrentDQN(ArgumentChecks, Acting, DQN, MultiDiscreteActions):
 
     def n_windows_per_batch(self, batch_size: int | None) -> int:
         """
-        The number of windows in a gradient update, of which the replay buffer must have one.
+        The number of windows in a gradient update. The replay buffer must hold at least one.
 
-        :param batch_size: this number, or ``None`` for as many as have 1024 trained steps if all are as long as the longest,
-            but at most 64
+        :param batch_size: this number; ``None`` means as many as have 1024 trained steps if all are as long as the longest
+            window in the replay buffer, but at most 64
         :return: at least 1
         """
         return batch_size or min(math.ceil(STEPS_PER_BATCH / self.replay_buffer.longest_window), MAX_WINDOWS_PER_BATCH)
 
     def _acting_values(self, batch: SequenceReplayBufferSamples, values: th.Tensor) -> th.Tensor:
-        """The online network's values as acting computes them, from those of the update; both ``[T + 1, B, N, A]``."""
+        """The online network's values as acting computes them, given those of the update; both ``[T + 1, B, N, A]``."""
         if not self.q_net.samples_in_training:
             return values
-        # With hard attention, the values of the update are those of sampled regions; acting takes the most likely ones
+        # With hard attention, the values of the update are those of sampled regions, but acting takes the most likely regions
         self.q_net.set_training_mode(False)
         values, _ = self.q_net.unroll_values(batch.observations, self.q_net.burn_in(batch))
         self.q_net.set_training_mode(True)
@@ -388,8 +389,9 @@ class RecurrentDQN(ArgumentChecks, Acting, DQN, MultiDiscreteActions):
         Targets ``[T, B, N]`` for the values of the actions taken.
 
         :param batch: B windows
-        :param selector_values: what chooses the next actions, ``[T + 1, B, N, A]``
-        :param target_values: what values them; with clipped double Q, where it is the smaller one, ``[T + 1, B, N, A]``
+        :param selector_values: the values that choose the next actions, ``[T + 1, B, N, A]``
+        :param target_values: the values that the chosen actions get, unless clipped double Q is on and the selector's are
+            smaller, ``[T + 1, B, N, A]``
         """
         components = self.q_net.components
         if batch.action_masks is not None:

@@ -103,7 +103,7 @@ OUR_BASES = (
     *(CoreStateStore, ObservationStore, SequenceReplayBuffer, SumTree),
 )
 
-#: Largest size of an unpacked zip, relative to its own and at least: SB3's are not compressed at all
+#: A zip may unpack to this many times its own size, or to this many bytes if that is more; SB3's are not compressed at all
 LARGEST_RATIO, LARGEST_SIZE = 20, 2**24
 
 
@@ -215,7 +215,7 @@ def read_data(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, Any]:
     except RefusedFileError:
         raise
     except Exception as error:  # SB3 might still read it, and would run code then
-        raise RefusedFileError(f"{path} is damaged, or is no zip-file of SB3, so it was not loaded: {error!r}.") from error
+        raise RefusedFileError(f"{path} is damaged, or is not a zip file of SB3, so it was not loaded: {error!r}.") from error
     finally:
         if isinstance(path, str | pathlib.Path):
             file.close()
@@ -249,7 +249,7 @@ def safe_objects(data: dict[str, Any], path: object, given: Collection[str], tru
             raise UnsafePickleError(error.name, f"{key!r} in {path}", alternative) from None
         except Exception as error:
             raise RefusedFileError(
-                f"{key!r} in {path} cannot be read ({error!r}); give it by custom_objects={{{key!r}: ...}}."
+                f"{key!r} in {path} cannot be read ({error!r}); pass custom_objects={{{key!r}: ...}}."
             ) from error
     if "env" not in given and isinstance((data | objects).get("env"), str):  # SB3 would make it, and import a module in its id
         raise RefusedFileError(f"'env' in {path} names an environment, which no zip of SB3 does; give another file.")
@@ -267,17 +267,17 @@ def load_pickle(path: str | pathlib.Path | io.BufferedIOBase, trust: bool | Coll
     :raises RefusedFileError: if it is damaged, or no regular file
     """
     if isinstance(path, str | pathlib.Path) and os.path.exists(path) and not os.path.isfile(path):
-        raise RefusedFileError(f"{path} is no regular file, so it was not read; give another.")
+        raise RefusedFileError(f"{path} is not a regular file, so it was not read; give another.")
     file = open_path(path, "r", suffix="pkl")
     try:
         # Streams get none: they may hold more than the pickle
         if isinstance(path, str | pathlib.Path) and has_wrong_checksum(cast(BinaryIO, file)):
-            raise ValueError("its checksum is another")
+            raise ValueError("its checksum does not match")
         return pickle.load(file) if trust is True else SafeUnpickler(cast(BinaryIO, file), trusted_names(trust)).load()
     except UnsafePickleError as error:
         raise UnsafePickleError(error.name, path) from None
     except Exception as error:
-        raise RefusedFileError(f"{path} is damaged, or is no pickle: {error!r}.") from error
+        raise RefusedFileError(f"{path} is damaged, or is not a pickle: {error!r}.") from error
     finally:
         if isinstance(path, str | pathlib.Path):
             file.close()
@@ -294,19 +294,19 @@ def check_own_file(path: pathlib.Path, folder: pathlib.Path) -> None:
     expected = os.path.join(os.path.realpath(folder), path.relative_to(folder))
     if os.path.realpath(path) != expected or not os.path.isfile(path):
         raise RefusedFileError(
-            f"{path} is missing, a link, or no regular file, so it was not read; put the file itself there."
+            f"{path} is missing, a link, or not a regular file, so it was not read; put the file itself there."
         )
 
 
 def check_archive(file: Any, path: object) -> None:
     """
-    Check that a zip needs little more memory than its size, and so do the zips in it, as which PyTorch saves tensors; then
-    that each member has its checksum.
+    Check that a zip, and each zip in it (PyTorch saves tensors as zips), does not unpack to far more than its own size, and
+    that each member matches its checksum.
 
     :param file: the open zip
     :param path: its name
-    :raises RefusedFileError: if it needs more, or has a name twice
-    :raises zipfile.BadZipFile: if a checksum is another
+    :raises RefusedFileError: if one does, has two members of one name, or is compressed in a way that SB3 never uses
+    :raises zipfile.BadZipFile: if a checksum does not match
     """
     _check_members(file, path)
     with zipfile.ZipFile(file) as archive:
@@ -331,7 +331,7 @@ def _check_members(file: Any, path: object) -> None:
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise RefusedFileError(f"{path} is compressed in an unusual way; save the model again with SB3.")
             if member.compress_type == zipfile.ZIP_DEFLATED and not _has_true_size(archive, member):
-                raise RefusedFileError(f"{member.filename} in {path} has not the size that its header says; not loaded.")
+                raise RefusedFileError(f"{member.filename} in {path} is not of the size that its header states; not loaded.")
 
 
 def _has_true_size(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:

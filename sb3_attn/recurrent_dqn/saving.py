@@ -32,11 +32,11 @@ class SaveAndLoad(OffPolicyAlgorithm):
     A save that fails leaves the old file as it was, and a replay buffer that does not fit the model is refused.
     """
 
-    #: What arguments did that models saved by earlier versions do not have, where today's default is another
+    #: Values for arguments that a model saved by an earlier version lacks, where today's default would change what it does
     former_defaults: ClassVar[Mapping[str, Any]] = {}
     #: From the former name of an argument to the present one
     former_arguments: ClassVar[Mapping[str, str]] = {}
-    #: Algorithm and version that saved the zip that this model is from; ``None`` if zips did not tell it then
+    #: Algorithm and version that saved the zip from which this model was loaded; ``None`` if the zip is too old to say
     saved_by: str | None = None
     q_net: RecurrentQNetwork
     trace_length: int | None
@@ -100,8 +100,10 @@ class SaveAndLoad(OffPolicyAlgorithm):
         :return: new model instance with loaded parameters
         :raises UnsafePickleError: if the file needs other classes or functions than those that are known to be harmless,
             such as your own, or a function as the learning rate
-        :raises ValueError: if another algorithm saved it. If a newer version did, a warning says so
-        :raises TypeError: if the algorithm has no such arguments, as with those of the policy
+        :raises RefusedFileError: if the file is damaged, or would need many times its size in memory
+        :raises ValueError: if another algorithm saved it, an argument in ``kwargs`` is wrong, or a parameter is NaN. A warning
+            says so if a newer version saved it
+        :raises TypeError: if ``kwargs`` has arguments that the algorithm does not have, such as those of the policy
         """
         custom_objects = custom_objects or {}
         data = read_data(path)
@@ -167,8 +169,8 @@ class SaveAndLoad(OffPolicyAlgorithm):
         loaded, expected = _description(self.replay_buffer), self._expected_replay()
         if different := [key for key in expected if loaded.get(key) != expected[key]]:
             raise ValueError(
-                f"path={path} holds a replay buffer with {_select(loaded, different)}, but this model needs "
-                f"{_select(expected, different)}; load it into a model with the arguments of the one that saved it."
+                f"path={path} holds a replay buffer with {_as_text(loaded, different)}, but this model needs "
+                f"{_as_text(expected, different)}; load it into a model with the arguments of the one that saved it."
             )
         assert isinstance(self.replay_buffer, SequenceReplayBuffer), "its class is the same"
         shapes = self.replay_buffer.core_state_shapes
@@ -213,7 +215,7 @@ def _check_origin(saved_by: str, cls: type[SaveAndLoad], path: str | pathlib.Pat
 
 
 def _description(buffer: Any) -> dict[str, Any]:
-    """The same properties of a replay buffer."""
+    """The properties of a replay buffer that ``_expected_replay`` asks for."""
     if not isinstance(buffer, SequenceReplayBuffer):
         return {"class": type(buffer).__name__}
     return {
@@ -229,5 +231,5 @@ def _description(buffer: Any) -> dict[str, Any]:
     }
 
 
-def _select(description: dict[str, Any], keys: list[str]) -> str:
+def _as_text(description: dict[str, Any], keys: list[str]) -> str:
     return ", ".join(f"{key}={description.get(key)}" for key in keys)

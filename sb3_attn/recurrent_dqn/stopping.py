@@ -27,8 +27,9 @@ class _Request(NamedTuple):
     call: FrameType | None
 
 
-#: Of all blocks of ``stop_request`` that are open, the newest last, and the handlers from before them
+#: The requests of all ``stop_request`` blocks that are open, the newest last
 _requests: list[_Request] = []
+#: The handler that each signal had before the first of these blocks
 _previous: dict[int, Any] = {}
 
 
@@ -37,15 +38,16 @@ def stop_request(
     what: str = "the current rollout, then checkpoints are written", call: FrameType | None = None
 ) -> Iterator[threading.Event]:
     """
-    Give an event that the first Ctrl-C, SIGTERM or SIGHUP sets; a second one has its usual effect. Of several blocks that are
-    open, the newest handles it.
+    Yield an event that the first Ctrl-C, SIGTERM or SIGHUP sets; a second one has its usual effect. If several such blocks are
+    open, the signal goes to the newest.
 
-    Nothing sets it outside the main thread, where Python has no signal handlers. A signal that is ignored, as SIGHUP is under
-    ``nohup``, still is.
+    Outside the main thread nothing sets the event, since only that one handles signals in Python. A signal that is ignored, as
+    SIGHUP is under ``nohup``, is still ignored.
 
-    :param what: after what it ends, for the message
-    :param call: a call after whose end, also by an error that the block does not see, signals have their usual effect
-    :return: a context manager, in whose block the signals are handled
+    :param what: what is finished first, for the message
+    :param call: frame of a call; once it has ended, even by an error that the block does not see, signals have their usual
+        effect. ``None`` means that only the end of the block counts
+    :return: a context manager that yields the event
     """
     request = _Request(threading.Event(), what, call)
     if threading.current_thread() is not threading.main_thread():
@@ -65,6 +67,7 @@ def stop_request(
 
 
 def _running(frame: FrameType | None) -> list[_Request]:
+    """The open requests whose call, if they have one, is still on the stack of a frame; the newest last."""
     calls = [None, *(call for call, _ in walk_stack(frame))]
     return [request for request in _requests if request.call in calls]
 
@@ -77,7 +80,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
         signal.raise_signal(number)
         return
     requests[-1].stop.set()
-    print(f"Ending after {requests[-1].what}. Once more ends at once.", flush=True)
+    print(f"Ending after {requests[-1].what}. A second signal ends training at once.", flush=True)
 
 
 def _restore() -> None:

@@ -28,8 +28,8 @@ class CoreStateStore(FormerAttributeNames):
     def __init__(self, buffer_size: int, n_envs: int, burn_in_length: int, sequence_period: int) -> None:
         self.burn_in_length = burn_in_length
         self.sequence_period = sequence_period
-        # One in sequence_period steps has an entry. More: the open episode's states for windows that are still to start,
-        # and what rounding down loses at both ends of the ring.
+        # One step in sequence_period has an entry. The others are for states of the open episode whose windows have not
+        # started yet, and for what rounding down loses at both ends of the ring.
         self.n_entries = buffer_size // sequence_period + burn_in_length // sequence_period + 3
         #: The entry that holds the state before each step, if one does
         self.entries = np.zeros((buffer_size, n_envs), np.int32)
@@ -46,7 +46,7 @@ class CoreStateStore(FormerAttributeNames):
         self, core_state: tuple[Any, ...] | None, positions: np.ndarray, env_indices: np.ndarray, steps: np.ndarray
     ) -> None:
         """
-        Store the states before those of n steps at which a window can start.
+        Given n steps, store the states before those at which a window can start.
 
         :param core_state: states before the steps, arrays or tensors ``[n, ...]``; ``None`` counts as zeros
         :param positions: positions of the steps in their rings, ``[n]``
@@ -79,7 +79,7 @@ class CoreStateStore(FormerAttributeNames):
             return
         # Window k has its first trained step at k * period, and its state before step k * period - burn_in_length. No state
         # is needed for k <= n_before, whose burn-in reaches back to the first step. A state was kept for each further k with
-        # k * period - burn_in_length <= length - 1; a window started only if k * period <= length - 1. The difference are
+        # k * period - burn_in_length <= length - 1; a window started only if k * period <= length - 1. The surplus states are
         # the newest entries, so moving the write position back frees them.
         n_before = self.burn_in_length // self.sequence_period
         n_kept = (length - 1 + self.burn_in_length) // self.sequence_period - n_before

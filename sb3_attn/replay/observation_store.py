@@ -89,14 +89,14 @@ class ObservationStore:
         """
         self.finals[position, env_index] = {key: array[env_index].copy() for key, array in self.newest_next.items()}
 
-    def before(self, starts: np.ndarray, env_indices: np.ndarray, lengths: np.ndarray) -> dict[str, np.ndarray]:
+    def burn_in(self, starts: np.ndarray, env_indices: np.ndarray, lengths: np.ndarray) -> dict[str, np.ndarray]:
         """
         The observations of the burn-in of B windows.
 
         :param starts: positions of the first trained steps, ``[B]``
         :param env_indices: environments of the windows, ``[B]``
         :param lengths: numbers of steps before the trained ones, ``[B]``
-        :return: ``[longest, B, ...]`` for each key but that of masks, which nothing reads there; left-aligned
+        :return: ``[largest length, B, ...]`` for each key, left-aligned; without masks, which the burn-in does not need
         """
         time = np.arange(lengths.max())[:, None]
         positions = (starts - lengths + np.minimum(time, lengths)) % self.buffer_size
@@ -111,8 +111,8 @@ class ObservationStore:
         :param starts: positions of the first trained steps, ``[B]``
         :param env_indices: environments of the windows, ``[B]``
         :param lengths: numbers of trained steps, ``[B]``
-        :param is_last: whether the ring goes on with a step that does not follow the last trained one, because that is the
-            environment's newest or truncated its episode, ``[B]``
+        :param is_last: whether the observation after the last trained step is not in the ring, because that step is the
+            environment's newest or truncated its episode, bool ``[B]``
         :return: ``[T + 1, B, ...]`` for each key; padding repeats the last
         """
         time = np.arange(lengths.max() + 1)[:, None]

@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_attn.common.action_masks import leave_valid, numbers_of_choices
-from sb3_attn.common.checks import check_whole
+from sb3_attn.common.checks import check_whole, optional
 from sb3_attn.common.former_names import FormerAttributeNames
 from sb3_attn.common.sum_tree import SumTree
 from sb3_attn.replay.core_states import CoreStateStore
@@ -54,10 +54,9 @@ def check_lengths(trace_length: int | None, burn_in_length: int, sequence_period
     :param sequence_period: as for ``SequenceReplayBuffer``
     :raises ValueError: if they do not; the sentence says what to change
     """
-    lengths = {"trace_length": trace_length, "burn_in_length": burn_in_length, "sequence_period": sequence_period}
-    for name, length in lengths.items():
-        if length is not None or name == "burn_in_length":
-            check_whole(name, length)
+    optional(check_whole)("trace_length", trace_length)
+    check_whole("burn_in_length", burn_in_length)
+    optional(check_whole)("sequence_period", sequence_period)
     if trace_length is not None and trace_length < 1:
         raise ValueError(
             f"trace_length={trace_length} leaves no step to learn from; give at least 1, or None for whole episodes."
@@ -217,7 +216,12 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
         return arrays + self._observations.nbytes + self._core_states.nbytes + self._tree.nbytes
 
     def _check_memory(self, nbytes_before: int) -> None:
-        """Warn if the buffer no longer fits into memory, as SB3's do; it is the pages written later that take it."""
+        """
+        Warn, as SB3's buffers do, if the buffer no longer fits into memory. Zeros take memory only once they are written, so
+        it would run out in the middle of training.
+
+        :param nbytes_before: size at the last check, in bytes; if that did not fit, there has been a warning already
+        """
         if buffers.psutil is None:
             return
         available = buffers.psutil.virtual_memory().available
@@ -276,6 +280,7 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
         :param episode_starts: whether ``obs`` is an episode's first, ``[n]``. An episode that is still open there is closed
             as truncated. ``None`` means: where the last episode ended.
         :param env_indices: environments of the steps, each at most once, ``[n]``; ``None`` means all, in order
+        :raises ValueError: if observations do not have the shapes of their spaces
         """
         env_indices = np.arange(self.n_envs) if env_indices is None else np.asarray(env_indices)
         if episode_starts is not None:
@@ -365,7 +370,7 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
         if not self.full[env_indices].any():
             return
         # Steps are overwritten oldest first, so a window loses its first step first, and it suffices to look for the windows
-        # that begin at these positions: their trained parts start as many positions later as their burn-in is long
+        # that begin, with their burn-in, at these positions. Their trained parts start as much later as their burn-in is long
         choices = self._burn_in_choices[:, None]
         starts = (positions + choices) % self.buffer_size  # [choices, n]
         envs = np.broadcast_to(env_indices, starts.shape)
@@ -429,7 +434,7 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
         terminations = self.dones[positions, env_indices] & ~self.timeouts[positions, env_indices] & mask
 
         return SequenceReplayBufferSamples(
-            burn_in_observations=self._obs_to_torch(self._observations.before(starts, env_indices, burn_in_lengths), env),
+            burn_in_observations=self._obs_to_torch(self._observations.burn_in(starts, env_indices, burn_in_lengths), env),
             burn_in_lengths=burn_in_lengths,
             core_state=tuple(map(self._tensor, self._core_states.get(burn_in_starts, env_indices))),
             episode_starts=self._tensor(first_steps == burn_in_lengths),
@@ -468,7 +473,7 @@ class SequenceReplayBuffer(FormerAttributeNames, ReplayBuffer):
         starts, env_indices, n_past = starts[chosen], env_indices[chosen], n_past[chosen]
         batch = self._get_samples(self._leaf_indices(starts, env_indices), env)
         return batch, batch._replace(
-            burn_in_observations=self._obs_to_torch(self._observations.before(starts, env_indices, n_past), env),
+            burn_in_observations=self._obs_to_torch(self._observations.burn_in(starts, env_indices, n_past), env),
             burn_in_lengths=n_past,
             core_state=(),
             episode_starts=th.ones_like(batch.episode_starts),

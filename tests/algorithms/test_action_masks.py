@@ -43,7 +43,7 @@ def test_masks_that_are_no_method_are_refused(make: Make) -> None:
     class WithArray(Walk):
         action_masks = np.ones(3, bool)
 
-    with pytest.raises(ValueError, match=r"action_masks of an environment is a ndarray, no method; .* use_masking=False"):
+    with pytest.raises(ValueError, match=r"action_masks of an environment is a ndarray, not a method; .* use_masking=False"):
         make(DummyVecEnv([WithArray] * 2))
     make(DummyVecEnv([WithArray] * 2), use_masking=False).learn(20)
 

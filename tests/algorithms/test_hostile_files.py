@@ -128,12 +128,12 @@ def test_memory_is_bounded(honest: Path, tmp_path: Path) -> None:
         RecurrentDQN.load(tmp_path / "bomb.zip", device="cpu")
     let_header_lie(tmp_path / "bomb.zip", "data")
     tracemalloc.start()
-    with pytest.raises(ValueError, match=r"data in .*bomb.zip has not the size that its header says"):
+    with pytest.raises(ValueError, match=r"data in .*bomb.zip is not of the size that its header states"):
         RecurrentDQN.load(tmp_path / "bomb.zip", device="cpu")
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
     tensor = pickle.dumps(Calls(th.storage._load_from_bytes, (tmp_path / "bomb.zip").read_bytes()))
-    with pytest.raises(ValueError, match="data in A tensor has not the size"):
+    with pytest.raises(ValueError, match="data in A tensor is not of the size"):
         SafeUnpickler(io.BytesIO(tensor)).load()
 
 

@@ -48,7 +48,7 @@ def test_a_process_saves_before_it_ends(algorithm: type[BaseAlgorithm], tmp_path
         finally:
             process.kill()
     assert process.returncode == -signal.SIGINT and "KeyboardInterrupt" in errors  # as Python ends after one
-    assert output == "Ending after the current step, then the model is saved. Once more ends at once.\n"
+    assert output == "Ending after the current step, then the model is saved. A second signal ends training at once.\n"
     replay = {"model_replay_buffer.pkl"} if algorithm is DQN else set()
     assert {path.name for path in tmp_path.iterdir()} == {"model.zip", "model_vecnormalize.pkl"} | replay
     loaded = algorithm.load(tmp_path / "model", device="cpu")

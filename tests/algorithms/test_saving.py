@@ -242,7 +242,7 @@ def misplaced(content: bytes) -> bytes:
 def test_a_damaged_zip_is_named(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
     make_rdqn().save(tmp_path / "model.zip")
     (tmp_path / "model.zip").write_bytes(damage((tmp_path / "model.zip").read_bytes()))
-    with pytest.raises(ValueError, match=r"model.zip is damaged, or is no zip-file of SB3, so it was not loaded: "):
+    with pytest.raises(ValueError, match=r"model.zip is damaged, or is not a zip file of SB3, so it was not loaded: "):
         RecurrentDQN.load(tmp_path / "model.zip")
 
 

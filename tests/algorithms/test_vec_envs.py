@@ -250,7 +250,7 @@ def test_ctrl_c_in_a_terminal_writes_a_checkpoint(make: str, vec_env: str, callb
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == -signal.SIGINT and errors.rstrip().endswith("KeyboardInterrupt"), errors
-    assert "Once more ends at once" in output and len(list(tmp_path.iterdir())) == 1
+    assert "A second signal ends training at once" in output and len(list(tmp_path.iterdir())) == 1
 
 
 class IntegerDones(DummyVecEnv):

@@ -108,7 +108,7 @@ def test_the_second_signal_ends_at_once(
 def test_a_message_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(KeyboardInterrupt):
         make_r2d2().learn(1000, Signal(3, signal.SIGINT))
-    assert capsys.readouterr().out.count("Once more ends at once") == 1
+    assert capsys.readouterr().out.count("A second signal ends training at once") == 1
 
 
 @pytest.mark.parametrize("fails", [True, False])

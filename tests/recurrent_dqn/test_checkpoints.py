@@ -171,7 +171,7 @@ def test_only_regular_files_are_read(name: str, how: str, tmp_path: Path) -> Non
         os.mkfifo(path)
     else:
         path.symlink_to(elsewhere if how == "link" else os.devnull)
-    with pytest.warns(UserWarning, match=rf"{newest.name} is damaged: .*{name} is missing, a link, or no regular file"):
+    with pytest.warns(UserWarning, match=rf"{newest.name} is damaged: .*{name} is missing, a link, or not a regular file"):
         assert newest_valid(tmp_path, "RecurrentDQN") == before
 
 

@@ -161,7 +161,7 @@ def test_only_regular_files_of_the_run_are_pushed(
         os.mkfifo(path)
     else:
         path.symlink_to(secret if how == "secret" else os.devnull)
-    with pytest.raises(SystemExit, match=r"is missing, a link, or no regular file|No model found .* --exp-id of a run"):
+    with pytest.raises(SystemExit, match=r"is missing, a link, or not a regular file|No model found .* --exp-id of a run"):
         push(copied_run)
     assert not the_hub.exists()
 

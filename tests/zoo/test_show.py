@@ -192,7 +192,7 @@ def test_errors_end_the_command_with_a_sentence(tmp_path):
     assert "is not a key:value" in fails(["show", path, "--env", SEARCH, "--env-kwargs", "length=5", *out])
     assert "\033" not in fails(["show", path, "--env", "Search\033[2J-v0", *out])
     (tmp_path / "text.zip").write_text("text")
-    assert "is damaged, or is no zip-file of SB3" in fails(["show", tmp_path / "text.zip", "--env", SEARCH, *out])
+    assert "is damaged, or is not a zip file of SB3" in fails(["show", tmp_path / "text.zip", "--env", SEARCH, *out])
     path = save(tmp_path, env="CartPole-v1", policy_kwargs=EXTRACTOR)
     wrong = fails(["show", path, "--env", "CartPole-v1", *out, "--names", "x", "v"])
     assert "names=['x', 'v'] has 2 names, but this model attends to 4 entries of vectors; give as many" in wrong
