@@ -1159,8 +1159,8 @@ products = d_weights * saved.sorted_weights
     Mutant(
         "pictures: even attention over the image's own tokens",
         "viz/figures.py",
-        "1 / recorded.weights.shape[-1]",
-        "1 / (part.stop - part.start)",
+        "weights=recorded.even[steps, None]",
+        "weights=np.full_like(recorded.weights[:1, :1], 1 / (part.stop - part.start))",
         FIGURES,
     ),
     Mutant(

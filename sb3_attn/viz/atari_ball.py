@@ -59,7 +59,7 @@ class BallAttention(NamedTuple):
     even: float
     #: Weight of the one region whose middle is nearest to the ball, ``[heads]``
     nearest: np.ndarray
-    #: ``nearest`` if all weights were equal: 1 / n
+    #: ``nearest`` if all weights were equal: 1 / n without padding
     nearest_even: float
 
     def __str__(self) -> str:
@@ -129,9 +129,11 @@ def measure_ball_attention(
     positions = [ball_position(game, ram) for ram in rams]
     result = []
     for of_one_source in zip(*episodes, strict=True):
-        weights = np.concatenate([recorded.weights for recorded in of_one_source])
-        recorded = replace(of_one_source[0], weights=weights)
-        if image_parts(recorded):
+        if image_parts(of_one_source[0]):
+            weights = np.concatenate([recorded.weights for recorded in of_one_source])
+            # Even weights are on all that can be reached
+            reachable = np.concatenate([recorded.even > 0 for recorded in of_one_source])
+            recorded = replace(of_one_source[0], weights=weights, reachable=reachable)
             result.append((recorded, attention_near(recorded, positions)))
     if not result:
         raise ValueError(f"This {type(model).__name__} does not attend to an image, so no attention can be near the ball.")
@@ -153,14 +155,14 @@ def attention_near(recorded: RecordedWeights, positions: list[tuple[float, float
         raise ValueError(f"No ball was in play in {len(positions)} steps; record more of them.")
     sees, nearest = zip(*(regions_near(image, position) for position in positions if position is not None), strict=True)
     weights = recorded.weights[steps, :, part.start : part.stop]  # [frames, heads, n]
-    n_tokens = recorded.weights.shape[-1]
+    even = recorded.even[steps, part.start : part.stop]  # [frames, n]
     return BallAttention(
         n_frames=len(steps),
         n_steps=len(positions),
         mass=(weights * np.stack(sees)[:, None]).sum(axis=-1).mean(axis=0),
-        even=float(np.stack(sees).sum(axis=-1).mean() / n_tokens),
+        even=float((even * np.stack(sees)).sum(axis=-1).mean()),
         nearest=weights[np.arange(len(steps)), :, list(nearest)].mean(axis=0),
-        nearest_even=1 / n_tokens,
+        nearest_even=float(even[np.arange(len(steps)), list(nearest)].mean()),
     )
 
 

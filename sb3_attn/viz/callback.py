@@ -77,8 +77,8 @@ class AttentionFiguresCallback(BaseCallback):
         batch = map_obs(lambda *observations: np.stack(observations), *self._observations)
         tensors, _ = self.model.policy.obs_to_tensor(batch)
         with th.no_grad(), evaluation_mode(self.model):
-            weights = source.weights(tensors).float().cpu().numpy()
-        return source.record(weights)
+            weights, reachable = source.weights(tensors).float().cpu().numpy(), source.reachable(tensors)
+        return source.record(weights, None if reachable is None else reachable.cpu().numpy())
 
     def _figure(self, recorded: RecordedWeights) -> Any:
         parts = image_parts(recorded)

@@ -170,7 +170,7 @@ def attention_maps(recorded: RecordedWeights, part: TokenPart, reduce: str = "su
 
 def attention_ratios(recorded: RecordedWeights, part: TokenPart) -> np.ndarray:
     """
-    The attention at each pixel, divided by what even attention over all tokens would give there.
+    The attention at each pixel, divided by what even attention over all tokens that are not padding would give there.
 
     Unlike the sum of the weights, it is 1 everywhere if the attention is even, also where many regions overlap.
 
@@ -179,7 +179,8 @@ def attention_ratios(recorded: RecordedWeights, part: TokenPart) -> np.ndarray:
     :return: ``[T, heads, height, width]``, NaN where no region sees the pixel
     :raises ValueError: if the part is not an image
     """
-    even = replace(recorded, weights=np.full_like(recorded.weights[:1, :1], 1 / recorded.weights.shape[-1]))
+    steps = slice(1) if recorded.reachable is None else slice(None)  # without padding, one step's even map is that of all
+    even = replace(recorded, weights=recorded.even[steps, None])
     maps, even_map = (attention_maps(weights, part).astype(np.float32) for weights in (recorded, even))
     return np.divide(maps, even_map, out=np.full_like(maps, np.nan), where=even_map > 0)
 

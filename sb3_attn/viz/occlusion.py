@@ -100,9 +100,7 @@ def _fill_values(image: np.ndarray, space: spaces.Box, fill: str | float) -> np.
     else:
         low, high = space.low.min(), space.high.max()
         if not low <= fill <= high or (np.issubdtype(image.dtype, np.integer) and fill % 1 != 0):
-            raise ValueError(
-                f"fill={fill} must be a value of {image.dtype} images between {low} and {high}."
-            )
+            raise ValueError(f"fill={fill} must be a value of {image.dtype} images between {low} and {high}.")
         values = np.full(len(image), fill)
     return values.astype(image.dtype)[:, None, None]
 

@@ -69,6 +69,8 @@ class RecordedWeights:
     :param rows: a description of the rows, if each step has a matrix
     :param is_distribution: True if the weights of a step share at most 1 among the tokens; False if each token has a value of
         its own, such as the usage of a slot
+    :param reachable: True on the tokens that a step can put weight on, False on padding for example, bool ``[T, tokens]``;
+        ``None`` if all are, except, where the tokens are past steps, those before the start of the episode
     """
 
     name: str
@@ -76,6 +78,7 @@ class RecordedWeights:
     parts: tuple[TokenPart, ...]
     rows: TokenPart | None = None
     is_distribution: bool = True
+    reachable: np.ndarray | None = None
 
     @property
     def title(self) -> str:
@@ -115,14 +118,26 @@ class RecordedWeights:
         """
         The number of tokens that each step can put weight on, ``[T]``.
 
-        It is smaller in the first steps if the tokens are past steps, since none lies before the start of the episode.
+        It is smaller in the first steps if the tokens are past steps, since none lies before the start of the episode, and
+        where some tokens are padding.
         """
+        return self._reachable().sum(axis=-1)
+
+    @property
+    def even(self) -> np.ndarray:
+        """The weights of each step if all tokens that it can reach had the same, and the others none, ``[T, tokens]``."""
+        return self._reachable() / np.maximum(self.n_reachable, 1)[:, None]
+
+    def _reachable(self) -> np.ndarray:
+        if self.reachable is not None:
+            return self.reachable
         n_steps, n_tokens = len(self.weights), self.weights.shape[-1]
         newest_age = self.parts[0].newest_age
         if newest_age is None:
-            return np.full(n_steps, n_tokens)
-        # The newest step that t reaches is t - newest_age; together with those before it, back to step 0, that makes one more
-        return np.clip(np.arange(n_steps) + 1 - newest_age, 0, n_tokens)
+            return np.ones((n_steps, n_tokens), bool)
+        # Step t is t steps away from the start, so whatever is older than that lies before it
+        ages = newest_age + np.arange(n_tokens)[::-1]
+        return ages <= np.arange(n_steps)[:, None]
 
     @property
     def by_step(self) -> np.ndarray | None:

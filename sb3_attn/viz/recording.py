@@ -163,6 +163,7 @@ class _Recorder:
         self.frames: list[np.ndarray] = []
         self.steps: list[tuple[Any, float]] = []
         self.weights: list[list[np.ndarray]] = [[] for _ in sources]
+        self.reachable: list[list[np.ndarray]] = [[] for _ in sources]  # empty where a source does not say
         self.states: list[Any] = []
         self.last_state: Any = None
         self.probes: list[Any] = []
@@ -198,8 +199,10 @@ class _Recorder:
     def _record_weights(self, observations: Any, state: Any, next_state: Any) -> None:
         tensors, _ = self.model.policy.obs_to_tensor(observations)
         with th.no_grad():
-            for source, weights in zip(self.sources, self.weights, strict=True):
+            for source, weights, reachable in zip(self.sources, self.weights, self.reachable, strict=True):
                 weights.append(source.weights(tensors, state, next_state)[0].float().cpu().numpy())
+                if (of_step := source.reachable(tensors)) is not None:
+                    reachable.append(of_step[0].cpu().numpy())
 
     def _record_scores(self, state: Any, masks: np.ndarray | None) -> None:
         if self.score_name is not None:
@@ -214,7 +217,10 @@ class _Recorder:
             np.stack(actions),
             np.array(rewards),
             np.stack(self.frames) if self.frames else None,
-            [source.record(np.stack(weights)) for source, weights in zip(self.sources, self.weights, strict=True)],
+            [
+                source.record(np.stack(weights), np.stack(reachable) if reachable else None)
+                for source, weights, reachable in zip(self.sources, self.weights, self.reachable, strict=True)
+            ],
             self.states,
             self.probes,
             n_stacked(self.env),

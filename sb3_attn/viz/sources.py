@@ -71,13 +71,23 @@ class WeightSource(ABC):
         :return: ``[B, heads, tokens]``, or with rows ``[B, heads, rows, tokens]``
         """
 
-    def record(self, weights: np.ndarray) -> RecordedWeights:
+    def reachable(self, observations: PyTorchObs) -> th.Tensor | None:
+        """
+        The tokens that the weights of one step can be on, which is what even weights are measured by.
+
+        :param observations: as returned by ``policy.obs_to_tensor``, ``[B, ...]``
+        :return: False on padding for example, bool ``[B, tokens]``; ``None`` as for ``RecordedWeights``
+        """
+        return None
+
+    def record(self, weights: np.ndarray, reachable: np.ndarray | None = None) -> RecordedWeights:
         """
         Put the weights of several steps together with the description of their axes.
 
         :param weights: results of ``weights``, ``[T, ...]``
+        :param reachable: results of ``reachable``, ``[T, tokens]``
         """
-        return RecordedWeights(self.name, weights, self.parts, self.rows, self.is_distribution)
+        return RecordedWeights(self.name, weights, self.parts, self.rows, self.is_distribution, reachable)
 
 
 # --- Attention
@@ -101,6 +111,9 @@ class ExtractorAttention(WeightSource):
         assert weights is not None, "need_weights=True returns them"
         return weights
 
+    def reachable(self, observations: PyTorchObs) -> th.Tensor | None:
+        return _real_tokens(self.network, observations)
+
 
 class CoreAttention(WeightSource):
     """The attention of a memory core over its inputs (``DARQNPolicy``). Parameters as for ``WeightSource``."""
@@ -119,6 +132,14 @@ class CoreAttention(WeightSource):
     def weights(self, observations: PyTorchObs, state: Any = None, next_state: Any = None) -> th.Tensor:
         inputs = self.network.encode(observations)
         return self.network.core.attend(inputs, self.network.state_or_initial(state, len(inputs)))[1]
+
+    def reachable(self, observations: PyTorchObs) -> th.Tensor | None:
+        return _real_tokens(self.network, observations)
+
+
+def _real_tokens(network: Any, observations: PyTorchObs) -> th.Tensor | None:
+    """The mask of the tokenizer of a network's features extractor."""
+    return features_extractor(network).tokenizer.mask(_preprocess(network, observations))
 
 
 def token_parts(tokenizer: Tokenizer, space: spaces.Space) -> tuple[TokenPart, ...]:
@@ -158,6 +179,7 @@ class MemoryWeights(WeightSource):
     :param network: the part of the policy that acts
     :param core: the memory, somewhere in the network
     :param quantity: the name of the quantity
+    :param n_slots: number of slots that the quantity is over
     :param parts: a description of the last axis
     :param rows: a description of the last axis but one, if each step has a matrix
     """
@@ -166,11 +188,18 @@ class MemoryWeights(WeightSource):
     prefix: str
 
     def __init__(
-        self, network: Any, core: MemoryCore, quantity: str, parts: tuple[TokenPart, ...], rows: TokenPart | None
+        self,
+        network: Any,
+        core: MemoryCore,
+        quantity: str,
+        n_slots: int,
+        parts: tuple[TokenPart, ...],
+        rows: TokenPart | None,
     ) -> None:
         super().__init__(network, parts)
         self.core = core
         self.quantity = quantity
+        self.n_slots = n_slots
         self.info = weights_info(core, quantity)
         self.name = f"{self.prefix}_{quantity}"
         self.rows = rows
@@ -193,7 +222,7 @@ class CoreMemoryWeights(MemoryWeights):
             kind = "slot" if info.newest_age is None else "step"
             part = TokenPart(None, info.pair_label or kind, 0, n_slots, newest_age=info.newest_age)
             rows = TokenPart(None, kind, 0, n_slots) if info.pair_label else None
-            sources.append(cls(network, network.core, quantity, (part,), rows))
+            sources.append(cls(network, network.core, quantity, n_slots, (part,), rows))
         return sources
 
     def weights(self, observations: PyTorchObs, state: Any = None, next_state: Any = None) -> th.Tensor:
@@ -228,7 +257,7 @@ class ExtractorMemoryWeights(MemoryWeights):
             else:
                 part = TokenPart(None, info.pair_label or "slot", 0, n_slots)
                 rows = TokenPart(None, "slot", 0, n_slots) if info.pair_label else frames
-            sources.append(cls(network, extractor.core, quantity, (part,), rows))
+            sources.append(cls(network, extractor.core, quantity, n_slots, (part,), rows))
         return sources
 
     def weights(self, observations: PyTorchObs, state: Any = None, next_state: Any = None) -> th.Tensor:
@@ -239,11 +268,20 @@ class ExtractorMemoryWeights(MemoryWeights):
             return weights[-1].unsqueeze(1)
         return weights.movedim(0, 2)  # [k, B, heads, slots] -> [B, heads, k, slots]
 
+    def reachable(self, observations: PyTorchObs) -> th.Tensor | None:
+        if self.info.newest_age is None:
+            return None
+        # The number of the step does not say which frames are real: a stack may be filled before the first step
+        extractor = features_extractor(self.network)
+        n_blank = extractor.count_blank(extractor.frames(_preprocess(self.network, observations)))
+        in_window = _over_frames(n_blank.new_ones(self.n_slots), self.info.newest_age, extractor.n_stack).bool()
+        return in_window & self._started(n_blank, extractor.n_stack).T
+
     def _by_frame(self, extractor: MemoryExtractor, observations: PyTorchObs) -> th.Tensor:
         """The quantity at each frame, 0 before the episode's start, ``[k, B, ...]``."""
         frames = extractor.frames(observations)
         inputs = extractor.encode(frames)
-        started = th.arange(len(inputs), device=inputs.device).unsqueeze(1) >= extractor.count_blank(frames)  # [k, B]
+        started = self._started(extractor.count_blank(frames), len(inputs))
         initial = state = self.core.initial_state(inputs.shape[1])
         steps = []
         for frame, rows in zip(inputs, started, strict=True):
@@ -252,6 +290,11 @@ class ExtractorMemoryWeights(MemoryWeights):
             # As in the extractor, blank frames leave no trace: the memory is in its initial state at the first real one
             state = where_rows(rows, self.core(frame, state)[1], initial)
         return th.stack(steps)
+
+    @staticmethod
+    def _started(n_blank: th.Tensor, n_frames: int) -> th.Tensor:
+        """Whether the episode has started at each of k frames, given how many are blank ``[B]``, bool ``[k, B]``."""
+        return th.arange(n_frames, device=n_blank.device).unsqueeze(1) >= n_blank
 
 
 def slots(core: MemoryCore) -> dict[str, int]:
@@ -280,7 +323,7 @@ def weights_info(core: MemoryCore, quantity: str) -> WeightsInfo:
 
 def _over_frames(weights: th.Tensor, newest_age: int, n_frames: int) -> th.Tensor:
     """
-    Spread weights on slots ``[B, heads, N]`` over frames ``[B, heads, k]``.
+    Spread weights on slots ``[..., N]`` over frames ``[..., k]``.
 
     The last slot is ``newest_age`` frames before the newest one. A memory may have fewer slots than there are frames, the
     oldest of which then get 0, or more slots, the oldest of which are then empty and left out.

@@ -101,6 +101,17 @@ def test_mass_against_even_attention():
         attention_near(RecordedWeights("attention", weights[:2], (part,)), [None, None])
 
 
+def test_even_attention_is_not_on_padding():
+    parts = (TokenPart("image", "region", 0, 49, ATARI), TokenPart("units", "entity", 49, 51))
+    real = np.ones((2, 51), bool)
+    real[0, 49:] = False
+    weights = (real / real.sum(axis=-1, keepdims=True))[:, None]
+    measured = attention_near(RecordedWeights("attention", weights, parts, reachable=real), [(80.0, 100.0), (5.0, 200.0)])
+    np.testing.assert_allclose(measured.mass, measured.even)
+    np.testing.assert_allclose(measured.nearest, measured.nearest_even)
+    assert measured.nearest_even == pytest.approx((1 / 49 + 1 / 51) / 2)
+
+
 def test_an_untrained_model_attends_about_evenly():
     wrapper_kwargs = dict(terminal_on_life_loss=False)
     env = VecFrameStack(make_atari_env("ALE/Breakout-v5", 1, seed=0, wrapper_kwargs=wrapper_kwargs, env_kwargs=RAW), 4)

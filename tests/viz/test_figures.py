@@ -3,8 +3,10 @@
 from dataclasses import replace
 from itertools import pairwise
 
+import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 plt = pytest.importorskip("matplotlib.pyplot")
 imageio = pytest.importorskip("imageio.v2")
@@ -12,9 +14,10 @@ imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
 
 from stable_baselines3 import DQN
 
-from sb3_attn import SoftAttentionPolicy
+from sb3_attn import DARQNPolicy, RecurrentDQN, SoftAttentionPolicy
 from sb3_attn.extractors.tokenizers import ReceptiveField
 from sb3_attn.viz import (
+    AttentionFiguresCallback,
     RecordedWeights,
     TokenPart,
     attention_maps,
@@ -29,7 +32,8 @@ from sb3_attn.viz import (
     tokens_figure,
     write_video,
 )
-from sb3_attn.viz.figures import image_parts, observed_image, overlay_ratios
+from sb3_attn.viz.figures import entropy_captions, image_parts, observed_image, overlay_ratios
+from sb3_attn.viz.heat_maps import even_weight
 from sb3_attn.viz.projection import overlay, ratio_scale
 from sb3_attn.viz.sources import token_parts
 from tests.helpers.attention import LENGTH, make_env, make_model
@@ -207,3 +211,67 @@ def test_pictures_of_a_model_with_masks():
     assert recorded.weights.shape == (4, 1, 7) and np.isfinite(recorded.entropy).all()
     assert (recorded.weights[:, 0, 2:][episode.observations["units_mask"] == 0] == 0).all()
     tokens_figure(recorded)
+
+
+class Padded(gym.Env):
+    """An image of 35 regions and 35 units, of which as many are real as steps have passed; the mask is all zero at first."""
+
+    metadata = {"render_modes": []}
+    observation_space = spaces.Dict(
+        a=spaces.Box(0, 255, (3, 40, 56), np.uint8),
+        m=spaces.MultiBinary(35),
+        u=spaces.Box(-1.0, 1.0, (35, 2), np.float32),
+    )
+    action_space = spaces.Discrete(2)
+
+    def _observe(self):
+        return {**self.observation_space.sample(), "m": (np.arange(35) < self.steps).astype(np.int8)}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._observe(), {}
+
+    def step(self, action):
+        self.steps += 1
+        return self._observe(), 0.0, self.steps == 4, False, {}
+
+
+def even_model(kind):
+    """A model whose attention is even over all tokens that are not padding."""
+    extractor = dict(trunk=[(8, 8, 8)], mask_keys={"u": "m"})
+    if kind == "darqn":
+        kwargs = dict(features_extractor_kwargs=extractor, core_kwargs=dict(hidden_size=8), net_arch=[])
+        model = RecurrentDQN(DARQNPolicy, Padded(), policy_kwargs=kwargs, buffer_size=400, device="cpu", seed=0)
+        model.q_net.core.attention.temperature = np.inf
+        return model
+    kwargs = dict(features_extractor_kwargs=dict(features_dim=8, temperature=np.inf, **extractor))
+    return DQN(SoftAttentionPolicy, Padded(), policy_kwargs=kwargs, buffer_size=10, device="cpu", seed=0)
+
+
+@pytest.mark.parametrize("kind", ["extractor", "darqn"])
+def test_even_attention_is_not_on_padding(kind):
+    model = even_model(kind)
+    episode = record_episode(model, Padded())
+    (recorded,) = episode.recorded_weights
+    n_real = 35 + np.arange(4)
+    np.testing.assert_array_equal(recorded.n_reachable, n_real)
+    np.testing.assert_allclose(recorded.weights[:, 0], recorded.even, rtol=1e-5)
+    np.testing.assert_allclose(attention_ratios(recorded, recorded.parts[0]), 1, rtol=1e-5)
+    assert entropy_captions(recorded) == [[f"entropy {np.log(n):.2f} of {np.log(n):.2f}"] for n in n_real]
+    assert entropy_captions(recorded)[0] == ["entropy 3.56 of 3.56"]
+    assert even_weight(recorded) == 1 / 38
+    entropy, even = (line.get_ydata() for line in curves_figure(recorded).axes[0].lines)
+    np.testing.assert_allclose(entropy, even, rtol=1e-5)
+
+
+def test_the_callback_knows_padding_too():
+    model = even_model("extractor")
+    callback = AttentionFiguresCallback(n_steps=4, n_observations=2)
+    callback.init_callback(model)
+    callback._observations = [model.observation_space.sample() for _ in range(2)]
+    for n, observation in zip((0, 3), callback._observations, strict=True):
+        observation["m"] = (np.arange(35) < n).astype(np.int8)
+    recorded = callback._record(callback._sources()[0])
+    np.testing.assert_array_equal(recorded.n_reachable, [35, 38])
+    np.testing.assert_allclose(attention_ratios(recorded, recorded.parts[0]), 1, rtol=1e-5)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import NamedTuple
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -12,6 +13,7 @@ pytest.importorskip("imageio")
 
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 import sb3_attn
 from sb3_attn import MemoryExtractor, RecurrentDQN
@@ -25,9 +27,11 @@ from sb3_attn.viz import (
     record_episode,
     tokens_figure,
 )
+from sb3_attn.viz.figures import entropy_captions
+from sb3_attn.viz.heat_maps import even_weight
 from sb3_attn.viz.sources import acting_network, features_extractor
 from sb3_attn.viz.video import _matrix_panels, attention_video
-from tests.helpers.attention import LENGTH, make_env, make_model
+from tests.helpers.attention import LENGTH, Rendered, make_env, make_model
 
 N_SLOTS = 7
 SLOTS = (TokenPart(None, "slot", 0, N_SLOTS),)
@@ -74,11 +78,11 @@ def recurrent(core, env="vector", **core_kwargs) -> RecurrentDQN:
     return RecurrentDQN("MlpPolicy", env, policy_kwargs=policy_kwargs, buffer_size=400, seed=0, device="cpu")
 
 
-def stacked(algorithm, core, n_stack=3, **kwargs):
+def stacked(algorithm, core, n_stack=3, env=None, **kwargs):
     extractor_kwargs = dict(n_stack=n_stack, core=core, frame_size=8, features_dim=8, **kwargs)
     policy_kwargs = dict(features_extractor_class=MemoryExtractor, features_extractor_kwargs=extractor_kwargs)
     sizes = dict(n_steps=4, batch_size=4) if algorithm is PPO else dict(buffer_size=400)
-    env = make_env("vector", n_stack=n_stack)
+    env = make_env("vector", n_stack=n_stack) if env is None else env
     return algorithm("MlpPolicy", env, policy_kwargs=policy_kwargs, seed=0, device="cpu", **sizes), env
 
 
@@ -317,6 +321,39 @@ def test_a_memory_of_fewer_or_more_slots_than_frames(n_slots):
         assert (
             np.count_nonzero(weights[step]) == n_read and not weights[step, 0, 2] and not weights[step, 0, : 2 - n_read].any()
         )
+
+
+@pytest.mark.parametrize("core", ["key_value", "gtrxl"])
+@pytest.mark.parametrize("padding", ["blank", "read", "first frame"])
+def test_what_a_memory_can_reach_depends_on_the_frames_that_are_real(core, padding):
+    """Attention that is even over what it can reach has the largest entropy, and is drawn on the line for that."""
+    kwargs = dict(mask_blank_frames=padding != "read")
+    env = make_env("vector", n_stack=4)
+    if padding == "first frame":
+        kwargs["stack_axis"] = 0
+        env = DummyVecEnv([lambda: gym.wrappers.FrameStackObservation(Rendered("vector"), 4)])
+    model = stacked(DQN, core, 4, env=env, **kwargs)[0]
+    memory = model.q_net.features_extractor.core
+    with th.no_grad():  # without a query all scores are equal
+        for parameter in (memory.query if core == "key_value" else memory.layers[0].query).parameters():
+            parameter.zero_()
+    (recorded,) = record(model, env).values()
+    n_real = np.minimum(np.arange(1, LENGTH + 1), 4) if padding == "blank" else np.full(LENGTH, 4)
+    n_reachable = n_real - (core == "key_value")  # which cannot read the newest frame
+    np.testing.assert_array_equal(recorded.n_reachable, n_reachable)
+    np.testing.assert_allclose(recorded.weights, recorded.even[:, None].repeat(recorded.weights.shape[1], 1), atol=1e-6)
+    assert even_weight(recorded) == 1 / n_reachable.max()
+    assert entropy_captions(recorded)[-1][0] == f"entropy {np.log(n_reachable[-1]):.2f} of {np.log(n_reachable[-1]):.2f}"
+    entropy, *_, even = (line.get_ydata() for line in curves_figure(recorded).axes[0].lines)
+    np.testing.assert_allclose(entropy[n_reachable > 0], even[n_reachable > 0], atol=1e-5)
+
+
+@pytest.mark.parametrize("n_slots", [1, 2, 5])
+def test_a_memory_of_few_slots_reaches_as_many_frames(n_slots):
+    model, env = stacked(DQN, "key_value", core_kwargs=dict(n_slots=n_slots))
+    recorded = record(model, env)["frames_retrieval"]
+    np.testing.assert_array_equal(recorded.even > 0, recorded.weights[:, 0] > 0)
+    np.testing.assert_array_equal(recorded.n_reachable, np.minimum(n_slots, [0, 1, 2, 2, 2]))
 
 
 def test_two_memories_have_two_names():
