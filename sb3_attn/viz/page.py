@@ -18,6 +18,7 @@ from sb3_attn.viz.figures import entropy_captions, frames_are_observed, image_pa
 from sb3_attn.viz.heat_maps import MAX_NAMES, even_weight, past_map, token_names, weight_scale
 from sb3_attn.viz.recorded_weights import RecordedWeights
 from sb3_attn.viz.recording import Episode
+from sb3_attn.viz.video import check_fps
 
 #: Height of a heat map in pixels: of a row with a name, and of all rows without
 ROW, HEIGHT = 14, 180
@@ -34,10 +35,13 @@ def write_page(path: str | Path, episode: Episode, title: str, fps: float | None
     :param title: its heading
     :param fps: steps per second while it plays; ``None`` takes the environment's
     :return: the path
+    :raises ValueError: if ``fps`` is not a finite number above 0
     """
+    fps = episode.fps if fps is None else fps
+    check_fps(fps)
     data = dict(
         title=title,
-        fps=fps or episode.fps,
+        fps=fps,
         actions=[np.array2string(np.asarray(action), precision=3) for action in episode.actions],
         rewards=_numbers(episode.rewards),
         returns=_numbers(episode.rewards.cumsum()),

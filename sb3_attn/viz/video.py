@@ -1,5 +1,6 @@
 """Videos of an episode together with its weights."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -45,11 +46,12 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float = 10.
     :param frames: RGB, uint8 ``[height, width, 3]``, all of the same size, which has to be even
     :param fps: frames per second
     :return: the path
-    :raises ValueError: if the suffix is another
+    :raises ValueError: if the suffix is another, or ``fps`` is not a finite number above 0
     """
     path = Path(path)
     if path.suffix[1:] not in FORMATS:
         raise ValueError(f"path={str(path)!r} has to end in .mp4 or .gif.")
+    check_fps(fps)
     # H.264 needs even sizes; imageio's default would stretch frames to multiples of 16
     options: dict[str, Any] = dict(fps=fps, macro_block_size=2) if path.suffix == ".mp4" else dict(duration=1000 / fps, loop=0)
     with imageio.get_writer(path, **options) as opened:
@@ -57,6 +59,17 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float = 10.
         for frame in frames:
             writer.append_data(frame)
     return path
+
+
+def check_fps(fps: float) -> None:
+    """
+    Check a number of frames per second.
+
+    :param fps: the number
+    :raises ValueError: if it is not finite, or not above 0
+    """
+    if not 0 < fps < math.inf:  # as a comparison with NaN is false, too
+        raise ValueError(f"fps={fps} has to be a finite number above 0.")
 
 
 def attention_video(episode: Episode, recorded: RecordedWeights | None = None) -> Iterator[np.ndarray]:

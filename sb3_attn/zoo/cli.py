@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_attn.recurrent_dqn.safe_loading import RefusedFileError
 from sb3_attn.version import __version__
+from sb3_attn.zoo.mistakes import explained_making, named_files
 from sb3_attn.zoo.trust import TRUST_HELP, refusal, split_trust, trust_options
 
 #: What may be run from files: nothing, all, or what has one of these names
@@ -61,6 +63,9 @@ LOG_INTERVAL = ("--log-interval", "50")
 #: Training writes to logs/, but RL Zoo looks for agents in rl-trained-agents/, where it downloads those of the SB3 team
 AGENT = (*ALGO, "--folder", "logs")
 
+#: Commands of RL Zoo that end in a traceback if --env is not registered
+NEED_ENVIRONMENT = {"train", "optimize", "enjoy", "record-video", "record-training"}
+
 PLOTS = {"plot-train": "plot_train", "all-plots": "all_plots", "plot-from-file": "plot_from_file"}
 
 
@@ -70,6 +75,7 @@ def train(arguments: list[str], trust: Trust) -> None:
 
     from sb3_attn.zoo.registration import default_config
 
+    _check_files(arguments)
     arguments = [*ALGO, *arguments]
     algo = _value(arguments, "--algo")
     config = default_config(algo, _value(arguments, "--env"))
@@ -115,11 +121,15 @@ def record_video(arguments: list[str], trust: Trust) -> None:
 
 def record_training(arguments: list[str], trust: Trust) -> None:
     """Record a video of all checkpoints of a training run."""
-    from sb3_attn.zoo.run_folders import check_videos
+    from sb3_attn.zoo.run_folders import check_models, check_videos
 
     packages, arguments = _split_packages([*AGENT, *arguments])
+    runs = Path(_value(arguments, "-f", "--folder"), _value(arguments, "--algo"))
+    env_id, exp_id = _value(arguments, "--env"), _value(arguments, "--exp-id")
     if trust is not True and not _value(arguments, "-o", "--output-folder"):
-        check_videos(Path(_value(arguments, "-f", "--folder"), _value(arguments, "--algo")))
+        check_videos(runs)
+    if env_id:
+        check_models(runs, env_id, int(exp_id) if exp_id.lstrip("-").isdecimal() else 0)
     with _our_subprocesses(trust, packages), _ffmpeg_on_path():
         _run_module("rl_zoo3.record_training", arguments, trust)
 
@@ -127,7 +137,7 @@ def record_training(arguments: list[str], trust: Trust) -> None:
 def benchmark(arguments: list[str], trust: Trust) -> None:
     """Score every trained agent in a folder and write a table."""
     packages, arguments = _split_packages(arguments)
-    with _our_subprocesses(trust, packages):
+    with _our_subprocesses(trust, packages), named_files("--log-dir or --benchmark-dir"):
         _run_module("rl_zoo3.benchmark", arguments, trust)
 
 
@@ -147,7 +157,8 @@ def plot(arguments: list[str], trust: Trust) -> None:
     parser = argparse.ArgumentParser("sb3-attn plot", epilog="sb3-attn plot PLOT --help lists the arguments of a plot.")
     parser.add_argument("plot", choices=PLOTS)
     name = parser.parse_args(arguments[:1]).plot
-    _call_function("rl_zoo3.plots", PLOTS[name], _split_packages(arguments[1:])[1], trust)
+    with named_files("file or folder"):
+        _call_function("rl_zoo3.plots", PLOTS[name], _split_packages(arguments[1:])[1], trust)
 
 
 def show(arguments: list[str], trust: Trust) -> None:
@@ -184,7 +195,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     :param arguments: the command's name and its arguments; ``None`` takes them from ``sys.argv``
     :return: the exit status: 0 after success, 1 if an optional package is not installed
-    :raises SystemExit: after help and version; with a sentence, if the command is unknown or a file was refused
+    :raises SystemExit: after help and version; with a sentence, if the command is unknown, a file was refused, or an argument
+        does not fit
     """
     first, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     name = _parser().parse_args([first]).command
@@ -247,12 +259,29 @@ def _import_environments(command: str, arguments: list[str]) -> None:
             remedy = "install it, or put PYTHONPATH=. before the command if it lies in this folder"
             raise SystemExit(f"{sys.argv[0]}: --gym-packages {package} is not found; {remedy}.")
         importlib.import_module(package)
-    if command not in ("enjoy", "record-video"):  # the others say it themselves
+    if command not in NEED_ENVIRONMENT:
         return
     env_id = _value(arguments, "--env")
     importlib.import_module("rl_zoo3.import_envs")
-    if env_id and ":" not in env_id and env_id not in gym.registry:
-        raise SystemExit(f"{sys.argv[0]}: --env {env_id} is not registered; name the package that does it by --gym-packages.")
+    if env_id and env_id not in gym.registry:
+        similar = "".join(f", or give another, such as {name}" for name in get_close_matches(env_id, gym.registry, n=1))
+        remedy = f"name the package that does it by --gym-packages{similar}"
+        raise SystemExit(f"{sys.argv[0]}: --env {env_id} is not registered; {remedy}.")
+
+
+def _check_files(arguments: list[str]) -> None:
+    """Find out whether the files that training reads are there: RL Zoo says it without the option that names them."""
+    config, agent = _value(arguments, "-conf", "--conf-file"), _value(arguments, "-i", "--trained-agent")
+    module = config.partition(".")[0]
+    if config.endswith((".yml", ".yaml", ".py")):
+        is_there = Path(config).is_file()
+    else:
+        is_there = module.isidentifier() and importlib.util.find_spec(module) is not None
+    if config and not is_there:
+        fault = f"--conf-file {config} is no .yml or .py file that exists, and no module that can be imported"
+        raise SystemExit(f"{sys.argv[0]}: {fault}; give one with hyperparameters, or leave it out.")
+    if agent and not (agent.endswith(".zip") and Path(agent).is_file()):
+        raise SystemExit(f"{sys.argv[0]}: --trained-agent {agent} is no .zip file that exists; give one that training wrote.")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -278,7 +307,7 @@ def _call_function(module: str, function: str, arguments: list[str], trust: Trus
 
     program = getattr(importlib.import_module(module), function)
     sys.argv[1:] = arguments
-    with safe_reading(trust), _explained_values():
+    with safe_reading(trust), _explained_values(), explained_making():
         program()
 
 
@@ -287,7 +316,7 @@ def _run_module(module: str, arguments: list[str], trust: Trust) -> None:
 
     # These programs have no function to call: their code is under ``if __name__ == "__main__"``
     sys.argv[1:] = arguments
-    with safe_reading(trust), _explained_values():
+    with safe_reading(trust), _explained_values(), explained_making():
         runpy.run_module(module, run_name="__main__")
 
 

@@ -23,6 +23,7 @@ import numpy as np
 import rl_zoo3.exp_manager  # before its functions are replaced: training numbers its runs by RL Zoo's own
 import rl_zoo3.import_envs  # noqa: F401  # it may register algorithms of the user's
 import yaml
+from huggingface_sb3 import EnvironmentName
 from rl_zoo3 import utils
 from rl_zoo3.utils import ALGOS, create_test_env, get_saved_hyperparams
 from stable_baselines3.common import off_policy_algorithm
@@ -336,6 +337,23 @@ def check_videos(folder: Path) -> None:
                 raise RefusedFileError(
                     f"{str(path)!r} is a link, or has a name that RL Zoo does not give; remove it, or give another -o."
                 )
+
+
+def check_models(folder: Path, env_id: str, exp_id: int = 0) -> None:
+    """
+    Find out whether a run has models: RL Zoo's ``record_training`` says of a video of none that it was saved.
+
+    :param folder: of an algorithm's runs
+    :param env_id: id of the environment
+    :param exp_id: number of the run; 0 is the newest, -1 means no run folder
+    :raises ValueError: if the run has none; RL Zoo says itself that the folder of a run is missing
+    """
+    name = EnvironmentName(env_id)
+    number = exp_id or newest_run_id(str(folder), name)
+    run = folder / f"{name}_{number}" if number > 0 else folder
+    models = (run / f"{name}.zip", run / "best_model.zip", *run.glob("rl_model_*"))
+    if run.is_dir() and not any(path.is_file() for path in models):
+        raise ValueError(f"No model found for {folder.name} on {env_id}, path: {run}")
 
 
 def check_env_id(env_id: str, trust: bool | Collection[str]) -> None:

@@ -9,12 +9,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_attn.recurrent_dqn.safe_loading import RefusedFileError
 from sb3_attn.viz.atari_ball import ball_game, measure_ball_attention
 from sb3_attn.viz.figures import save_figure
 from sb3_attn.viz.heat_maps import recall_figure
@@ -24,8 +22,9 @@ from sb3_attn.viz.recall import network_with_memory, recall_density
 from sb3_attn.viz.recording import Episode, record_episode, wrap_env
 from sb3_attn.viz.report import PAGE, fits_contact_sheet, summary, write_contact_sheet, write_occlusion, write_report
 from sb3_attn.viz.sources import WeightSource, find_sources
-from sb3_attn.viz.video import FORMATS
+from sb3_attn.viz.video import FORMATS, check_fps
 from sb3_attn.zoo.loading import load_model, make_env
+from sb3_attn.zoo.mistakes import known_arguments, sentences
 from sb3_attn.zoo.registration import register
 from sb3_attn.zoo.saved_models import SavedModel, add_model_arguments, find_model
 from sb3_attn.zoo.trust import TRUST_HELP, printable
@@ -54,7 +53,7 @@ def show(arguments: list[str], trust: bool | list[str] = False) -> None:
     parser.add_argument(
         "--format", choices=[*FORMATS, PAGE], default="mp4", help="format of the videos, or html for pages alone (mp4)"
     )
-    parser.add_argument("--fps", type=float, help="frames per second (the environment's)")
+    parser.add_argument("--fps", type=_frames_per_second, help="frames per second (the environment's)")
     parser.add_argument("--names", nargs="+", metavar="NAME", help="what the entries of a vector observation are, in order")
     parser.add_argument("--no-render", action="store_true", help="do not render the environment")
     parser.add_argument(
@@ -66,7 +65,7 @@ def show(arguments: list[str], trust: bool | list[str] = False) -> None:
         help="add which earlier observations the Q-values of a step depend on; for rdqn and r2d2, slow with NTM and DNC",
     )
     args = parser.parse_args(arguments)
-    with _sentences("show"):
+    with sentences("sb3-attn show"):
         found = find_model(args, trust)
         print(f"Model: {printable(str(found.path))}")
         model, env = _load(found, args, trust)
@@ -77,7 +76,7 @@ def show(arguments: list[str], trust: bool | list[str] = False) -> None:
             )
         if args.recall:
             network_with_memory(model)  # fails before anything is recorded
-        args.out.mkdir(parents=True, exist_ok=True)
+        _make_folder(args.out)
         earlier = {path: path.stat().st_mtime_ns for path in args.out.iterdir() if OWN_FILES.fullmatch(path.name)}
         pages = _show_episodes(model, env, sources, args, found.env_id)
         if len(pages) > 1:
@@ -130,7 +129,7 @@ def ball(arguments: list[str], trust: bool | list[str] = False) -> None:
     parser = _parser("ball", "Measure how much a model attends to the ball, in Atari's Pong and Breakout.")
     parser.add_argument("--steps", type=_positive, default=1000, help="number of steps (1000)")
     args = parser.parse_args(arguments)
-    with _sentences("ball"):
+    with sentences("sb3-attn ball"):
         found = find_model(args, trust)
         game = ball_game(found.env_id)
         print(f"Model: {printable(str(found.path))}")
@@ -160,17 +159,22 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-@contextlib.contextmanager
-def _sentences(name: str) -> Any:
-    """End the command with the sentence of an error that is meant for the user, without a traceback."""
+def _frames_per_second(text: str) -> float:
     try:
-        yield
-    except RefusedFileError:
-        raise  # the command line has a sentence for it
-    except (ValueError, FileNotFoundError, gym.error.Error) as error:
-        raise SystemExit(f"sb3-attn {name}: {printable(str(error))}") from error
+        check_fps(fps := float(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} has to be a finite number above 0") from error
+    return fps
 
 
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # it is a file, or lies in one, or in a folder of others
+        raise ValueError(f"--out {path} cannot be made a folder ({error.strerror}); give another.") from error
+
+
+@known_arguments()
 def _load(found: SavedModel, args: argparse.Namespace, trust: bool | list[str]) -> tuple[BaseAlgorithm, VecEnv]:
     _import_environments()  # those of --gym-packages are there already
     set_random_seed(args.seed)

@@ -3,6 +3,7 @@
 import argparse
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import gymnasium as gym
@@ -55,7 +56,9 @@ def test_the_algorithm_is_ours_unless_one_is_given(programs, command: str) -> No
 
 
 @pytest.mark.parametrize("given", [["--conf-file", "mine.yml"], ["-conf", "mine.yml"], ["--conf-file=mine.yml"]])
-def test_a_given_config_wins(monkeypatch, given: list[str]) -> None:
+def test_a_given_config_wins(monkeypatch, tmp_path, given: list[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yml").touch()
     # RL Zoo's own parser decides which value counts, so it runs until the value is used
     used = []
     monkeypatch.setattr(rl_zoo3.train, "ExperimentManager", lambda *args, **kwargs: used.append(kwargs["config"]) or Stop())
@@ -65,7 +68,7 @@ def test_a_given_config_wins(monkeypatch, given: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("env_id", "is_ours"), [("VisualSearch-v0", True), ("PongNoFrameskip-v4", True), ("CartPole-v1", False), ("No-v0", False)]
+    ("env_id", "is_ours"), [("VisualSearch-v0", True), ("PongNoFrameskip-v4", True), ("CartPole-v1", False), ("", False)]
 )
 def test_stock_dqn_attends_where_we_have_hyperparameters_for_it(programs, env_id: str, is_ours: bool) -> None:
     arguments = ["--algo", "dqn", "--env", env_id]
@@ -250,3 +253,105 @@ def test_packages_of_environments_are_imported_for_every_command(tmp_path: Path,
     assert cli.main(video) == 0
     assert received[0][-4:] == ["--env", "Mine-v0", "-n", "10"]
     gym.registry.pop("Mine-v0")
+
+
+@pytest.mark.parametrize("command", ["train", "optimize", "enjoy", "record-video", "record-training"])
+def test_unknown_environments_are_refused_with_a_similar_one(programs, command: str) -> None:
+    with pytest.raises(SystemExit, match=rf"sb3-attn {command}: --env MemoryChian-v0 is not .*, such as MemoryChain-v0\."):
+        cli.main([command, "--env", "MemoryChian-v0"])
+    with pytest.raises(SystemExit, match=r"--env Zzzzzzzzzz is not registered; name the .* by --gym-packages\."):
+        cli.main([command, "--env", "Zzzzzzzzzz"])
+
+
+@pytest.mark.parametrize("option", ["--conf-file", "-conf", "--trained-agent", "-i"])
+@pytest.mark.parametrize("file", ["nofile.yml", "nofile.zip", "README.md", "folder/nofile.json", "../nofile.py"])
+def test_files_of_train_that_are_missing(programs, option: str, file: str) -> None:
+    name = "--conf-file" if "conf" in option else "--trained-agent"
+    with pytest.raises(SystemExit, match=rf"sb3-attn train: {name} {file} is no .* that exists.*; give one"):
+        cli.main(["train", option, file])
+    assert not programs
+
+
+def test_files_of_train_that_are_there(programs, tmp_path) -> None:
+    for name in ("config.py", "agent.zip"):
+        (tmp_path / name).touch()
+    assert cli.main(["train", "-conf", str(tmp_path / "config.py"), "-i", str(tmp_path / "agent.zip")]) == 0
+    assert cli.main(["train", "-conf", "sb3_attn.zoo"]) == 0, "a module"
+
+
+@pytest.fixture
+def made_environments(monkeypatch) -> Iterator[None]:
+    """Close those of training that ends early: their files would give warnings in some later test."""
+    made, make = [], exp_manager.make_vec_env
+    monkeypatch.setattr(exp_manager, "make_vec_env", lambda *args, **kwargs: made.append(make(*args, **kwargs)) or made[-1])
+    yield
+    for env in made:
+        env.close()
+
+
+@pytest.mark.usefixtures("made_environments")
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ("nosuch:1", r"got an unexpected keyword argument 'nosuch'; correct its name, or leave it out\.$"),
+        ("trace_length:0", "trace_length=0 leaves no step to learn from; give at least 1"),
+        ("policy_kwargs:dict(core='foo')", "core='foo' is unknown; choose one of"),
+    ],
+)
+def test_hyperparameters_that_do_not_fit(given: str, sentence: str, tmp_path) -> None:
+    with pytest.raises(SystemExit, match=f"^sb3-attn train: .*{sentence}"):
+        cli.main(["train", "--env", "MemoryChain-v0", "-f", str(tmp_path), "--device", "cpu", "-params", given])
+
+
+@pytest.mark.usefixtures("made_environments")
+def test_environments_that_do_not_fit(tmp_path) -> None:
+    train = ["train", "-f", str(tmp_path), "--device", "cpu", "--env"]
+    with pytest.raises(SystemExit, match=r"train: action_space=Box\(.* is neither Discrete nor MultiDiscrete"):
+        cli.main([*train, "Pendulum-v1"])
+    with pytest.raises(SystemExit, match=r"unexpected keyword argument 'foo' .* MemoryChain-v0 .*; correct its name"):
+        cli.main([*train, "MemoryChain-v0", "--env-kwargs", "foo:3"])
+
+
+@pytest.mark.parametrize("error", [TypeError("unsupported operand"), KeyError("a")])
+def test_faults_of_programs_are_not_hidden(error: Exception, tmp_path, monkeypatch) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr(exp_manager, "make_vec_env", fail)
+    with pytest.raises(type(error)):
+        cli.main(["train", "--env", "MemoryChain-v0", "-f", str(tmp_path), "--device", "cpu"])
+
+
+@pytest.mark.usefixtures("made_environments")
+def test_errors_of_training_are_not_hidden(tmp_path, monkeypatch) -> None:
+    def learn(*_: object) -> None:
+        raise ValueError("nothing that the user gave")
+
+    monkeypatch.setattr(exp_manager.ExperimentManager, "learn", learn)
+    setup = exp_manager.ExperimentManager.setup_experiment
+    with pytest.raises(ValueError, match="nothing that the user gave"):
+        cli.main(["train", "--env", "MemoryChain-v0", "-f", str(tmp_path), "--device", "cpu"])
+    assert exp_manager.ExperimentManager.setup_experiment is setup
+
+
+@pytest.mark.parametrize("exp_id", ["0", "-1", "3"])
+@pytest.mark.parametrize("has_others", [True, False])
+def test_record_training_of_a_run_that_does_not_exist(has_others: bool, exp_id: str, tmp_path, capfd) -> None:
+    if has_others:
+        other = tmp_path / "rdqn" / "CartPole-v1_1"
+        other.mkdir(parents=True)
+        (other / "CartPole-v1.zip").touch()
+    before = set(tmp_path.rglob("*"))
+    fault = "No model found for rdqn on Mem" if has_others and exp_id != "3" else "folder was not found"
+    with pytest.raises(SystemExit, match=rf"^sb3-attn record-training: .*{fault}.*; train one first, or give other"):
+        cli.main(["record-training", "--env", "MemoryChain-v0", "-f", str(tmp_path), "-n", "10", "--exp-id", exp_id])
+    assert set(tmp_path.rglob("*")) == before
+    assert "Saving video" not in capfd.readouterr().out
+
+
+def test_files_that_plots_and_benchmarks_miss(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=r"sb3-attn plot: there is no nofile\.pkl; give another file or folder\."):
+        cli.main(["plot", "plot-from-file", "--input", "nofile.pkl"])
+    with pytest.raises(SystemExit, match="sb3-attn benchmark: there is no nologs; give another --log-dir or --benchmark-dir"):
+        cli.main(["benchmark", "--no-hub", "--log-dir", "nologs"])

@@ -44,6 +44,13 @@ def test_enjoy_plays_the_trained_agent(training_run: TrainingRun, monkeypatch, c
     assert "Mean reward" in capsys.readouterr().out
 
 
+def test_arguments_that_the_environment_lacks(training_run: TrainingRun, tmp_path: Path) -> None:
+    agent = [*AGENT, "-f", str(training_run.root / "logs"), "--env-kwargs", "foo:3"]
+    for command in (["enjoy", "--no-render"], ["record-video", "-o", str(tmp_path)], ["show", "--out", str(tmp_path)]):
+        with pytest.raises(SystemExit, match=rf"^sb3-attn {command[0]}: .* argument 'foo'.*; correct its name"):
+            cli.main([*command, *agent])
+
+
 def test_enjoy_carries_the_memory(training_run: TrainingRun, monkeypatch) -> None:
     # A trained agent acts from its memory; that needs each predict() to get what the last one returned.
     received = []

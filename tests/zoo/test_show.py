@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
 import sb3_attn.envs  # noqa: F401  # registers the tasks
 from sb3_attn import NTMExtractor, RecurrentDQN, SoftAttentionExtractor
+from sb3_attn.viz import write_page, write_video
 from sb3_attn.zoo import cli
 from sb3_attn.zoo.loading import LOADABLE, NOT_NEEDED, load_model
 
@@ -197,6 +198,28 @@ def test_errors_end_the_command_with_a_sentence(tmp_path):
     wrong = fails(["show", path, "--env", "CartPole-v1", *out, "--names", "x", "v"])
     assert "names=['x', 'v'] has 2 names, but this model attends to 4 entries of vectors; give as many" in wrong
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("fps", ["-1", "0", "nan", "inf", "fast"])
+def test_other_frames_per_second_are_refused_before_anything_is_recorded(fps, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["show", "model.zip", "--fps", fps])
+    assert f"argument --fps: '{fps}' has to be a finite number above 0" in capsys.readouterr().err
+    if fps != "fast":
+        with pytest.raises(ValueError, match=rf"fps={float(fps)} has to be a finite number above 0\."):
+            write_video(tmp_path / "video.gif", [], float(fps))
+        with pytest.raises(ValueError, match=rf"fps={float(fps)} has to be a finite number above 0\."):
+            write_page(tmp_path / "page.html", None, "title", float(fps))
+        assert not list(tmp_path.iterdir())
+
+
+def test_arguments_that_cannot_be_used(tmp_path):
+    path = save(tmp_path, env="CartPole-v1", policy_kwargs=None)
+    arguments = ["show", path, "--env", "CartPole-v1"]
+    assert "unexpected keyword argument 'foo'" in fails([*arguments, "--env-kwargs", "foo:3", "--out", tmp_path / "out"])
+    for out in (path, f"{path}/out"):
+        assert f"--out {out} cannot be made a folder (" in fails([*arguments, "--out", out])
+    assert [file.name for file in tmp_path.iterdir()] == ["model.zip"]
 
 
 def test_a_model_without_attention_is_shown(tmp_path):
