@@ -226,9 +226,7 @@ def make_tokenizer(
     """
     check_whole("token_size", token_size, at_least=1)
     if mask_keys is not None and not isinstance(mask_keys, Mapping):
-        raise ValueError(
-            f'mask_keys={mask_keys!r} must map keys of matrices to keys of masks: {{"units": "units_mask"}}.'
-        )
+        raise ValueError(f'mask_keys={mask_keys!r} must map keys of matrices to keys of masks: {{"units": "units_mask"}}.')
     if isinstance(space, spaces.Dict):
         return DictTokenizer(space, token_size, mask_keys, **image_kwargs)
     if mask_keys:
