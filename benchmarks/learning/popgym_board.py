@@ -15,7 +15,7 @@ import numpy as np
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
-from benchmarks.learning.first_try import Curve, make_envs, score
+from benchmarks.learning.first_try import FORMER_DEFAULTS, Curve, make_envs, score
 from benchmarks.learning.zoo import N_EPISODES
 from benchmarks.runner import EVALUATION_SEED, Benchmark, Context, Options, Row, Settings, Variants, each, values
 from sb3_attn import RecurrentDQN
@@ -70,15 +70,17 @@ N_STEPS_OF_CORES = 50_000
 
 def settings(options: Options) -> Settings:
     """
-    Variants "task", with the defaults, "task, default key_value", with only the core changed, the same "..., not clipped",
-    with plain double Q, and "task, core", tuned.
+    Variants "task", with the defaults; "task, default key_value", with only the core changed; the same with "..., plain double
+    Q" and with former defaults, "..., not clipped" and "..., burn-in of 8"; and "task, core", tuned.
     """
     variants: Settings = {task: dict(task=task, n_steps=options.scaled(N_STEPS), arguments={}) for task in TASKS}
     for task in ("RepeatPreviousMedium", "RepeatPreviousHard"):
         base = dict(task=task, n_steps=options.scaled(N_STEPS_OF_CORES))
         arguments: dict[str, Any] = {"policy_kwargs": {"core": "key_value"}}
         variants[f"{task}, default key_value"] = base | {"arguments": arguments}
-        variants[f"{task}, default key_value, not clipped"] = base | {"arguments": arguments | {"clipped_double_q": False}}
+        variants[f"{task}, default key_value, plain double Q"] = base | {"arguments": arguments | {"clipped_double_q": False}}
+        for former, of_before in FORMER_DEFAULTS.items():
+            variants[f"{task}, default key_value, {former}"] = base | {"arguments": arguments | of_before}
         for core in CORES:
             variants[f"{task}, {core}"] = base | {"arguments": REPEAT_PREVIOUS | {"policy_kwargs": {"core": core}}}
     for task in ACTIONS_MATTER:
