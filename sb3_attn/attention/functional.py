@@ -92,7 +92,7 @@ def hard_weights(
     hard = F.one_hot(chosen, soft.shape[-1]).to(soft.dtype)
     if mask is not None:
         hard = hard.masked_fill(~mask, 0.0)
-    # The value is that of hard, since the brackets are exactly 0; the gradient is that of soft, the only term that has one
+    # The value is that of hard, since the difference is exactly 0; the gradient is that of soft, the only term that has one
     return hard + (soft - soft.detach())
 
 

@@ -37,7 +37,7 @@ class MemoryTask(gym.Env[np.ndarray, np.int64], ABC):
         self.action_space = spaces.Discrete(n_actions)
         self.episode_length = episode_length
         self.render_mode = render_mode
-        self._ended = False  # before the last step
+        self._ended = False  # early, by an invalid action
         self._observations: list[np.ndarray] = []  # o_0 ... o_t of this episode
         self._rewards: list[float] = []  # r_1 ... r_t
 

@@ -28,7 +28,7 @@ class ResetWatch:
 
     @property
     def noticed(self) -> bool:
-        """Whether ``reset()`` has been called since the watch began; a later ``seed()`` or ``set_options()`` hides it."""
+        """Whether ``reset()`` has been called since the watch began. A later ``seed()`` or ``set_options()`` conceals it."""
         return all(
             now is not None and now is not before and all(each is None or each == {} for each in now)
             for now, before in zip(self._current_lists(), self._lists, strict=True)

@@ -293,7 +293,7 @@ class ExtractorMemoryWeights(MemoryWeights):
 
     @staticmethod
     def _started(n_blank: th.Tensor, n_frames: int) -> th.Tensor:
-        """Whether the episode has started at each of k frames, given how many are blank ``[B]``, bool ``[k, B]``."""
+        """Whether a frame is part of the episode, bool ``[k, B]``; the first ``n_blank`` ``[B]`` of a stack are not."""
         return th.arange(n_frames, device=n_blank.device).unsqueeze(1) >= n_blank
 
 

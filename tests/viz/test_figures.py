@@ -3,7 +3,6 @@
 from dataclasses import replace
 from itertools import pairwise
 
-import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -213,10 +212,9 @@ def test_pictures_of_a_model_with_masks():
     tokens_figure(recorded)
 
 
-class Padded(gym.Env):
+class Padded(Units):
     """An image of 35 regions and 35 units, of which as many are real as steps have passed; the mask is all zero at first."""
 
-    metadata = {"render_modes": []}
     observation_space = spaces.Dict(
         a=spaces.Box(0, 255, (3, 40, 56), np.uint8),
         m=spaces.MultiBinary(35),
@@ -226,15 +224,6 @@ class Padded(gym.Env):
 
     def _observe(self):
         return {**self.observation_space.sample(), "m": (np.arange(35) < self.steps).astype(np.int8)}
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.steps = 0
-        return self._observe(), {}
-
-    def step(self, action):
-        self.steps += 1
-        return self._observe(), 0.0, self.steps == 4, False, {}
 
 
 def even_model(kind):
