@@ -8,12 +8,13 @@ Run benchmarks, keep what they measured, and print their tables.
     python -m benchmarks --quick                     # runs all with short settings: each works, its figures are no evidence
 
 A benchmark has variants, each with settings that JSON can hold. A run measures one variant with one seed, in a worker process
-and on one thread, and is added to ``<out>/<benchmark>.json`` when it has finished. Runs that the file already has with equal
-settings are skipped, so an interrupted benchmark continues where it stopped. All variants run with one seed before any runs
-with the next, so that changes in the load of the machine affect all alike.
+and on one thread. When it has finished, it is added to ``<out>/<benchmark>.json``, and its result to ``<benchmark>.csv``. Runs
+that the file already has with equal settings are skipped, so an interrupted benchmark continues where it stopped. All variants
+run with one seed before any runs with the next, so that changes in the load of the machine affect all alike.
 """
 
 import argparse
+import csv
 import importlib
 import json
 import os
@@ -169,10 +170,33 @@ def read(path: Path) -> list[Run]:
 
 
 def write(path: Path, runs: Iterable[Run]) -> None:
-    """Write a results file, one run per line."""
-    lines = [json.dumps(run._asdict()) for run in sorted(runs, key=lambda run: (run.variant, run.seed))]
+    """Write a results file, one run per line, and beside it a table for other programs."""
+    runs = sorted(runs, key=lambda run: (run.variant, run.seed))
+    write_csv(path.with_suffix(".csv"), runs)
+    lines = [json.dumps(run._asdict()) for run in runs]
     with replace_on_success(path, suffix="") as temporary:
         temporary.write_text("[\n" + ",\n".join(lines) + "\n]\n")
+
+
+def write_csv(path: Path, runs: Iterable[Run]) -> None:
+    """Write the results of runs as a table, a run a row; nested keys are joined by dots, lists are JSON."""
+    records = [{"variant": run.variant, "seed": run.seed, **flat(run.result)} for run in runs]
+    columns = dict.fromkeys(key for record in records for key in record)  # a set that keeps their order
+    with replace_on_success(path, suffix="") as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+
+
+def flat(result: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The cells of a nested result."""
+    cells: dict[str, Any] = {}
+    for key, value in result.items():
+        if isinstance(value, dict):
+            cells |= flat(value, f"{prefix}{key}.")
+        else:
+            cells[f"{prefix}{key}"] = json.dumps(value) if isinstance(value, list) else value
+    return cells
 
 
 def execute(name: str, variant: str, settings: dict[str, Any], context: Context) -> Run:

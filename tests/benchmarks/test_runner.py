@@ -179,6 +179,23 @@ def test_the_results_of_every_benchmark_can_be_reported(name: str, tmp_path: Pat
     assert len(cells) == (1 if runs else 0)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_table_beside_the_results_has_them_all(name: str, tmp_path: Path) -> None:
+    path = FOLDER / "results" / f"{name}.json"
+    runner.write_csv(tmp_path / "results.csv", runner.read(path))
+    assert path.with_suffix(".csv").read_text() == (tmp_path / "results.csv").read_text()
+
+
+def test_a_table_of_results_is_flat(tmp_path: Path) -> None:
+    results = [{"score": 1.0, "curve": [1, 2]}, {"score": 2.0, "seconds": {"train": {"cpu": 3}}}]
+    runner.write(tmp_path / "runs.json", [Run("a, b", seed, {}, {}, result) for seed, result in enumerate(results)])
+    assert (tmp_path / "runs.csv").read_text().splitlines() == [
+        "variant,seed,score,curve,seconds.train.cpu",
+        '"a, b",0,1.0,"[1, 2]",',
+        '"a, b",1,2.0,,3',
+    ]
+
+
 def test_numbers_of_steps_at_a_scale() -> None:
     assert Options(0.5).scaled(100) == 50
     assert Options(0.001).scaled(100) == 1
