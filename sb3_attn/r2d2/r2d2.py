@@ -361,10 +361,15 @@ class R2D2(ActorCheckpoints):
 
     def _make_actors(self, episodes: dict[str, Any] | None = None) -> Actors:
         """Make the actors of ``learn()``; those in this process go on with the episodes of a checkpoint, if given."""
-        copy = lru_cache(maxsize=1)(partial(copy_parameters, self.q_net))  # one copy serves all actors
+
+        @lru_cache(maxsize=1)  # one copy serves all actors
+        def copy(tensor_versions: tuple[int, ...], *args: Any) -> Parameters:
+            return copy_parameters(self.q_net, *args)
 
         def latest_parameters() -> Parameters:
-            return copy(self._n_updates, None if self.per_env_epsilons else self.exploration_rate)
+            # The number of updates does not tell that a callback has set other parameters
+            tensor_versions = tuple(tensor._version for tensor in self.q_net.state_dict().values())
+            return copy(tensor_versions, self._n_updates, None if self.per_env_epsilons else self.exploration_rate)
 
         spec, args = self.actor_spec(), (latest_parameters, self.rollout_length, self.actor_update_interval)
         if self.n_actors == 0:

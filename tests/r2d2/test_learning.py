@@ -205,6 +205,30 @@ def test_parameters_that_the_user_sets_between_two_calls_of_learn_are_used() -> 
     assert (model.replay_buffer.actions[5:, 1] == 2).mean() > 0.1
 
 
+class SetParameters(BaseCallback):
+    """Sets these parameters after so many steps."""
+
+    def __init__(self, n_steps: int, parameters: dict[str, Any]) -> None:
+        super().__init__()
+        self.n_steps, self.parameters = n_steps, parameters
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps == self.n_steps:
+            self.model.set_parameters(self.parameters)
+        return True
+
+
+@pytest.mark.parametrize("n_actors", [0, 2])
+def test_actors_get_the_parameters_that_a_callback_sets(n_actors: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also without an update, after which they would get new ones anyway. A trajectory has 10 steps."""
+    loaded, load = [], Actor.load
+    monkeypatch.setattr(Actor, "load", lambda self, given: loaded.append(given.arrays["q_net.0.weight"]) or load(self, given))
+    model, other = (make_r2d2(n_actors=n_actors, learning_starts=10**6, seed=seed) for seed in range(2))
+    before, after = (each.q_net.state_dict()["q_net.0.weight"].numpy().copy() for each in (model, other))
+    model.learn(60, SetParameters(30, other.get_parameters()))
+    np.testing.assert_array_equal(loaded, [before] * 3 + [after] * 3)
+
+
 @pytest.mark.parametrize("n_actors", [0, 2])
 def test_predict_explores_as_the_greediest_environment(n_actors: int) -> None:
     model = make_r2d2(n_actors=n_actors).learn(60)
