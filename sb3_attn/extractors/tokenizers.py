@@ -2,8 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim
@@ -258,9 +259,15 @@ def _layers(trunk: str | Trunk) -> Trunk:
         if trunk not in TRUNKS:
             raise ValueError(f"trunk={trunk!r} is unknown; choose one of {sorted(TRUNKS)}, or give convolutions as a list.")
         return TRUNKS[trunk]
-    if not trunk or not all(len(layer) == 3 for layer in trunk) or not all(n >= 1 for layer in trunk for n in layer):
+    if not (isinstance(trunk, list | tuple) and trunk and all(map(_is_layer, trunk))):
         raise ValueError(f"trunk={trunk!r} must be a list of (channels, kernel size, stride), each at least 1.")
     return trunk
+
+
+def _is_layer(layer: Any) -> bool:
+    return (
+        isinstance(layer, list | tuple) and len(layer) == 3 and all(isinstance(n, int | np.integer) and n >= 1 for n in layer)
+    )
 
 
 def _grid_and_field(name: str | Trunk, layers: Trunk, size: tuple[int, ...]) -> tuple[tuple[int, int], ReceptiveField]:

@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.type_aliases import GymEnv, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn import DQN
 
@@ -88,6 +88,20 @@ def _shapes(owner: Any) -> Any:
     return {key: part.shape for key, part in space.items()} if isinstance(space, spaces.Dict) else space.shape
 
 
+def fitting_policy(space: spaces.Space) -> str:
+    """
+    Choose the policy of SB3's three that fits observations.
+
+    :param space: of the observations
+    :return: its name
+    """
+    if isinstance(space, spaces.Dict):
+        return "MultiInputPolicy"
+    # Not for a grid's cells, such as MiniGrid's: NatureCNN takes images from 36 pixels on
+    has_pixels = isinstance(space, spaces.Box) and is_image_space(space) and sorted(space.shape)[1] >= 36
+    return "CnnPolicy" if has_pixels else "MlpPolicy"
+
+
 def _check_observation_space(space: spaces.Space) -> None:
     """Check that SB3 can turn observations into tensors; it would say so without a remedy, or only once it acts."""
     for part in space.values() if isinstance(space, spaces.Dict) else [space]:
@@ -114,6 +128,16 @@ def _check_learning_rate(name: str, value: Any) -> None:
 
 def _check_train_freq(name: str, value: Any) -> None:
     check_whole(name, value[0] if isinstance(value, tuple | list) else value, at_least=1)
+
+
+def _check_train_freq_unit(train_freq: Any, n_envs: int) -> None:
+    """Check that episodes are counted in a single environment; SB3 would say so only in ``learn``."""
+    counts_episodes = isinstance(train_freq, tuple) and train_freq[1] in ("episode", TrainFrequencyUnit.EPISODE)
+    if counts_episodes and n_envs > 1:
+        raise ValueError(
+            f"train_freq=({train_freq[0]}, 'episode') needs a single environment, but there are {n_envs}; give a number of "
+            "steps."
+        )
 
 
 class MultiDiscreteActions(OffPolicyAlgorithm):
@@ -225,6 +249,7 @@ class ArgumentChecks(DQN):
                 f"they become {_shapes(self)} in a wrapper around it; wrap in VecNormalize last, as in "
                 "VecNormalize(VecTransposeImage(env))."
             )
+        _check_train_freq_unit(self.train_freq, self.n_envs)
         check_lengths(self.trace_length, self.burn_in_length, self.sequence_period)
         # Actions: Q-values are indexed from 0
         assert isinstance(self.action_space, spaces.Discrete | spaces.MultiDiscrete), "_wrap_env() has refused all others"
@@ -288,12 +313,10 @@ class ArgumentChecks(DQN):
                 f"policy_kwargs has {ignored}, but {self.policy_class.__name__} sets {sorted(ignored)} itself; leave that "
                 "out, or use another policy."
             )
-        space = self.observation_space
         flattens = self.policy_class is RecurrentDQNPolicy and not self.policy_kwargs.get("features_extractor_class")
-        # Not of a grid's cells, such as MiniGrid's: NatureCNN takes images from 36 pixels on
-        if flattens and isinstance(space, spaces.Box) and is_image_space(space) and sorted(space.shape)[1] >= 36:
+        if flattens and fitting_policy(self.observation_space) == "CnnPolicy":
             warnings.warn(
-                f"policy=MlpPolicy flattens the images of observation_space={space}; 'CnnPolicy' and "
+                f"policy=MlpPolicy flattens the images of observation_space={self.observation_space}; 'CnnPolicy' and "
                 "'ImpalaPolicy' have convolutions.",
                 stacklevel=5,  # the caller of RecurrentDQN's constructor, which has two decorators
             )

@@ -336,7 +336,16 @@ class SaveCheckpoints(BaseCallback):
         return True
 
     def save(self) -> None:
-        """Write a checkpoint now, between two rollouts."""
+        """
+        Write a checkpoint now, between two rollouts.
+
+        :raises RuntimeError: before ``learn()``, which gives this callback its model
+        """
+        if not hasattr(self, "model"):
+            raise RuntimeError(
+                f"SaveCheckpoints(folder={str(self.folder)!r}) has no model before learn(); call "
+                "model.save_checkpoint(folder)."
+            )
         self._last = self.num_timesteps
         try:
             path = self.model.save_checkpoint(self.folder)

@@ -2,6 +2,8 @@
 
 import re
 import warnings
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from stable_baselines3.dqn import policies
 
 from sb3_attn import R2D2, PrioritizedSequenceReplayBuffer, RecurrentDQN, SequenceReplayBuffer
 from tests.helpers.environments import Counter, counters
-from tests.helpers.models import Make
+from tests.helpers.models import Make, make_rdqn
 
 WHOLE_EPISODES = dict(trace_length=None, burn_in_length=0, sequence_period=None)
 BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
@@ -102,6 +104,16 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
 def test_a_bad_argument_is_named(make: Make, arguments: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         make(counters(), **arguments)
+
+
+def test_episodes_are_counted_in_a_single_environment(tmp_path: Path) -> None:
+    by_episodes = dict(train_freq=(1, "episode"))
+    make_rdqn(counters(1), **by_episodes).save(tmp_path / "model")
+    for make in (partial(make_rdqn, **by_episodes), partial(RecurrentDQN.load, tmp_path / "model")):
+        with pytest.raises(
+            ValueError, match=r"train_freq=\(1, 'episode'\) needs a single .* there are 2; give a number of st"
+        ):
+            make(env=counters(2))
 
 
 def test_an_argument_of_the_policy_is_sent_there(make: Make) -> None:

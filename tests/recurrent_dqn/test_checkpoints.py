@@ -247,6 +247,15 @@ def test_only_algorithms_with_checkpoints_write_them(tmp_path: Path) -> None:
         DQN("MlpPolicy", "CartPole-v1", device="cpu").learn(5, SaveCheckpoints(tmp_path, 40))
 
 
+def test_the_callback_has_a_model_from_learn_on(tmp_path: Path) -> None:
+    callback = SaveCheckpoints(tmp_path, 1000)
+    with pytest.raises(RuntimeError, match=r"has no model before learn\(\); call model\.save_checkpoint\(folder\)"):
+        callback.save()
+    make_rdqn(make_env()).learn(40, callback)
+    callback.save()
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint_40"]
+
+
 def test_a_checkpoint_of_the_same_step_is_there_until_the_new_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_rdqn(make_env()).learn(60)
     path = model.save_checkpoint(tmp_path)

@@ -202,6 +202,7 @@ def test_entropy_and_peak():
             assert recorded.peak[step, head] == max(recorded.weights[step, head])
     recorded.weights = np.eye(4)[:, None]
     np.testing.assert_array_equal(recorded.entropy, 0)  # 0 ln 0 is 0
+    assert not np.signbit(recorded.entropy).any(), "printed as -0.00"
 
 
 def test_a_saved_episode_has_weights_tokens_and_receptive_fields(tmp_path):
