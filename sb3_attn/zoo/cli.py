@@ -54,8 +54,11 @@ ENVIRONMENT_PACKAGES = {"popgym-": "popgym", "MiniGrid-": "minigrid"}
 #: RL Zoo's own default is PPO, which has no memory
 ALGO = ("--algo", "rdqn")
 
-#: How RL Zoo says that there is nothing to load, below a traceback
-NO_MODEL = re.compile("folder was not found|No (model|checkpoint) found")
+#: What RL Zoo and Optuna say below a traceback, and what to do then
+REMEDIES = {
+    "folder was not found|No (model|checkpoint) found": "train one first, or give other --folder, --algo, --env or --exp-id",
+    "No trials are completed": "correct what the errors above say, or search for longer",
+}
 
 #: For algorithms that count episodes between two tables of the log; SB3's own default is 4, which floods the terminal
 LOG_INTERVAL = ("--log-interval", "50")
@@ -73,7 +76,7 @@ def train(arguments: list[str], trust: Trust) -> None:
     """Train an agent, with the shipped hyperparameters unless --conf-file gives others."""
     from rl_zoo3 import ALGOS
 
-    from sb3_attn.zoo.registration import default_config
+    from sb3_attn.zoo.registration import default_config, fitting_policies
 
     _check_files(arguments)
     arguments = [*ALGO, *arguments]
@@ -82,7 +85,7 @@ def train(arguments: list[str], trust: Trust) -> None:
     defaults = [] if config is None else ["--conf-file", str(config)]
     if algo in ALGOS and issubclass(ALGOS[algo], OffPolicyAlgorithm):
         defaults += LOG_INTERVAL
-    with masked_evaluations():
+    with masked_evaluations(), fitting_policies():
         _call_function("rl_zoo3.train", "train", defaults + arguments, trust)
 
 
@@ -215,9 +218,9 @@ def main(arguments: list[str] | None = None) -> int:
     except RefusedFileError as error:
         raise SystemExit(f"sb3-attn {name}: {refusal(error)}") from error
     except (AssertionError, ValueError) as error:
-        if not NO_MODEL.search(str(error)):
+        remedy = next((remedy for fault, remedy in REMEDIES.items() if re.search(fault, str(error))), None)
+        if remedy is None:
             raise
-        remedy = "train one first, or give other --folder, --algo, --env or --exp-id"
         raise SystemExit(f"sb3-attn {name}: {str(error).rstrip('.')}; {remedy}.") from error
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
@@ -278,10 +281,10 @@ def _check_files(arguments: list[str]) -> None:
     else:
         is_there = module.isidentifier() and importlib.util.find_spec(module) is not None
     if config and not is_there:
-        fault = f"--conf-file {config} is no .yml or .py file that exists, and no module that can be imported"
+        fault = f"--conf-file {config} is neither an existing .yml or .py file nor a module that can be imported"
         raise SystemExit(f"{sys.argv[0]}: {fault}; give one with hyperparameters, or leave it out.")
     if agent and not (agent.endswith(".zip") and Path(agent).is_file()):
-        raise SystemExit(f"{sys.argv[0]}: --trained-agent {agent} is no .zip file that exists; give one that training wrote.")
+        raise SystemExit(f"{sys.argv[0]}: --trained-agent {agent} is not an existing .zip file; give one that training wrote.")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,7 +16,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 
-from sb3_attn.recurrent_dqn import MaskableDQN, RecurrentDQNPolicy
+from sb3_attn.recurrent_dqn import RecurrentDQNPolicy
 from sb3_attn.recurrent_dqn.safe_loading import RefusedFileError, load_pickle, read_data, safe_objects, trusted_names
 from sb3_attn.recurrent_dqn.saving import SaveAndLoad
 from sb3_attn.viz.recording import wrap_env
@@ -27,7 +27,7 @@ gym.register_envs(ale_py)
 #: Ours and those of SB3, by RL Zoo's names. Where a policy fits several, the first is taken, so ours and ppo_lstm come before
 #: those whose policies theirs are subclasses of. A policy of PPO, A2C or TRPO acts alike in all three
 LOADABLE: dict[str, type[BaseAlgorithm]] = {name: algorithm.model_class for name, algorithm in ALGORITHMS.items()}
-LOADABLE |= {"maskable_dqn": MaskableDQN, "qrdqn": QRDQN, "dqn": DQN, "ppo_lstm": RecurrentPPO, "ppo": PPO, "a2c": A2C}
+LOADABLE |= {"qrdqn": QRDQN, "dqn": DQN, "ppo_lstm": RecurrentPPO, "ppo": PPO, "a2c": A2C}
 LOADABLE |= {"trpo": TRPO, "maskable_ppo": MaskablePPO, "sac": SAC, "td3": TD3}
 
 #: Replacements for what is not needed to act: pickled functions are the first thing to break between versions of Python

@@ -2,8 +2,11 @@
 
 import contextlib
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 import gymnasium as gym
@@ -27,8 +30,16 @@ def sentences(command: str) -> Iterator[None]:
         yield
     except RefusedFileError:
         raise  # the command line has a sentence for it
-    except MISTAKES as error:
+    except (*MISTAKES, AssertionError) as error:
+        if isinstance(error, AssertionError) and _is_fault(error):
+            raise
         raise SystemExit(f"{command}: {printable(str(error))}") from error
+
+
+def _is_fault(error: AssertionError) -> bool:
+    """Whether an assertion is about a program. Those of SB3 are about arguments if they have a sentence; ours never are."""
+    *_, (frame, _) = walk_tb(error.__traceback__)
+    return not str(error) or frame.f_globals["__name__"].startswith("sb3_attn.")
 
 
 @contextlib.contextmanager
@@ -48,6 +59,19 @@ def known_arguments() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def living_environments() -> Iterator[None]:
+    """
+    Say where to look if an environment cannot be made in a process of its own, which prints the error itself.
+
+    :raises ValueError: in place of the connection's error
+    """
+    try:
+        yield
+    except (EOFError, ConnectionResetError) as error:
+        raise ValueError("the process of an environment has ended; correct what its error above says.") from error
+
+
+@contextlib.contextmanager
 def named_files(options: str) -> Iterator[None]:
     """
     End a program of RL Zoo that does not train with a sentence if a file is missing: it is one that the user named.
@@ -63,21 +87,72 @@ def named_files(options: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def explained_making() -> Iterator[None]:
-    """End RL Zoo's programs with a sentence if models or environments cannot be made. What fails later keeps its traceback."""
+    """
+    End RL Zoo's programs with a sentence if models or environments cannot be made, also in a search for hyperparameters. What
+    fails later keeps its traceback.
+    """
     from rl_zoo3 import utils
     from rl_zoo3.exp_manager import ExperimentManager
 
     with contextlib.ExitStack() as stack:
-        for owner, name in ((utils, "make_vec_env"), (ExperimentManager, "setup_experiment")):
+        for owner, name, explained in (
+            (utils, "make_vec_env", _explained),
+            (ExperimentManager, "setup_experiment", _explained_setup),
+            (ExperimentManager, "hyperparameters_optimization", _explained_search),
+        ):
             stack.callback(setattr, owner, name, vars(owner)[name])
-            setattr(owner, name, _explained(vars(owner)[name]))
+            setattr(owner, name, explained(vars(owner)[name]))
         yield
 
 
 def _explained(make: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(make)
     def call(*args: Any, **kwargs: Any) -> Any:
-        with sentences(sys.argv[0]), known_arguments():
+        with sentences(sys.argv[0]), known_arguments(), living_environments():
             return make(*args, **kwargs)
+
+    return call
+
+
+def _explained_setup(setup: Callable[..., Any]) -> Callable[..., Any]:
+    """Remove the folder of a run whose model cannot be made, too, unless it has more than files for episodes."""
+
+    @functools.wraps(setup)
+    def call(manager: Any) -> Any:
+        try:
+            return _explained(setup)(manager)
+        except (SystemExit, RefusedFileError):
+            with contextlib.suppress(OSError):
+                os.rmdir(manager.params_path)
+                for path in Path(manager.save_path).glob("*.monitor.csv"):
+                    path.unlink()
+                os.rmdir(manager.save_path)
+            raise
+
+    return call
+
+
+def _explained_search(search: Callable[..., Any]) -> Callable[..., Any]:
+    """End a search with the first trial whose model cannot be made; of the last trials in threads Optuna would say nothing."""
+    from optuna.trial import TrialState
+
+    @functools.wraps(search)
+    def call(manager: Any) -> None:
+        objective, mistakes = _explained(manager.objective), []
+
+        def explained_objective(trial: Any) -> float:
+            try:
+                return objective(trial)
+            except SystemExit as error:
+                mistakes.append(error)
+                trial.study.tell(trial, state=TrialState.FAIL)  # it would go on running in the storage
+                raise
+
+        manager.objective = explained_objective
+        try:
+            search(manager)
+        finally:
+            if mistakes:
+                raise mistakes[0]
 
     return call

@@ -1,17 +1,20 @@
 """Registration of our algorithms and environments with RL Zoo."""
 
+import contextlib
 import importlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
 
 import sb3_attn
 from sb3_attn.r2d2 import R2D2
-from sb3_attn.recurrent_dqn import RecurrentDQN
+from sb3_attn.recurrent_dqn import MaskableDQN, RecurrentDQN
+from sb3_attn.recurrent_dqn.arguments import fitting_policy
 from sb3_attn.zoo.sampling import convert_r2d2_params, convert_rdqn_params, sample_r2d2_params, sample_rdqn_params
 
 
@@ -21,19 +24,21 @@ class ZooAlgorithm(NamedTuple):
 
     :param model_class: the algorithm
     :param sampler: ``(trial, n_actions, n_envs, additional_args) -> constructor arguments``: samples the hyperparameters of
-        one Optuna trial
-    :param converter: ``trial.params -> constructor arguments``: gives the same dictionary from a stored trial
+        one Optuna trial; ``None`` means RL Zoo's of DQN
+    :param converter: ``trial.params -> constructor arguments``: gives the same dictionary from a stored trial; ``None`` means
+        RL Zoo's of DQN
     """
 
     model_class: type[BaseAlgorithm]
-    sampler: Callable[..., dict[str, Any]]
-    converter: Callable[[dict[str, Any]], dict[str, Any]]
+    sampler: Callable[..., dict[str, Any]] | None = None
+    converter: Callable[[dict[str, Any]], dict[str, Any]] | None = None
 
 
 #: Our algorithms, by the names that ``--algo`` takes
 ALGORITHMS = {
     "rdqn": ZooAlgorithm(RecurrentDQN, sample_rdqn_params, convert_rdqn_params),
     "r2d2": ZooAlgorithm(R2D2, sample_r2d2_params, convert_r2d2_params),
+    "maskable_dqn": ZooAlgorithm(MaskableDQN),
 }
 
 #: Optional packages that register environments when they are imported, beside those that RL Zoo imports
@@ -61,8 +66,8 @@ def register() -> None:
 
     for name, algorithm in ALGORITHMS.items():
         ALGOS[name] = algorithm.model_class
-        HYPERPARAMS_SAMPLER[name] = algorithm.sampler
-        HYPERPARAMS_CONVERTER[name] = algorithm.converter  # type: ignore[assignment]
+        HYPERPARAMS_SAMPLER[name] = algorithm.sampler or HYPERPARAMS_SAMPLER["dqn"]
+        HYPERPARAMS_CONVERTER[name] = algorithm.converter or HYPERPARAMS_CONVERTER["dqn"]  # type: ignore[assignment]
     importlib.import_module("sb3_attn.envs")
     for package in ENVIRONMENT_PACKAGES:
         _import_if_installed(package)
@@ -97,6 +102,39 @@ def zoo_config_path(algo: str) -> Path:
         f"There is no zoo_configs/{algo}.yml beside or inside {package}: algo={algo!r} has to be one of "
         f"{['dqn', *sorted(ALGORITHMS)]}; if it is, the installation is incomplete: reinstall sb3_attn."
     )
+
+
+@contextlib.contextmanager
+def fitting_policies() -> Iterator[None]:
+    """Give an environment without an entry in our files the policy that fits its observations, while RL Zoo trains."""
+    from rl_zoo3.exp_manager import ExperimentManager
+
+    original = ExperimentManager._preprocess_action_noise  # gets the environments, just before the model is made
+
+    def preprocess(
+        manager: Any, hyperparams: dict[str, Any], saved_hyperparams: dict[str, Any], env: VecEnv
+    ) -> dict[str, Any]:
+        policy = fitting_policy(env.observation_space)
+        if policy != hyperparams.get("policy") and _has_default_policy(manager):
+            hyperparams["policy"] = saved_hyperparams["policy"] = policy
+            print(f"Using {policy}, which fits the observations")
+        return original(manager, hyperparams, saved_hyperparams, env)
+
+    ExperimentManager._preprocess_action_noise = preprocess  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        ExperimentManager._preprocess_action_noise = original  # type: ignore[method-assign]
+
+
+def _has_default_policy(manager: Any) -> bool:
+    """Whether the policy is that of the default entry of one of our files, not one that the user has chosen."""
+    import yaml
+
+    if manager.algo not in ALGORITHMS or manager.config != str(zoo_config_path(manager.algo)):
+        return False
+    has_entry = manager._is_atari or manager.env_name.gym_id in yaml.safe_load(Path(manager.config).read_text())
+    return not has_entry and not manager.continue_training and "policy" not in (manager.custom_hyperparams or {})
 
 
 def default_config(algo: str, env_id: str) -> Path | None:

@@ -5,17 +5,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import pytest
 
 pytest.importorskip("rl_zoo3")
 
+import optuna
 import rl_zoo3.enjoy
 import rl_zoo3.train
 from rl_zoo3 import exp_manager
 from rl_zoo3.utils import ALGOS
 
+from sb3_attn import RecurrentDQN
 from sb3_attn.version import __version__
 from sb3_attn.zoo import ALGORITHMS, cli, zoo_config_path
 
@@ -266,8 +269,8 @@ def test_unknown_environments_are_refused_with_a_similar_one(programs, command: 
 @pytest.mark.parametrize("option", ["--conf-file", "-conf", "--trained-agent", "-i"])
 @pytest.mark.parametrize("file", ["nofile.yml", "nofile.zip", "README.md", "folder/nofile.json", "../nofile.py"])
 def test_files_of_train_that_are_missing(programs, option: str, file: str) -> None:
-    name = "--conf-file" if "conf" in option else "--trained-agent"
-    with pytest.raises(SystemExit, match=rf"sb3-attn train: {name} {file} is no .* that exists.*; give one"):
+    name, fault = ("--conf-file", "neither an") if "conf" in option else ("--trained-agent", "not an")
+    with pytest.raises(SystemExit, match=rf"sb3-attn train: {name} {file} is {fault} existing .*; give one"):
         cli.main(["train", option, file])
     assert not programs
 
@@ -296,11 +299,14 @@ def made_environments(monkeypatch) -> Iterator[None]:
         ("nosuch:1", r"got an unexpected keyword argument 'nosuch'; correct its name, or leave it out\.$"),
         ("trace_length:0", "trace_length=0 leaves no step to learn from; give at least 1"),
         ("policy_kwargs:dict(core='foo')", "core='foo' is unknown; choose one of"),
+        ("policy:'CnnPolicy'", "You should use NatureCNN only with images"),
     ],
 )
 def test_hyperparameters_that_do_not_fit(given: str, sentence: str, tmp_path) -> None:
+    """And no run folder is left behind."""
     with pytest.raises(SystemExit, match=f"^sb3-attn train: .*{sentence}"):
         cli.main(["train", "--env", "MemoryChain-v0", "-f", str(tmp_path), "--device", "cpu", "-params", given])
+    assert list(tmp_path.rglob("*")) == [tmp_path / "rdqn"]
 
 
 @pytest.mark.usefixtures("made_environments")
@@ -312,13 +318,54 @@ def test_environments_that_do_not_fit(tmp_path) -> None:
         cli.main([*train, "MemoryChain-v0", "--env-kwargs", "foo:3"])
 
 
-@pytest.mark.parametrize("error", [TypeError("unsupported operand"), KeyError("a")])
+def test_environments_that_cannot_be_made_in_their_processes(tmp_path, capfd) -> None:
+    train = ["train", "-f", str(tmp_path), "--env", "MemoryChain-v0", "--vec-env", "subproc"]
+    with pytest.raises(SystemExit, match=r"^sb3-attn train: the process of an environment has ended; correct what its error"):
+        cli.main([*train, "--env-kwargs", "length:-3"])
+    assert "length=-3 is invalid" in capfd.readouterr().err
+
+
+OPTIMIZE = ["optimize", "--env", "MemoryChain-v0", "-n", "300", "--n-trials", "2", "--device", "cpu", "-params"]
+
+
+@pytest.mark.usefixtures("made_environments")
+@pytest.mark.parametrize("n_jobs", ["1", "2"])
+def test_hyperparameters_that_fit_no_trial(n_jobs: str, tmp_path, monkeypatch, capfd) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=r"^sb3-attn optimize: tau=3 must lie between 0 and 1\.$"):
+        cli.main([*OPTIMIZE, "tau:3", "n_envs:1", "--n-jobs", n_jobs, "--storage", "a.log", "--study-name", "a"])
+    assert "Traceback" not in capfd.readouterr().err
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend("a.log"))
+    assert {trial.state.name for trial in optuna.load_study(study_name="a", storage=storage).trials} == {"FAIL"}
+
+
+@pytest.mark.usefixtures("made_environments")
+def test_a_search_in_which_no_trial_is_completed(tmp_path, monkeypatch, capfd) -> None:
+    def learn(*_: object, **__: object) -> None:
+        raise ValueError("the loss is nan")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(RecurrentDQN, "learn", learn)
+    with pytest.raises(SystemExit, match=r"^sb3-attn optimize: No trials are completed yet; correct what the errors"):
+        cli.main([*OPTIMIZE, "n_envs:1"])
+    assert capfd.readouterr().out.count("the loss is nan") == 2
+
+
+@pytest.mark.parametrize("error", [TypeError("unsupported operand"), KeyError("a"), AssertionError()])
 def test_faults_of_programs_are_not_hidden(error: Exception, tmp_path, monkeypatch) -> None:
     def fail(*args: object, **kwargs: object) -> None:
         raise error
 
     monkeypatch.setattr(exp_manager, "make_vec_env", fail)
     with pytest.raises(type(error)):
+        cli.main(["train", "--env", "MemoryChain-v0", "-f", str(tmp_path), "--device", "cpu"])
+
+
+def test_assertions_of_this_package_are_not_hidden(tmp_path, monkeypatch) -> None:
+    module: dict[str, Any] = {"__name__": "sb3_attn.some_module"}
+    exec("def fail(*args, **kwargs):\n    raise AssertionError('this cannot be')", module)
+    monkeypatch.setattr(exp_manager, "make_vec_env", module["fail"])
+    with pytest.raises(AssertionError, match="this cannot be"):
         cli.main(["train", "--env", "MemoryChain-v0", "-f", str(tmp_path), "--device", "cpu"])
 
 

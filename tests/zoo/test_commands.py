@@ -5,15 +5,19 @@ import zipfile
 from itertools import pairwise
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import yaml
+from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
 import sb3_attn.envs  # noqa: F401  # registers the tasks
-from sb3_attn import R2D2, RecurrentDQN
+from sb3_attn import R2D2, MaskableDQN, RecurrentDQN
 from sb3_attn.zoo import ALGORITHMS, cli, zoo_config_path
+from sb3_attn.zoo.run_folders import load_settings
+from tests.helpers.environments import POLICIES, Walk
 from tests.helpers.processes import ENV_ID, TrainingRun, run_module, run_python
 
 AGENT = ("--algo", "rdqn", "--env", ENV_ID)
@@ -96,6 +100,49 @@ def test_r2d2_trains_is_shown_and_goes_on(n_actors: int, tmp_path: Path, capsys)
     before, after = R2D2.load(first, device="cpu"), R2D2.load(second, device="cpu")
     assert before.n_actors == after.n_actors == n_actors
     assert after._n_updates > before._n_updates > 0
+
+
+def test_maskable_dqn_trains_and_is_evaluated_with_masks(tmp_path: Path) -> None:
+    agent = ("--algo", "maskable_dqn", "--env", "CardOrder-v0", "-f", str(tmp_path), "--device", "cpu")
+    assert cli.main(["train", *agent, "-n", "300", "--eval-freq", "100", "-params", "learning_starts:50"]) == 0
+    run = tmp_path / "maskable_dqn" / "CardOrder-v0_1"
+    assert (np.load(run / "evaluations.npz")["ep_lengths"] == 10).all(), "an invalid action would have ended an episode"
+    assert MaskableDQN.load(run / "CardOrder-v0.zip", device="cpu")._n_updates > 0
+
+
+@pytest.fixture
+def walk(request, monkeypatch) -> None:
+    """Register Walk-v0, with the observations that the test asks for."""
+    spec = EnvSpec("Walk-v0", entry_point=Walk, kwargs={"kind": request.param})
+    monkeypatch.setitem(gym.registry, "Walk-v0", spec)
+
+
+TRAIN = ("-n", "20", "--eval-freq", "-1", "--device", "cpu")
+
+
+def policy_of_run(*arguments: str, folder: Path) -> str:
+    """The policy of a run of a few steps, as its settings name it."""
+    assert cli.main(["train", *arguments, *TRAIN, "-f", str(folder)]) == 0
+    (settings,) = folder.rglob("config.yml")
+    return str(load_settings(settings)["policy"])
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize(("walk", "policy"), POLICIES.items(), indirect=["walk"])
+def test_the_default_policy_fits_the_observations(walk: None, policy: str, algo: str, tmp_path: Path) -> None:
+    params = ("-params", "buffer_size:2000", "n_envs:1")
+    assert policy_of_run("--algo", algo, "--env", "Walk-v0", *params, folder=tmp_path) == policy
+
+
+@pytest.mark.filterwarnings("ignore:policy=MlpPolicy flattens the images")
+@pytest.mark.parametrize("walk", ["image"], indirect=True)
+def test_a_policy_that_is_chosen_is_kept(walk: None, tmp_path: Path) -> None:
+    own = tmp_path / "own.yml"
+    own.write_text("default: {n_timesteps: 20, policy: MlpPolicy}")
+    train = ("--env", "Walk-v0", "-params", "buffer_size:2000")
+    for given in ((*train, "policy:'MlpPolicy'"), (*train, "--conf-file", str(own))):
+        assert policy_of_run(*given, folder=tmp_path / str(len(given))) == "MlpPolicy"
+    assert policy_of_run("--env", "RememberedSearch-v0", folder=tmp_path / "entry") == "sb3_attn.DARQNPolicy"
 
 
 def test_record_video_writes_a_video(training_run: TrainingRun, tmp_path: Path) -> None:

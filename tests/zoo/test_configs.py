@@ -20,7 +20,7 @@ from sb3_attn.zoo import register, zoo_config_path
 
 register()
 
-ALGORITHMS = ("rdqn", "dqn", "r2d2")
+ALGORITHMS = ("rdqn", "dqn", "r2d2", "maskable_dqn")
 CONFIGS: dict[str, dict[str, Any]] = {algo: yaml.safe_load(zoo_config_path(algo).read_text()) for algo in ALGORITHMS}
 ENTRIES = [(algo, key) for algo, config in CONFIGS.items() for key in config]
 
@@ -33,6 +33,7 @@ BY_FREQUENCY = {"n_envs": 2, "train_freq": 25, "gradient_steps": 1}
 SMALLER = {
     "rdqn": BY_FREQUENCY,
     "dqn": BY_FREQUENCY,
+    "maskable_dqn": BY_FREQUENCY,
     "r2d2": {"n_envs": 2},
     "r2d2 with actors": {"n_envs": 1, "n_actors": 2},
 }

@@ -7,7 +7,7 @@ pytest.importorskip("rl_zoo3")
 from rl_zoo3 import enjoy, exp_manager, hyperparams_opt, train, utils
 
 import sb3_attn
-from sb3_attn import R2D2, RecurrentDQN
+from sb3_attn import R2D2, MaskableDQN, RecurrentDQN
 from sb3_attn.zoo import ALGORITHMS, register, registration, zoo_config_path
 from tests.helpers.processes import run_python
 
@@ -47,6 +47,13 @@ def test_what_is_not_installed_is_named(tmp_path: Path) -> None:
         assert message in line
 
 
+def test_maskable_dqn_is_searched_as_dqn() -> None:
+    register()
+    assert utils.ALGOS["maskable_dqn"] is MaskableDQN
+    for table in (hyperparams_opt.HYPERPARAMS_SAMPLER, hyperparams_opt.HYPERPARAMS_CONVERTER):
+        assert table["maskable_dqn"] is table["dqn"]
+
+
 def test_registration_twice_changes_nothing() -> None:
     register()
     tables = (utils.ALGOS, hyperparams_opt.HYPERPARAMS_SAMPLER, hyperparams_opt.HYPERPARAMS_CONVERTER)
@@ -83,5 +90,5 @@ def test_config_path_prefers_the_one_inside_the_package(tmp_path, monkeypatch) -
 
 
 def test_unknown_config_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(FileNotFoundError, match=r"algo='ppo' has to be one of \['dqn', 'r2d2', 'rdqn'\]"):
+    with pytest.raises(FileNotFoundError, match=r"algo='ppo' has to be one of \['dqn', 'maskable_dqn', 'r2d2', 'rdqn'\]"):
         zoo_config_path("ppo")

@@ -25,7 +25,7 @@ YAML = {
     "policy_kwargs": {"core": "gru", "core_kwargs": {"update_bias": 0.0}},
 }
 
-each_algorithm = pytest.mark.parametrize("algo", ALGORITHMS)
+each_algorithm = pytest.mark.parametrize("algo", [name for name, algorithm in ALGORITHMS.items() if algorithm.sampler])
 
 
 def trials(algo: str, n_trials: int) -> list[tuple[Any, dict[str, Any]]]:
