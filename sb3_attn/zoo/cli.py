@@ -76,6 +76,7 @@ def train(arguments: list[str], trust: Trust) -> None:
     """Train an agent, with the shipped hyperparameters unless --conf-file gives others."""
     from rl_zoo3 import ALGOS
 
+    from sb3_attn.zoo.masking import masked_evaluations
     from sb3_attn.zoo.registration import default_config, fitting_policies
 
     _check_files(arguments)
@@ -89,24 +90,6 @@ def train(arguments: list[str], trust: Trust) -> None:
         _call_function("rl_zoo3.train", "train", defaults + arguments, trust)
 
 
-@contextlib.contextmanager
-def masked_evaluations() -> Iterator[None]:
-    """Have SB3's ``EvalCallback``, which RL Zoo evaluates with, give action masks to models that use them."""
-    from sb3_contrib.common.maskable.evaluation import evaluate_policy as evaluate_with_masks
-    from stable_baselines3.common import callbacks
-
-    original = callbacks.evaluate_policy
-
-    def evaluate(model: Any, *args: Any, **kwargs: Any) -> Any:
-        return (evaluate_with_masks if getattr(model, "use_masking", False) else original)(model, *args, **kwargs)
-
-    callbacks.evaluate_policy = evaluate
-    try:
-        yield
-    finally:
-        callbacks.evaluate_policy = original
-
-
 def optimize(arguments: list[str], trust: Trust) -> None:
     """Search for hyperparameters with Optuna."""
     train([*OPTIMIZE_DEFAULTS, *arguments], trust)
@@ -114,12 +97,18 @@ def optimize(arguments: list[str], trust: Trust) -> None:
 
 def enjoy(arguments: list[str], trust: Trust) -> None:
     """Watch or score a trained agent."""
-    _call_function("rl_zoo3.enjoy", "enjoy", [*AGENT, *arguments], trust)
+    from sb3_attn.zoo.masking import masked_acting
+
+    with masked_acting():
+        _call_function("rl_zoo3.enjoy", "enjoy", [*AGENT, *arguments], trust)
 
 
 def record_video(arguments: list[str], trust: Trust) -> None:
     """Record a video of a trained agent."""
-    _run_module("rl_zoo3.record_video", [*AGENT, *_split_packages(arguments)[1]], trust)
+    from sb3_attn.zoo.masking import masked_acting
+
+    with masked_acting():
+        _run_module("rl_zoo3.record_video", [*AGENT, *_split_packages(arguments)[1]], trust)
 
 
 def record_training(arguments: list[str], trust: Trust) -> None:

@@ -102,12 +102,18 @@ def test_r2d2_trains_is_shown_and_goes_on(n_actors: int, tmp_path: Path, capsys)
     assert after._n_updates > before._n_updates > 0
 
 
-def test_maskable_dqn_trains_and_is_evaluated_with_masks(tmp_path: Path) -> None:
+def test_maskable_dqn_is_trained_evaluated_and_watched_with_masks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
     agent = ("--algo", "maskable_dqn", "--env", "CardOrder-v0", "-f", str(tmp_path), "--device", "cpu")
     assert cli.main(["train", *agent, "-n", "300", "--eval-freq", "100", "-params", "learning_starts:50"]) == 0
     run = tmp_path / "maskable_dqn" / "CardOrder-v0_1"
     assert (np.load(run / "evaluations.npz")["ep_lengths"] == 10).all(), "an invalid action would have ended an episode"
     assert MaskableDQN.load(run / "CardOrder-v0.zip", device="cpu")._n_updates > 0
+    assert cli.main(["enjoy", *agent, "--no-render", "-n", "40"]) == 0
+    assert "Mean episode length: 10.00" in capsys.readouterr().out
+    assert cli.main(["record-video", *agent[:6], "-n", "10"]) == 0
+    assert not [warning for warning in recwarn if "without action_masks" in str(warning.message)]
 
 
 @pytest.fixture
