@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn import DQN
 
 from sb3_attn.common.checks import ValueCheck, check_dict, check_flag, check_number, check_whole, optional
+from sb3_attn.recurrent_dqn.heads import QuantileHead
 from sb3_attn.recurrent_dqn.policies import RecurrentDQNPolicy
 from sb3_attn.replay import PrioritizedSequenceReplayBuffer, SequenceReplayBuffer
 from sb3_attn.replay.sequence_buffer import check_lengths
@@ -319,6 +320,12 @@ class ArgumentChecks(DQN):
                 f"policy=MlpPolicy flattens the images of observation_space={self.observation_space}; 'CnnPolicy' and "
                 "'ImpalaPolicy' have convolutions.",
                 stacklevel=5,  # the caller of RecurrentDQN's constructor, which has two decorators
+            )
+        head = self.policy_kwargs.get("head")
+        if self.value_rescaling and head in ("quantile", QuantileHead):
+            raise ValueError(
+                f"value_rescaling=True bends the quantiles of head={head!r}, so that their mean would no longer be the "
+                "expected return; use value_rescaling=False."
             )
         n_steps, sequence_length = self.buffer_size // self.n_replay_envs, self.burn_in_length + (self.trace_length or 1)
         if n_steps < sequence_length:

@@ -21,7 +21,7 @@ from sb3_attn.envs import CardOrder
 from sb3_attn.replay import SequenceReplayBuffer, SequenceReplayBufferSamples
 from sb3_attn.replay.observation_store import MASKS_KEY
 from sb3_attn.viz.recording import record_episode
-from sb3_attn.zoo.cli import masked_evaluations
+from sb3_attn.zoo.masking import masked_evaluations
 from tests.helpers.environments import MaskedWalk, Walk, masked_walks, valid_actions, walks
 from tests.helpers.models import Make, assert_same, make_r2d2, make_rdqn, parameters
 

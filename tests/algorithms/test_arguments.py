@@ -55,8 +55,15 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     (dict(tau=-1), "tau=-1 must lie between 0 and 1"),
     (dict(max_grad_norm=-1), r"max_grad_norm=-1 must be positive; float\('inf'\) means no limit"),
     (dict(policy_kwargs=dict(head_kwargs=dict(n_values=8))), 'n_values=8 of Head must be 1; leave it out, or use head="q'),
-    (dict(policy_kwargs=dict(head="quantile", head_kwargs=dict(n_values=0))), "n_values=0 of QuantileHead must be at least 1"),
+    (
+        dict(policy_kwargs=dict(head="quantile", head_kwargs=dict(n_values=0)), value_rescaling=False),
+        "n_values=0 of QuantileHead must be at least 1",
+    ),
     (dict(policy_kwargs=dict(net_arch=dict(pi=[8], vf=[8]))), r"net_arch=\{.*\} must be a list, as in net_arch=\[64\]"),
+    (
+        dict(policy_kwargs=dict(head="quantile"), value_rescaling=True),
+        "value_rescaling=True bends the quantiles of head='quan",
+    ),
     (dict(policy_kwargs=dict(net_arch=64)), r"net_arch=64 must be a list"),
     (dict(policy_kwargs=dict(hidden_size=64)), r"hidden_size is not supported; use core_kwargs=dict\(hidden_size=\.\.\.\)"),
     (dict(td_lambda=1.5, n_steps=1), r"td_lambda=1\.5 must lie between 0 and 1, or be None"),

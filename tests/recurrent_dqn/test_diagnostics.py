@@ -192,8 +192,13 @@ def test_r2d2_logs_the_means_of_what_its_actors_sent(n_actors: int, monkeypatch:
 # ---------------------------------------------------------------- updates
 
 
-@pytest.mark.parametrize("value_rescaling", [False, True])
-@pytest.mark.parametrize("name", [name for name in CORES if name != "reinforce"])
+@pytest.mark.parametrize(
+    ("name", "value_rescaling"),
+    [
+        *((name, False) for name in CORES if name != "reinforce"),
+        *((name, True) for name in CORES if name not in ("reinforce", "quantiles")),
+    ],
+)
 def test_value_and_state_of_an_update_are_those_of_its_windows_one_by_one(
     name: str, value_rescaling: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -414,7 +419,7 @@ def test_every_number_is_finite(name: str, kind: str, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("name", ALGORITHMS)
 @pytest.mark.parametrize(
     "switches",
-    [dict(policy_kwargs=dict(head="quantile")), CORES["gtrxl"], CORES["reinforce"], dict(prioritized_replay=True)],
+    [CORES["quantiles"] | dict(value_rescaling=False), CORES["gtrxl"], CORES["reinforce"], dict(prioritized_replay=True)],
     ids=str,
 )
 def test_learning_is_the_same_without_diagnostics(
