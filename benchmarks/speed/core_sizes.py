@@ -1,15 +1,23 @@
-"""Forward and backward pass of each memory core, against the LSTM, and as the length, the batch and its sizes grow."""
+"""
+Forward and backward pass of each memory core, against the LSTM, and as the length, the batch and its sizes grow.
 
-import resource
+Whole updates of RecurrentDQN with the sliding windows, over windows of 1,000 steps, are measured as well.
+"""
+
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch as th
+from gymnasium import spaces
 
-from benchmarks.runner import Benchmark, Context, Options, Row, Settings, Variants, compared, values
-from benchmarks.speed.turns import cpu_milliseconds, in_turn, medians, ratio
+from benchmarks.environments import SlowEnv
+from benchmarks.runner import Benchmark, Context, Options, Row, Run, Settings, Variants, compared, values
+from benchmarks.speed.turns import cpu_milliseconds, in_turn, medians, peak_memory, ratio
+from sb3_attn import RecurrentDQN
 from sb3_attn.memory import make_core
 
 INPUT_SIZE = 64
@@ -30,13 +38,24 @@ ARGUMENTS = {
 FACTORS = (4, 16)
 #: Numbers of windows for which a core is compared with the LSTM; by default an update has 8 of 128 steps, or more of fewer
 AGAINST_LSTM = (8, 32)
+#: Cores of which updates over long windows are measured, each against both LSTMs
+UPDATED = {
+    "lstm of 64 units": ("lstm", ARGUMENTS["lstm"]),
+    "lstm of 128 units": ("lstm", {"hidden_size": 128}),
+    "key_value": ("key_value", ARGUMENTS["key_value"]),
+    "gtrxl": ("gtrxl", ARGUMENTS["gtrxl"]),
+}
+UPDATE_LENGTH, N_STEPS = 1_000, 3_000
 #: Growth still counts as linear up to this factor
 TOLERANCE = 1.25
 
 
 def settings(options: Options) -> Settings:
-    """A variant for each core."""
-    return {core: {"core": core, "factors": [*FACTORS], "rounds": options.scaled(5)} for core in ARGUMENTS}
+    """A variant for each core, and one of updates for each number of windows."""
+    variants: Settings = {core: {"core": core, "factors": [*FACTORS], "rounds": options.scaled(5)} for core in ARGUMENTS}
+    for n_windows in AGAINST_LSTM:
+        variants[f"update, {n_windows} windows"] = {"n_windows": n_windows, "rounds": options.scaled(15)}
+    return variants
 
 
 def unroll(core: str, length: int, batch_size: int, **arguments: int) -> Callable[[], None]:
@@ -51,8 +70,39 @@ def unroll(core: str, length: int, batch_size: int, **arguments: int) -> Callabl
     return both
 
 
-def measure(context: Context, core: str, factors: list[int], rounds: int) -> dict[str, Any]:
-    """Measure all sizes in turn; returns the milliseconds of each, ratios to the LSTM, and the peak memory in MiB."""
+def make_update(name: str, n_windows: int, seed: int) -> Callable[[], None]:
+    """An update of RecurrentDQN over long windows, from an episode that does not end."""
+    core, arguments = UPDATED[name]
+    model = RecurrentDQN(
+        "MlpPolicy",
+        SlowEnv(spaces.Box(-1, 1, (4,), np.float32)),
+        buffer_size=N_STEPS,
+        learning_starts=N_STEPS,
+        trace_length=UPDATE_LENGTH,
+        burn_in_length=0,
+        policy_kwargs=dict(core=core, core_kwargs=arguments),
+        seed=seed,
+        device="cpu",
+    )
+    model.learn(N_STEPS)
+    return partial(model.train, 1, n_windows)
+
+
+def measure(context: Context, **settings: Any) -> dict[str, Any]:
+    """Measure updates or a core, whichever the settings are of."""
+    return (measure_updates if "n_windows" in settings else measure_sizes)(context, **settings)
+
+
+def measure_updates(context: Context, n_windows: int, rounds: int) -> dict[str, Any]:
+    """Measure all updates in turn; returns the milliseconds of each, and the peak memory in MiB of a process that does two."""
+    updates = {name: cpu_milliseconds(make_update(name, n_windows, context.seed)) for name in UPDATED}
+    times = in_turn(updates, rounds, warm_up=1)
+    peaks = {name: peak_memory(make_update, name, n_windows, context.seed) for name in UPDATED}
+    return {"milliseconds": medians(times), "peak_memory": peaks, "rounds": times}
+
+
+def measure_sizes(context: Context, core: str, factors: list[int], rounds: int) -> dict[str, Any]:
+    """Measure all sizes in turn; returns the milliseconds of each."""
     th.manual_seed(context.seed)
     start = {**START, **ARGUMENTS[core]}
     sides = {"start": cpu_milliseconds(unroll(core, **start))}
@@ -62,13 +112,15 @@ def measure(context: Context, core: str, factors: list[int], rounds: int) -> dic
         sizes = {**START, **arguments, "batch_size": batch_size}
         sides[f"{batch_size} windows, {name}"] = cpu_milliseconds(unroll(name, **sizes))
     times = in_turn(sides, rounds, warm_up=1)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"milliseconds": medians(times), "peak_memory": peak, "rounds": times}
+    return {"milliseconds": medians(times), "rounds": times}
 
 
 def rows(variants: Variants) -> Iterator[Row]:
     """A size of a core a row: the time at its largest, and where it stops growing linearly; and a row for each comparison."""
     for core, runs in variants.items():
+        if "n_windows" in runs[0].settings:
+            yield from update_rows(core, runs)
+            continue
         times = {side: median(values(runs, "milliseconds", side)) for side in runs[0].result["milliseconds"]}
         shares: dict[str, dict[int, float]] = {}  # of what linear growth would take
         for side, time in times.items():
@@ -92,6 +144,17 @@ def rows(variants: Variants) -> Iterator[Row]:
                 share = median(ratio(run.result["rounds"][ours], run.result["rounds"][theirs]) for run in runs)
                 what = f"core {core}, {batch_size} windows of {START['length']} steps"
                 yield compared(what, f"{times[ours]:,.1f} ms", "our lstm", f"{times[theirs]:,.1f} ms", share)
+
+
+def update_rows(name: str, runs: list[Run]) -> Iterator[Row]:
+    """An update with a sliding window and one with an LSTM a row."""
+    times, memory = ({side: median(values(runs, key, side)) for side in UPDATED} for key in ("milliseconds", "peak_memory"))
+    lstms, others = ([side for side in UPDATED if side.startswith("lstm") == is_lstm] for is_lstm in (True, False))
+    for ours, theirs in product(others, lstms):
+        share = median(ratio(run.result["rounds"][ours], run.result["rounds"][theirs]) for run in runs)
+        what, cells = f"{name} of {UPDATE_LENGTH:,} steps: {ours}", [f"{times[side]:,.1f} ms" for side in (ours, theirs)]
+        note = f"memory {memory[ours]:,.0f} MiB, {memory[ours] / memory[theirs]:.2f} of {memory[theirs]:,.0f}"
+        yield compared(what, cells[0], f"our {theirs}", cells[1], share, note)
 
 
 BENCHMARK = Benchmark(settings, measure, rows, seeds=1, alone=True)

@@ -1,9 +1,10 @@
-"""An update of RecurrentDQN over images of 84 x 84 pixels: trained convolutions, in bfloat16, and frozen features."""
+"""An update of RecurrentDQN over images of 84 x 84 pixels: trained, in bfloat16 and in parts, and frozen features."""
 
-from collections.abc import Iterator
-from functools import partial
+import sys
+from collections.abc import Callable, Iterator
 from statistics import median
 from typing import Any
+from unittest import mock
 
 import gymnasium as gym
 import numpy as np
@@ -11,8 +12,9 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from benchmarks.runner import Benchmark, Context, Options, Row, Settings, Variants, compared, values
-from benchmarks.speed.turns import cpu_milliseconds, in_turn, medians, ratio
+from benchmarks.speed.turns import cpu_milliseconds, in_turn, medians, peak_memory, ratio
 from sb3_attn import FrozenEncoder, RecurrentDQN, VecFrozenFeatures
+from sb3_attn.recurrent_dqn import networks
 
 BATCH_SIZE, N_STEPS = 32, 600
 #: Trained steps of a window; frozen features train the last 8 of as many
@@ -27,6 +29,13 @@ KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"bf16_features": True, "core_kwargs": {"bf16": True}},
         {"trace_length": N_TRAINED, "burn_in_length": LENGTH - N_TRAINED},
     ),
+}
+#: How images of shorter windows are encoded: all at once, or in parts, as on every CPU
+SHORT = {"trace_length": 40, "burn_in_length": 20}
+ENCODINGS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "at once": ("CnnPolicy", {}, SHORT),
+    "in parts": ("CnnPolicy", {}, SHORT),
+    "in parts, bf16": ("CnnPolicy", {"bf16_features": True}, SHORT),
 }
 
 
@@ -50,13 +59,17 @@ class RandomImages(gym.Env):
 
 
 def settings(options: Options) -> Settings:
-    """One variant, with all kinds."""
-    return {f"{BATCH_SIZE} windows of {LENGTH} frames": {"rounds": options.scaled(7)}}
+    """A variant with all kinds, and one with all encodings."""
+    rounds = options.scaled(7)
+    return {
+        f"{BATCH_SIZE} windows of {LENGTH} frames": {"rounds": rounds},
+        f"{BATCH_SIZE} windows of {sum(SHORT.values())} frames": {"rounds": rounds, "encodings": True},
+    }
 
 
 def make_model(kind: str, seed: int) -> RecurrentDQN:
     """A model with a filled replay, and no update so far."""
-    policy, policy_kwargs, lengths = KINDS[kind]
+    policy, policy_kwargs, lengths = (KINDS | ENCODINGS)[kind]
     env: VecEnv = DummyVecEnv([RandomImages])
     if policy == "FrozenFeaturesPolicy":
         env = VecFrozenFeatures(env, FrozenEncoder.random(env, n_images=100))
@@ -66,26 +79,41 @@ def make_model(kind: str, seed: int) -> RecurrentDQN:
     return model.learn(N_STEPS)
 
 
-def measure(context: Context, rounds: int) -> dict[str, Any]:
-    """Measure all kinds in turn; returns milliseconds of each, and the ratio to the trained convolutions in float32."""
-    models = {kind: make_model(kind, context.seed) for kind in KINDS}
-    updates = {kind: cpu_milliseconds(partial(model.train, 1, BATCH_SIZE)) for kind, model in models.items()}
-    times = in_turn(updates, rounds, warm_up=1)
-    return {
-        "milliseconds": medians(times),
-        "ratios": {kind: ratio(times[kind], times["trained"]) for kind in KINDS},
-        "rounds": times,
-    }
+def make_update(kind: str, seed: int) -> Callable[[], None]:
+    """An update of such a model."""
+    model = make_model(kind, seed)
+    limit = sys.maxsize if kind == "at once" else networks.MAX_NUMBERS_ENCODED_AT_ONCE
+
+    def update() -> None:
+        with mock.patch.object(networks, "MAX_NUMBERS_ENCODED_AT_ONCE", limit):
+            model.train(1, BATCH_SIZE)
+
+    return update
+
+
+def measure(context: Context, rounds: int, encodings: bool = False) -> dict[str, Any]:
+    """Measure all kinds in turn, or all encodings; returns milliseconds of each, the ratio to the first, and peak memory."""
+    first, *_ = kinds = [*(ENCODINGS if encodings else KINDS)]
+    times = in_turn({kind: cpu_milliseconds(make_update(kind, context.seed)) for kind in kinds}, rounds, warm_up=1)
+    ratios = {kind: ratio(times[kind], times[first]) for kind in kinds}
+    result = {"milliseconds": medians(times), "ratios": ratios, "rounds": times}
+    return result | (
+        {"peak_memory": {kind: peak_memory(make_update, kind, context.seed) for kind in kinds}} if encodings else {}
+    )
 
 
 def rows(variants: Variants) -> Iterator[Row]:
     """A kind a row, except that with which the others are compared."""
     for name, runs in variants.items():
-        times = {kind: f"{median(values(runs, 'milliseconds', kind)):,.0f} ms" for kind in KINDS}
-        base, *others = KINDS
+        base, *others = runs[0].result["milliseconds"]
+        times = {kind: f"{median(values(runs, 'milliseconds', kind)):,.0f} ms" for kind in (base, *others)}
         for kind in others:
             share = median(values(runs, "ratios", kind))
-            yield compared(f"update, {name}: {kind}", times[kind], f"ours, {base} in float32", times[base], share)
+            note = ""
+            if "peak_memory" in runs[0].result:
+                ours, theirs = (median(values(runs, "peak_memory", side)) for side in (kind, base))
+                note = f"memory {ours:,.0f} MiB, {ours / theirs:.2f} of {theirs:,.0f}"
+            yield compared(f"update, {name}: {kind}", times[kind], f"ours, {base} in float32", times[base], share, note)
 
 
 BENCHMARK = Benchmark(settings, measure, rows, seeds=1, alone=True)

@@ -7,8 +7,13 @@ Reported are medians over the rounds, and as a ratio the median of the ratios wi
 import time
 import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
 from statistics import median
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import torch as th
 
 Key = TypeVar("Key")
 
@@ -47,6 +52,25 @@ def allocated_bytes(make: Callable[[], object]) -> int:
     tracemalloc.stop()
     del made
     return size
+
+
+def peak_memory(make: Callable[..., Callable[[], object]], *arguments: Any) -> float:
+    """
+    MiB that a process has at most in which a function is made and called twice, on one thread; Linux only.
+
+    The process is a new one, so the figure includes Python and torch.
+    """
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=th.set_num_threads, initargs=(1,)) as pool:
+        return pool.submit(_peak_memory, make, *arguments).result()
+
+
+def _peak_memory(make: Callable[..., Callable[[], object]], *arguments: Any) -> float:
+    function = make(*arguments)
+    for _ in range(2):
+        function()
+    # Not `getrusage`, whose maximum counts the process that started this one
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def medians(measured: Mapping[Key, Sequence[float]]) -> dict[Key, float]:

@@ -4,7 +4,9 @@ import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,9 @@ from benchmarks import runner
 from benchmarks.learning import time_to_solve
 from benchmarks.peers import server
 from benchmarks.runner import COMPARISONS, Context, Options, Run
-from benchmarks.speed import core_sizes, env_steps, replay
-from benchmarks.speed.turns import allocated_bytes
+from benchmarks.speed import core_sizes, env_steps, image_update, recurrent_update, replay
+from benchmarks.speed.turns import allocated_bytes, peak_memory
+from sb3_attn.recurrent_dqn import networks
 
 ROOT = Path(runner.__file__).parents[1]
 COLUMNS = ["measured", "ours", "compared with", "theirs", "ours / theirs", "note"]
@@ -136,11 +139,59 @@ def test_growth_is_linear_up_to_the_tolerance() -> None:
 def test_a_core_is_measured_at_all_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, int]] = []
     monkeypatch.setattr(core_sizes, "unroll", lambda core, **sizes: seen.append(sizes) or (lambda: None))
-    result = core_sizes.measure(Context(0), "ntm", factors=[4, 16], rounds=1)
+    result = core_sizes.measure(Context(0), core="ntm", factors=[4, 16], rounds=1)
     assert len(seen) == len(result["milliseconds"]) == 1 + 4 * 2 + 2 * 2  # and 8 and 32 windows of both cores
     assert seen[0] == {"length": 100, "batch_size": 8, "hidden_size": 64, "n_slots": 32}
     assert seen[8] == seen[0] | {"n_slots": 16 * 32}
     assert seen[-1] == {"length": 100, "batch_size": 32, "hidden_size": 64}
+
+
+def test_updates_with_sliding_windows_are_compared_with_each_lstm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core_sizes, "make_update", lambda name, n_windows, seed: lambda: None)
+    monkeypatch.setattr(core_sizes, "peak_memory", lambda make, name, n_windows, seed: 100.0 * n_windows + len(name))
+    settings = {"n_windows": 8, "rounds": 1}
+    result = core_sizes.measure(Context(0), **settings)
+    assert result["peak_memory"]["gtrxl"] == 805.0
+    result["rounds"] = {"lstm of 64 units": [2.0], "lstm of 128 units": [4.0], "key_value": [3.0], "gtrxl": [8.0]}
+    rows = list(core_sizes.rows({"update, 8 windows": [Run("", 0, settings, {}, result)]}))
+    assert [row["ours / theirs"] for row in rows] == ["1.50", "0.75", "4.00", "2.00"]
+    assert (
+        rows[2]["measured"] == "update, 8 windows of 1,000 steps: gtrxl" and rows[2]["note"] == "memory 805 MiB, 0.99 of 816"
+    )
+
+
+def test_windows_of_a_thousand_steps_are_sampled() -> None:
+    update = core_sizes.make_update("lstm of 64 units", 2, 0)
+    model = update.func.__self__  # type: ignore[attr-defined]
+    assert model.replay_buffer.sample(2).mask.sum() == 2 * core_sizes.UPDATE_LENGTH
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_peak_memory_is_that_of_a_process_of_its_own() -> None:
+    mine = np.ones(30 * 2**20)  # 240 MiB, which must not count
+    little, much = (peak_memory(partial, np.ones, n_mib * 2**17) for n_mib in (1, 201))
+    assert much - little == pytest.approx(200, abs=10) and len(mine)
+
+
+def test_only_one_side_encodes_all_images_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[int] = []
+    model = SimpleNamespace(train=lambda *arguments: limits.append(networks.MAX_NUMBERS_ENCODED_AT_ONCE))
+    monkeypatch.setattr(image_update, "make_model", lambda kind, seed: model)
+    monkeypatch.setattr(image_update, "peak_memory", lambda make, kind, seed: float(len(kind)))
+    result = image_update.measure(Context(0), rounds=1, encodings=True)
+    default = networks.MAX_NUMBERS_ENCODED_AT_ONCE
+    assert limits == 2 * [sys.maxsize, default, default], "a warm-up, and one round"
+    assert result["peak_memory"] == {"at once": 7.0, "in parts": 8.0, "in parts, bf16": 14.0}
+
+
+def test_the_parts_of_an_update_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recurrent_update.sizes, "WARM_UP_STEPS", 60)
+    settings = {"hidden_size": 8, "rounds": 1}
+    result = recurrent_update.measure(Context(0), **settings)
+    rows = list(recurrent_update.rows({"parts": [Run("", 0, settings, {}, result)]}))
+    sides = ["bare nn.LSTM", "update, linear head", "update, default head"]
+    assert [row["measured"] for row in rows] == [f"parts: {side}" for side in sides]
+    assert rows[1]["ours / theirs"] == f"{result['ratios']['update, linear head']:.2f}"
 
 
 def test_time_runs_out_or_the_task_is_solved(monkeypatch: pytest.MonkeyPatch) -> None:
