@@ -70,8 +70,9 @@ N_STEPS_OF_CORES = 50_000
 
 def settings(options: Options) -> Settings:
     """
-    Variants "task", with the defaults; "task, default key_value", with only the core changed; the same with "..., plain double
-    Q" and with former defaults, "..., not clipped" and "..., burn-in of 8"; and "task, core", tuned.
+    Variants "task", with the defaults, and "task, previous action"; "task, default key_value", with only the core changed; all
+    these with former defaults, "..., not clipped" and, of that core, "..., burn-in of 8" and "..., plain double Q"; and "task,
+    core", tuned.
     """
     variants: Settings = {task: dict(task=task, n_steps=options.scaled(N_STEPS), arguments={}) for task in TASKS}
     for task in ("RepeatPreviousMedium", "RepeatPreviousHard"):
@@ -85,6 +86,9 @@ def settings(options: Options) -> Settings:
             variants[f"{task}, {core}"] = base | {"arguments": REPEAT_PREVIOUS | {"policy_kwargs": {"core": core}}}
     for task in ACTIONS_MATTER:
         variants[f"{task}, previous action"] = variants[task] | {"previous_action": True}
+    for name, values_of in list(variants.items()):
+        if not values_of["arguments"]:
+            variants[f"{name}, not clipped"] = values_of | {"arguments": FORMER_DEFAULTS["not clipped"]}
     return variants
 
 
