@@ -65,8 +65,8 @@ GROUPS = {
         "acting": "a call of predict against sb3-contrib's RecurrentPPO",
         "masks": "environment steps per second with action masks, against the same without",
         "replay": "adding steps, sampling windows and memory, against SB3's replay and cpprb's",
-        "core_sizes": "forward and backward pass of each memory core as length, batch and sizes grow",
-        "image_update": "an update over images: trained convolutions, bfloat16, frozen features",
+        "core_sizes": "forward and backward pass of each memory core as sizes grow, and updates over 1,000 steps",
+        "image_update": "an update over images: trained convolutions, bfloat16, encoding in parts, frozen features",
         "gpu": "an update over images, and acting, on a GPU against the same layers in plain torch",
         "attention_update": "an update of stock DQN with attention against one with NatureCNN",
         "memory_update": "an update of the NTM and of the DNC against pytorch-ntm and the package dnc",
@@ -172,16 +172,16 @@ def read(path: Path) -> list[Run]:
 def write(path: Path, runs: Iterable[Run]) -> None:
     """Write a results file, one run per line, and beside it a table for other programs."""
     runs = sorted(runs, key=lambda run: (run.variant, run.seed))
-    write_csv(path.with_suffix(".csv"), runs)
     lines = [json.dumps(run._asdict()) for run in runs]
     with replace_on_success(path, suffix="") as temporary:
         temporary.write_text("[\n" + ",\n".join(lines) + "\n]\n")
+    write_csv(path.with_suffix(".csv"), runs)
 
 
 def write_csv(path: Path, runs: Iterable[Run]) -> None:
-    """Write the results of runs as a table, a run a row; nested keys are joined by dots, lists are JSON."""
+    """Write the results of runs as a table, one run per row; nested keys are joined by dots, lists are JSON."""
     records = [{"variant": run.variant, "seed": run.seed, **flat(run.result)} for run in runs]
-    columns = dict.fromkeys(key for record in records for key in record)  # a set that keeps their order
+    columns = dict.fromkeys(key for record in records for key in record)  # an ordered set
     with replace_on_success(path, suffix="") as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(columns), lineterminator="\n")
         writer.writeheader()
@@ -189,7 +189,7 @@ def write_csv(path: Path, runs: Iterable[Run]) -> None:
 
 
 def flat(result: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The cells of a nested result."""
+    """The cells of a nested result, by column."""
     cells: dict[str, Any] = {}
     for key, value in result.items():
         if isinstance(value, dict):

@@ -2,7 +2,7 @@
 How far a memory carries: trained on short episodes, tested on longer ones without further training.
 
 Each core learns MemoryChain and TMaze with a cue 30 steps before the answer, with RecurrentDQN's defaults. The model at
-the end is scored with the cue up to 3,000 steps before, greedily. A variant trains the LSTM with 1,000.
+the end is scored with the cue up to 3,000 steps before, greedily. One variant trains the LSTM with 1,000.
 """
 
 import time

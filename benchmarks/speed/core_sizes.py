@@ -1,7 +1,7 @@
 """
 Forward and backward pass of each memory core, against the LSTM, and as the length, the batch and its sizes grow.
 
-Whole updates of RecurrentDQN with the sliding windows, over windows of 1,000 steps, are measured as well.
+It also measures whole updates of RecurrentDQN with the cores that have a sliding window, over 1,000 steps.
 """
 
 from collections.abc import Callable, Iterator
@@ -38,7 +38,7 @@ ARGUMENTS = {
 FACTORS = (4, 16)
 #: Numbers of windows for which a core is compared with the LSTM; by default an update has 8 of 128 steps, or more of fewer
 AGAINST_LSTM = (8, 32)
-#: Cores of which updates over long windows are measured, each against both LSTMs
+#: Cores whose updates over long windows are measured, those with a sliding window against both LSTMs
 UPDATED = {
     "lstm of 64 units": ("lstm", ARGUMENTS["lstm"]),
     "lstm of 128 units": ("lstm", {"hidden_size": 128}),
@@ -89,12 +89,12 @@ def make_update(name: str, n_windows: int, seed: int) -> Callable[[], None]:
 
 
 def measure(context: Context, **settings: Any) -> dict[str, Any]:
-    """Measure updates or a core, whichever the settings are of."""
+    """Measure whole updates or a core alone, depending on the settings."""
     return (measure_updates if "n_windows" in settings else measure_sizes)(context, **settings)
 
 
 def measure_updates(context: Context, n_windows: int, rounds: int) -> dict[str, Any]:
-    """Measure all updates in turn; returns the milliseconds of each, and the peak memory in MiB of a process that does two."""
+    """Measure all updates in turn; returns the milliseconds of each, and the peak memory in MiB of two in a new process."""
     updates = {name: cpu_milliseconds(make_update(name, n_windows, context.seed)) for name in UPDATED}
     times = in_turn(updates, rounds, warm_up=1)
     peaks = {name: peak_memory(make_update, name, n_windows, context.seed) for name in UPDATED}
@@ -147,14 +147,16 @@ def rows(variants: Variants) -> Iterator[Row]:
 
 
 def update_rows(name: str, runs: list[Run]) -> Iterator[Row]:
-    """An update with a sliding window and one with an LSTM a row."""
-    times, memory = ({side: median(values(runs, key, side)) for side in UPDATED} for key in ("milliseconds", "peak_memory"))
-    lstms, others = ([side for side in UPDATED if side.startswith("lstm") == is_lstm] for is_lstm in (True, False))
+    """A row for each pair of an update with a sliding window and one with an LSTM."""
+    times = {side: f"{median(values(runs, 'milliseconds', side)):,.1f} ms" for side in UPDATED}
+    memory = {side: median(values(runs, "peak_memory", side)) for side in UPDATED}
+    lstms = [side for side in UPDATED if side.startswith("lstm")]
+    others = [side for side in UPDATED if side not in lstms]
     for ours, theirs in product(others, lstms):
         share = median(ratio(run.result["rounds"][ours], run.result["rounds"][theirs]) for run in runs)
-        what, cells = f"{name} of {UPDATE_LENGTH:,} steps: {ours}", [f"{times[side]:,.1f} ms" for side in (ours, theirs)]
         note = f"memory {memory[ours]:,.0f} MiB, {memory[ours] / memory[theirs]:.2f} of {memory[theirs]:,.0f}"
-        yield compared(what, cells[0], f"our {theirs}", cells[1], share, note)
+        what = f"{name} of {UPDATE_LENGTH:,} steps: {ours}"
+        yield compared(what, times[ours], f"our {theirs}", times[theirs], share, note)
 
 
 BENCHMARK = Benchmark(settings, measure, rows, seeds=1, alone=True)

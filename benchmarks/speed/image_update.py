@@ -1,4 +1,4 @@
-"""An update of RecurrentDQN over images of 84 x 84 pixels: trained, in bfloat16 and in parts, and frozen features."""
+"""An update of RecurrentDQN over images of 84 x 84: trained convolutions, bfloat16, encoding in parts, frozen features."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -80,7 +80,7 @@ def make_model(kind: str, seed: int) -> RecurrentDQN:
 
 
 def make_update(kind: str, seed: int) -> Callable[[], None]:
-    """An update of such a model."""
+    """An update of a new model."""
     model = make_model(kind, seed)
     limit = sys.maxsize if kind == "at once" else networks.MAX_NUMBERS_ENCODED_AT_ONCE
 
@@ -92,14 +92,18 @@ def make_update(kind: str, seed: int) -> Callable[[], None]:
 
 
 def measure(context: Context, rounds: int, encodings: bool = False) -> dict[str, Any]:
-    """Measure all kinds in turn, or all encodings; returns milliseconds of each, the ratio to the first, and peak memory."""
-    first, *_ = kinds = [*(ENCODINGS if encodings else KINDS)]
+    """
+    Measure all kinds in turn, or all encodings.
+
+    Returns the milliseconds of each, their ratios to the first, and for encodings the peak memory in MiB.
+    """
+    kinds = list(ENCODINGS if encodings else KINDS)
     times = in_turn({kind: cpu_milliseconds(make_update(kind, context.seed)) for kind in kinds}, rounds, warm_up=1)
-    ratios = {kind: ratio(times[kind], times[first]) for kind in kinds}
-    result = {"milliseconds": medians(times), "ratios": ratios, "rounds": times}
-    return result | (
-        {"peak_memory": {kind: peak_memory(make_update, kind, context.seed) for kind in kinds}} if encodings else {}
-    )
+    ratios = {kind: ratio(times[kind], times[kinds[0]]) for kind in kinds}
+    result: dict[str, Any] = {"milliseconds": medians(times), "ratios": ratios, "rounds": times}
+    if encodings:
+        result["peak_memory"] = {kind: peak_memory(make_update, kind, context.seed) for kind in kinds}
+    return result
 
 
 def rows(variants: Variants) -> Iterator[Row]:

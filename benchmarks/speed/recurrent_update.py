@@ -67,7 +67,7 @@ def make_model(
 
 
 def make_update(*arguments: Any) -> Callable[[], None]:
-    """An update of an agent as for :func:`make_model`, with full windows."""
+    """An update of the agent that :func:`make_model` makes of these arguments, with full windows."""
     model = make_model(True, *arguments)
     model.learn(sizes.WARM_UP_STEPS)  # two episodes in the replay; no window is shorter than the lengths above
     return partial(model.train, 1, sizes.BATCH_SIZE)
@@ -99,8 +99,8 @@ def measure(context: Context, hidden_size: int, rounds: int, head: str | None = 
     """
     Measure the sides in turn: an update, the bare LSTM in float32 and, for bfloat16, the same update in float32.
 
-    Without a head: the bare LSTM in float32 and in bfloat16, and updates in bfloat16 with each head. Returns the milliseconds
-    of each, and the ratios of the update to the others, or of all to the LSTM in float32.
+    Without ``head``, the sides are the bare LSTM in float32 and in bfloat16, and updates in bfloat16 with each head. Returns
+    the milliseconds of each, and the ratios of the update to the others, or of all to the LSTM in float32.
     """
     sides = {"lstm": bare_lstm_update(hidden_size)}
     if head is None:
@@ -124,7 +124,7 @@ def rows(variants: Variants) -> Iterator[Row]:
         times = {side: f"{median(values(runs, 'milliseconds', side)):.1f} ms" for side in runs[0].result["milliseconds"]}
         limit = "limit: bare nn.LSTM, float32"
         if "ratios" in runs[0].result:
-            for side in [*times][1:]:
+            for side in list(times)[1:]:
                 share = median(values(runs, "ratios", side))
                 yield compared(f"{name}: {side}", times[side], limit, times["lstm"], share)
             continue

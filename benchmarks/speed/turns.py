@@ -56,9 +56,9 @@ def allocated_bytes(make: Callable[[], object]) -> int:
 
 def peak_memory(make: Callable[..., Callable[[], object]], *arguments: Any) -> float:
     """
-    MiB that a process has at most in which a function is made and called twice, on one thread; Linux only.
+    Peak memory in MiB of a new process that makes a function and calls it twice, on one thread; Linux only.
 
-    The process is a new one, so the figure includes Python and torch.
+    Python and torch are included.
     """
     with ProcessPoolExecutor(1, get_context("spawn"), initializer=th.set_num_threads, initargs=(1,)) as pool:
         return pool.submit(_peak_memory, make, *arguments).result()
@@ -68,7 +68,7 @@ def _peak_memory(make: Callable[..., Callable[[], object]], *arguments: Any) -> 
     function = make(*arguments)
     for _ in range(2):
         function()
-    # Not `getrusage`, whose maximum counts the process that started this one
+    # Not `getrusage`, whose maximum includes that of the process that started this one
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 

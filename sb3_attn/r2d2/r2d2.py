@@ -367,7 +367,7 @@ class R2D2(ActorCheckpoints):
             return copy_parameters(self.q_net, *args)
 
         def latest_parameters() -> Parameters:
-            # The number of updates does not tell that a callback has set other parameters
+            # A callback may set other parameters between two updates; torch counts the changes of each tensor
             tensor_versions = tuple(tensor._version for tensor in self.q_net.state_dict().values())
             return copy(tensor_versions, self._n_updates, None if self.per_env_epsilons else self.exploration_rate)
 

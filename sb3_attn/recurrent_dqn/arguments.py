@@ -91,16 +91,16 @@ def _shapes(owner: Any) -> Any:
 
 def fitting_policy(space: spaces.Space) -> str:
     """
-    Choose the policy of SB3's three that fits observations.
+    Choose which of SB3's three policies fits the observations.
 
-    :param space: of the observations
-    :return: its name
+    :param space: the observation space
+    :return: the policy's name
     """
     if isinstance(space, spaces.Dict):
         return "MultiInputPolicy"
-    # Not for a grid's cells, such as MiniGrid's: NatureCNN takes images from 36 pixels on
-    has_pixels = isinstance(space, spaces.Box) and is_image_space(space) and sorted(space.shape)[1] >= 36
-    return "CnnPolicy" if has_pixels else "MlpPolicy"
+    # NatureCNN needs at least 36 x 36 pixels; smaller "images" are mostly the cells of a grid, such as MiniGrid's
+    fits_cnn = isinstance(space, spaces.Box) and is_image_space(space) and sorted(space.shape)[1] >= 36
+    return "CnnPolicy" if fits_cnn else "MlpPolicy"
 
 
 def _check_observation_space(space: spaces.Space) -> None:
@@ -132,7 +132,7 @@ def _check_train_freq(name: str, value: Any) -> None:
 
 
 def _check_train_freq_unit(train_freq: Any, n_envs: int) -> None:
-    """Check that episodes are counted in a single environment; SB3 would say so only in ``learn``."""
+    """Check that only a single environment has ``train_freq`` in episodes; SB3 would say so only in ``learn``."""
     counts_episodes = isinstance(train_freq, tuple) and train_freq[1] in ("episode", TrainFrequencyUnit.EPISODE)
     if counts_episodes and n_envs > 1:
         raise ValueError(
@@ -299,8 +299,8 @@ class ArgumentChecks(DQN):
 
     def _check_new_model(self) -> None:
         """
-        Check each argument on its own, that none is given to the policy that it sets itself, and that the replay buffer has
-        room for a window of each environment. Warn if images get no convolutions.
+        Check each argument on its own, that none is given to the policy that it sets itself, that no quantiles are rescaled,
+        and that the replay buffer has room for a window of each environment. Warn if images get no convolutions.
 
         Called by the constructor only: models of earlier versions may hold such arguments, and ``buffer_size=1`` is the usual
         way to load a model that will not learn.
@@ -322,7 +322,8 @@ class ArgumentChecks(DQN):
                 stacklevel=5,  # the caller of RecurrentDQN's constructor, which has two decorators
             )
         head = self.policy_kwargs.get("head")
-        if self.value_rescaling and head in ("quantile", QuantileHead):
+        is_quantile = head == "quantile" or (isinstance(head, type) and issubclass(head, QuantileHead))
+        if self.value_rescaling and is_quantile:
             raise ValueError(
                 f"value_rescaling=True bends the quantiles of head={head!r}, so that their mean would no longer be the "
                 "expected return; use value_rescaling=False."

@@ -100,7 +100,7 @@ class RecordedWeights:
         """
         # Where all weights are 0 the smallest positive number avoids 0 / 0, and the entropy is 0
         shares = self.weights / np.maximum(self.total, np.finfo(self.weights.dtype).tiny)[..., None]
-        # 0 ln 0 is 0, its limit. A minus sign in place of the absolute value would make it -0, which is printed as -0.00
+        # 0 ln 0 is 0, its limit. The sum is never positive; a minus sign would turn 0 into -0, which is printed as -0.00
         return np.abs(np.sum(shares * np.log(shares, where=shares > 0, out=np.zeros_like(shares)), axis=-1))
 
     @property

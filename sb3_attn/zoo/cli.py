@@ -57,7 +57,7 @@ ALGO = ("--algo", "rdqn")
 #: What RL Zoo and Optuna say below a traceback, and what to do then
 REMEDIES = {
     "folder was not found|No (model|checkpoint) found": "train one first, or give other --folder, --algo, --env or --exp-id",
-    "No trials are completed": "correct what the errors above say, or search for longer",
+    "No trials are completed": "fix the errors above, or search for longer",
 }
 
 #: For algorithms that count episodes between two tables of the log; SB3's own default is 4, which floods the terminal

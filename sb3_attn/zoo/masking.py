@@ -30,7 +30,7 @@ def masked_evaluations() -> Iterator[None]:
 
 @contextlib.contextmanager
 def masked_acting() -> Iterator[None]:
-    """Have ``predict`` take action masks from the environments that RL Zoo has made, if a model uses them and gets none."""
+    """Have ``predict`` take action masks from the environments that RL Zoo made last, if a model uses them and gets none."""
     from rl_zoo3 import utils
 
     make_vec_env, predict = utils.make_vec_env, Acting.predict

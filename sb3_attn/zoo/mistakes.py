@@ -37,9 +37,10 @@ def sentences(command: str) -> Iterator[None]:
 
 
 def _is_fault(error: AssertionError) -> bool:
-    """Whether an assertion is about a program. Those of SB3 are about arguments if they have a sentence; ours never are."""
+    """Whether an assertion found a fault in a program. SB3's are about arguments if they have a sentence; ours never are."""
     *_, (frame, _) = walk_tb(error.__traceback__)
-    return not str(error) or frame.f_globals["__name__"].startswith("sb3_attn.")
+    # A file of hyperparameters in Python runs without a __name__
+    return not str(error) or frame.f_globals.get("__name__", "").startswith("sb3_attn.")
 
 
 @contextlib.contextmanager
@@ -67,8 +68,8 @@ def living_environments() -> Iterator[None]:
     """
     try:
         yield
-    except (EOFError, ConnectionResetError) as error:
-        raise ValueError("the process of an environment has ended; correct what its error above says.") from error
+    except (EOFError, ConnectionError) as error:
+        raise ValueError("the process of an environment has ended; fix the error that it printed above.") from error
 
 
 @contextlib.contextmanager
@@ -115,14 +116,14 @@ def _explained(make: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _explained_setup(setup: Callable[..., Any]) -> Callable[..., Any]:
-    """Remove the folder of a run whose model cannot be made, too, unless it has more than files for episodes."""
+    """Also remove the folder of a run whose model cannot be made, and its monitor files, which have no episodes yet."""
 
     @functools.wraps(setup)
     def call(manager: Any) -> Any:
         try:
             return _explained(setup)(manager)
         except (SystemExit, RefusedFileError):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # a folder that has anything else stays
                 os.rmdir(manager.params_path)
                 for path in Path(manager.save_path).glob("*.monitor.csv"):
                     path.unlink()
@@ -133,7 +134,7 @@ def _explained_setup(setup: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _explained_search(search: Callable[..., Any]) -> Callable[..., Any]:
-    """End a search with the first trial whose model cannot be made; of the last trials in threads Optuna would say nothing."""
+    """End a search at the first trial whose model cannot be made. With threads, Optuna drops what its last trials raise."""
     from optuna.trial import TrialState
 
     @functools.wraps(search)
@@ -145,7 +146,7 @@ def _explained_search(search: Callable[..., Any]) -> Callable[..., Any]:
                 return objective(trial)
             except SystemExit as error:
                 mistakes.append(error)
-                trial.study.tell(trial, state=TrialState.FAIL)  # it would go on running in the storage
+                trial.study.tell(trial, state=TrialState.FAIL)  # or it would stay "running" in the storage
                 raise
 
         manager.objective = explained_objective

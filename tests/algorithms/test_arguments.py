@@ -17,8 +17,14 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.dqn import policies
 
 from sb3_attn import R2D2, PrioritizedSequenceReplayBuffer, RecurrentDQN, SequenceReplayBuffer
+from sb3_attn.recurrent_dqn.heads import QuantileHead
 from tests.helpers.environments import Counter, counters
 from tests.helpers.models import Make, make_rdqn
+
+
+class MyQuantileHead(QuantileHead):
+    """A subclass, which has quantiles as well."""
+
 
 WHOLE_EPISODES = dict(trace_length=None, burn_in_length=0, sequence_period=None)
 BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
@@ -63,6 +69,10 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     (
         dict(policy_kwargs=dict(head="quantile"), value_rescaling=True),
         "value_rescaling=True bends the quantiles of head='quan",
+    ),
+    (
+        dict(policy_kwargs=dict(head=MyQuantileHead), value_rescaling=True),
+        "value_rescaling=True bends the quantiles of head=<class '.*MyQuantileHead'>",
     ),
     (dict(policy_kwargs=dict(net_arch=64)), r"net_arch=64 must be a list"),
     (dict(policy_kwargs=dict(hidden_size=64)), r"hidden_size is not supported; use core_kwargs=dict\(hidden_size=\.\.\.\)"),

@@ -20,7 +20,7 @@ from rl_zoo3.utils import ALGOS
 
 from sb3_attn import RecurrentDQN
 from sb3_attn.version import __version__
-from sb3_attn.zoo import ALGORITHMS, cli, zoo_config_path
+from sb3_attn.zoo import ALGORITHMS, cli, mistakes, zoo_config_path
 
 CONFIG = str(zoo_config_path("rdqn"))
 ALGO = ["--algo", "rdqn"]
@@ -320,7 +320,7 @@ def test_environments_that_do_not_fit(tmp_path) -> None:
 
 def test_environments_that_cannot_be_made_in_their_processes(tmp_path, capfd) -> None:
     train = ["train", "-f", str(tmp_path), "--env", "MemoryChain-v0", "--vec-env", "subproc"]
-    with pytest.raises(SystemExit, match=r"^sb3-attn train: the process of an environment has ended; correct what its error"):
+    with pytest.raises(SystemExit, match=r"^sb3-attn train: the process of an environment has ended; fix the error that"):
         cli.main([*train, "--env-kwargs", "length:-3"])
     assert "length=-3 is invalid" in capfd.readouterr().err
 
@@ -346,7 +346,7 @@ def test_a_search_in_which_no_trial_is_completed(tmp_path, monkeypatch, capfd) -
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(RecurrentDQN, "learn", learn)
-    with pytest.raises(SystemExit, match=r"^sb3-attn optimize: No trials are completed yet; correct what the errors"):
+    with pytest.raises(SystemExit, match=r"^sb3-attn optimize: No trials are completed yet; fix the errors above"):
         cli.main([*OPTIMIZE, "n_envs:1"])
     assert capfd.readouterr().out.count("the loss is nan") == 2
 
@@ -367,6 +367,21 @@ def test_assertions_of_this_package_are_not_hidden(tmp_path, monkeypatch) -> Non
     monkeypatch.setattr(exp_manager, "make_vec_env", module["fail"])
     with pytest.raises(AssertionError, match="this cannot be"):
         cli.main(["train", "--env", "MemoryChain-v0", "-f", str(tmp_path), "--device", "cpu"])
+
+
+def test_assertions_in_a_file_of_hyperparameters(tmp_path) -> None:
+    """RL Zoo runs it in a namespace that has no ``__name__``."""
+    own = tmp_path / "own.py"
+    own.write_text("assert False, 'set a task first'")
+    with pytest.raises(SystemExit, match=r"^sb3-attn train: set a task first\.?$"):
+        cli.main(["train", "--env", "MemoryChain-v0", "-f", str(tmp_path), "--conf-file", str(own)])
+
+
+@pytest.mark.parametrize("error", [EOFError, ConnectionResetError, BrokenPipeError])
+def test_however_the_process_of_an_environment_ends(error: type[Exception]) -> None:
+    """A process may be gone before it is asked for its spaces, or while it should answer."""
+    with pytest.raises(ValueError, match="the process of an environment has ended"), mistakes.living_environments():
+        raise error
 
 
 @pytest.mark.usefixtures("made_environments")
