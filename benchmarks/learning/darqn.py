@@ -30,7 +30,7 @@ SELECTIONS = ("soft", "straight_through", "reinforce")
 TASKS: dict[str, tuple[Callable[[], MemoryTask], int]] = {
     "RememberedSearch, 2 kinds": (partial(RememberedSearch, kinds=2), 20_000),
     "RememberedSearch, 4 kinds": (partial(RememberedSearch, kinds=4), 60_000),
-    "MemoryChain": (MemoryChain, 5_000),
+    "MemoryChain": (MemoryChain, 10_000),
 }
 
 
