@@ -37,7 +37,7 @@ def sentences(command: str) -> Iterator[None]:
 
 
 def _is_fault(error: AssertionError) -> bool:
-    """Whether an assertion found a fault in a program. SB3's are about arguments if they have a sentence; ours never are."""
+    """Whether an assertion is a bug. SB3's assertions with a message are about arguments; ours are about our own code."""
     *_, (frame, _) = walk_tb(error.__traceback__)
     # A file of hyperparameters in Python runs without a __name__
     return not str(error) or frame.f_globals.get("__name__", "").startswith("sb3_attn.")

@@ -128,7 +128,7 @@ def fitting_policies() -> Iterator[None]:
 
 
 def _has_default_policy(manager: Any) -> bool:
-    """Whether the policy is that of the default entry of one of our files, not one that the user has chosen."""
+    """Whether the policy comes from the default entry of one of our files, rather than from the user."""
     import yaml
 
     if manager.algo not in ALGORITHMS or manager.config != str(zoo_config_path(manager.algo)):
